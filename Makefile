@@ -1,0 +1,43 @@
+# Needs nothing but Python >= 3.11 and make. Each target installs into .venv once and then runs.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
+BIN := .venv/bin
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: train test lint ui pins clean
+
+train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
+	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
+
+test: .venv/dev.stamp lint  ## everything that must hold
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: .venv/run.stamp  ## compare runs in the browser
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+pins: .venv/dev.stamp
+	{ echo "# Exact versions of everything that make installs; regenerate with: make pins"; \
+	  $(BIN)/pip freeze --exclude prostate-alm --exclude pip --exclude setuptools | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+.venv/run.stamp: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable .
+	touch $@
+
+.venv/dev.stamp: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@ .venv/run.stamp
+
+clean:
+	rm -rf .venv
