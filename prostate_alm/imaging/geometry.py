@@ -1,0 +1,157 @@
+"""Images of one stack in order, on a uniform grid, or a refusal that names the gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prostate_alm.imaging.dicom import Instance, StudyRefused
+
+ORIENTATION_TOLERANCE = 1e-3  # largest difference of a direction cosine within one stack
+POSITION_TOLERANCE_MM = 0.1  # scanners round positions; a missing slice moves its neighbour by > 0.5 mm
+SPACING_TOLERANCE_MM = 1e-3
+SEND_AGAIN = "Send the whole study again, or remove this series."
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stack:
+    """Images sorted along the slice normal, and the affine of the volume that they form (NIfTI convention)."""
+
+    instances: tuple[Instance, ...]
+    affine_ras_mm: NDArray[np.float64]
+
+
+def stack_images(instances: Sequence[Instance], *, place: str) -> Stack:
+    """Return the images as one uniformly spaced stack.
+
+    Slices ascend along n = row × column; rows are flipped, as dcm2niix writes them, so for voxel (i, j, k)
+    x = p_0 + i Δ_c r + (R - 1 - j) Δ_r c + k Δ_n n, with r, c the cosines along a row and down a column.
+
+    Args:
+        instances: at least two images of the same contrast.
+        place: where they come from, for the message, such as "series 7, b 400".
+
+    Returns:
+        The sorted images and the (4, 4) affine to RAS in mm.
+
+    Raises:
+        StudyRefused: no_geometry, mixed_geometry, repeated_slice, missing_slice or uneven_slices.
+
+    Reference: DICOM PS3.3 C.7.6.2.1.1; NIfTI-1, qform and sform.
+    """
+    _require_one_geometry(instances, place=place)
+    first = instances[0]
+    row, column, normal = axes(first)
+    positions = np.array([one.position_mm for one in instances], dtype=np.float64)  # (K, 3)
+    heights = positions @ normal
+    order = np.argsort(heights, kind="stable")
+    ordered = tuple(instances[index] for index in order)
+    gap_mm = _uniform_gap(heights[order], ordered, place=place)
+    _require_straight(positions @ np.column_stack([row, column]), place=place)
+    spacing_row_mm, spacing_column_mm = first.pixel_spacing_mm or (0.0, 0.0)  # never None: required above
+    affine_lps = np.eye(4)
+    affine_lps[:3, 0] = row * spacing_column_mm
+    affine_lps[:3, 1] = -column * spacing_row_mm
+    affine_lps[:3, 2] = normal * gap_mm
+    affine_lps[:3, 3] = positions[order[0]] + column * spacing_row_mm * (first.rows - 1)
+    return Stack(ordered, _LPS_TO_RAS @ affine_lps)
+
+
+def axes(instance: Instance) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the unit vectors (LPS) along a row, down a column, and along the slice normal row × column."""
+    cosines = np.array(instance.orientation, dtype=np.float64)
+    row, column = cosines[:3], cosines[3:]
+    return row, column, np.cross(row, column)
+
+
+def height_mm(instance: Instance) -> float:
+    """Return the image's position along its own slice normal."""
+    return float(np.dot(axes(instance)[2], np.array(instance.position_mm)))
+
+
+def in_plane_mm(instance: Instance) -> tuple[float, float]:
+    """Return the image's position along its rows and down its columns."""
+    row, column, _ = axes(instance)
+    position = np.array(instance.position_mm)
+    return float(row @ position), float(column @ position)
+
+
+def same_plane(first: Instance, second: Instance) -> bool:
+    """Return whether two images agree in orientation, matrix and pixel spacing: all but the position."""
+    return (
+        (first.rows, first.columns) == (second.rows, second.columns)
+        and _close(first.orientation, second.orientation, tolerance=ORIENTATION_TOLERANCE)
+        and _close(first.pixel_spacing_mm, second.pixel_spacing_mm, tolerance=SPACING_TOLERANCE_MM)
+    )
+
+
+def has_geometry(instance: Instance) -> bool:
+    """Return whether an image says where it lies."""
+    return bool(
+        instance.position_mm
+        and instance.orientation
+        and instance.pixel_spacing_mm
+        and min(instance.pixel_spacing_mm) > 0
+        and instance.rows * instance.columns > 0
+    )
+
+
+def _require_one_geometry(instances: Sequence[Instance], *, place: str) -> None:
+    """Refuse images without a position or with more than one orientation, matrix or spacing."""
+    if not instances or not all(has_geometry(one) for one in instances):
+        raise StudyRefused(
+            "no_geometry", f"images must have position, orientation and pixel spacing, got none in {place}. {SEND_AGAIN}"
+        )
+    if not all(same_plane(instances[0], one) for one in instances[1:]):
+        raise StudyRefused(
+            "mixed_geometry",
+            f"images of a stack must share orientation, matrix and spacing, got several in {place}. {SEND_AGAIN}",
+        )
+
+
+def _uniform_gap(heights_mm: NDArray[np.float64], ordered: Sequence[Instance], *, place: str) -> float:
+    """Return the mean gap between slices, or refuse with the gap that differs."""
+    if len(ordered) < 2:
+        raise StudyRefused("missing_slice", f"a stack must have two slices or more, got 1 in {place}. {SEND_AGAIN}")
+    gaps = np.diff(heights_mm)
+    if gaps.min() < POSITION_TOLERANCE_MM:
+        pair = _pair(ordered, int(gaps.argmin()))
+        raise StudyRefused(
+            "repeated_slice", f"each position must occur once, got two images at one position ({pair}) in {place}. {SEND_AGAIN}"
+        )
+    usual = float(np.median(gaps))
+    worst = int(np.abs(gaps - usual).argmax())
+    if abs(gaps[worst] - usual) > POSITION_TOLERANCE_MM:
+        code = "missing_slice" if gaps[worst] > 1.5 * usual else "uneven_slices"
+        raise StudyRefused(
+            code,
+            f"slices must be {usual:.2f} mm apart, got a gap of {gaps[worst]:.2f} mm "
+            f"between {_pair(ordered, worst)} in {place}. {SEND_AGAIN}",
+        )
+    return float(gaps.mean())
+
+
+def _require_straight(in_plane_mm: NDArray[np.float64], *, place: str) -> None:
+    """Refuse a stack whose slices are displaced within their plane."""
+    drift_mm = float(np.ptp(in_plane_mm, axis=0).max())
+    if drift_mm > POSITION_TOLERANCE_MM * len(in_plane_mm):
+        raise StudyRefused(
+            "uneven_slices", f"slices must lie on one normal, got a shift of {drift_mm:.2f} mm in {place}. {SEND_AGAIN}"
+        )
+
+
+def _pair(ordered: Sequence[Instance], index: int) -> str:
+    """Name two neighbours by their instance numbers."""
+    return f"images {ordered[index].instance_number} and {ordered[index + 1].instance_number}"
+
+
+def _close(first: Sequence[float] | None, second: Sequence[float] | None, *, tolerance: float) -> bool:
+    """Return whether two tuples of numbers agree element by element."""
+    if first is None or second is None:
+        return first is second
+    return max(abs(a - b) for a, b in zip(first, second, strict=True)) <= tolerance

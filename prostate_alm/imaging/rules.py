@@ -1,0 +1,203 @@
+"""What a series is, judged by its headers: one small rule per role, each with the reason it gives.
+
+The limits and words are data at the top; a rule returns its reason, or None when it does not apply. Rules are asked
+in order and the first that answers decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prostate_alm.imaging.bvalue import is_b_value_range
+from prostate_alm.imaging.dicom import Instance, Series
+from prostate_alm.imaging.geometry import (
+    ORIENTATION_TOLERANCE,
+    POSITION_TOLERANCE_MM,
+    axes,
+    has_geometry,
+    height_mm,
+)
+
+MIN_SLICES = 5  # fewer are localizers
+MIN_AXIAL_COSINE = 0.7071  # within 45 degrees of the body axis; 6 to 23 degrees are usual
+T2_ECHO_TIME_MS = (60.0, 250.0)  # PI-RADS protocols use about 100; proton density and T1 stay below 40
+OTHER_BODY_PARTS = frozenset(
+    "ANKLE BRAIN BREAST CHEST CSPINE ELBOW FOOT HAND HEAD HEART KNEE LSPINE NECK SHOULDER TSPINE WRIST".split()
+)
+MAP_WORDS = frozenset({"ADC", "EADC", "EXP", "FA", "MD", "RA", "B0MAP"})  # ImageType of maps fitted to diffusion
+ADC_TEXT = re.compile(r"(?:^|[^a-z])[deis]?ADC(?:$|[^a-z])|apparent diff", re.IGNORECASE)
+COMPUTED_TEXT = re.compile(r"calc|comput|synth|(?:^|[^a-z])cDWI", re.IGNORECASE)
+T2_TEXT = re.compile(r"(?:^|[^a-z0-9])T2(?:$|[^0-9*])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one series is and why."""
+
+    series: Series
+    role: str
+    reason: str
+
+
+def judge(series: Series) -> Judgement:
+    """Return the role of a series and the reason: the first rule of `ROLE_RULES` that answers."""
+    for role, rule in ROLE_RULES:
+        reason = rule(series)
+        if reason is not None:
+            return Judgement(series, role, reason)
+    return Judgement(series, "other", "neither T2-weighted nor diffusion")
+
+
+def image_kind(series: Series, image: Instance) -> str:
+    """Return what one image is with respect to diffusion: none, adc, computed, direction or trace.
+
+    ImageType is believed when it says ADC, not when it says TRACEW: computed images carry that, too.
+    """
+    words = set(image.image_type)
+    is_trace = any(word.startswith("TRACE") for word in words)
+    if words & MAP_WORDS or (not is_trace and ADC_TEXT.search(series.description)):
+        return "adc"
+    if not _is_diffusion_weighted(series, image):
+        return "none"
+    if is_b_value_range(image.sequence_name) or COMPUTED_TEXT.search("\\".join((*words, series.description))):
+        return "computed" if is_trace or COMPUTED_TEXT.search(series.description) else "adc"
+    return "direction" if image.directionality == "DIRECTIONAL" else "trace"
+
+
+def trace_images(series: Series, *, b_value_s_per_mm2: float) -> tuple[Instance, ...]:
+    """Return the acquired, direction-free images of one b-value in a series."""
+    return tuple(
+        one
+        for one in series.instances
+        if one.b_value_s_per_mm2 == b_value_s_per_mm2 and image_kind(series, one) == "trace"
+    )
+
+
+def trace_b_values(series: Series) -> tuple[float, ...]:
+    """Return the distinct b-values of a series' trace images, ascending."""
+    found = {one.b_value_s_per_mm2 for one in series.instances if image_kind(series, one) == "trace"}
+    return tuple(sorted(value for value in found if value is not None))
+
+
+def _is_diffusion_weighted(series: Series, image: Instance) -> bool:
+    """Return whether an image belongs to a diffusion acquisition.
+
+    Philips, GE and UIH write b = 0 into every MR image, so b = 0 alone says nothing.
+    """
+    if image.b_value_s_per_mm2 is None:
+        return False
+    return "EP" in image.scanning_sequence or any(value > 0 for value in series.b_values_s_per_mm2)
+
+
+def _not_mr(series: Series) -> str | None:
+    return None if series.modality == "MR" else f"modality is {series.modality or 'absent'}, not MR"
+
+
+def _no_image(series: Series) -> str | None:
+    return None if any(one.rows for one in series.instances) else "holds no images"
+
+
+def _mosaic(series: Series) -> str | None:
+    found = any("MOSAIC" in one.image_type for one in series.instances)
+    return "a mosaic: many slices tiled into one image, whose positions are lost" if found else None
+
+
+def _no_geometry(series: Series) -> str | None:
+    return None if all(has_geometry(one) for one in series.instances) else "images without a position in space"
+
+
+def _localizer(series: Series) -> str | None:
+    first = series.instances[0].orientation or ()
+    for one in series.instances:
+        if max(abs(a - b) for a, b in zip(first, one.orientation or (), strict=True)) > ORIENTATION_TOLERANCE:
+            return "a localizer: several orientations in one series"
+    return None
+
+
+def _adc(series: Series) -> str | None:
+    return "an ADC or other fitted map; its b-value is that of an input" if _only(series, "adc") else None
+
+
+def _computed(series: Series) -> str | None:
+    return "a computed b-value, not an acquired one" if _only(series, "computed", "adc") else None
+
+
+def _directions(series: Series) -> str | None:
+    has_directions = any(image_kind(series, one) == "direction" for one in series.instances)
+    has_trace = any(value > 0 for value in trace_b_values(series))
+    return None if has_trace or not has_directions else "diffusion of single directions, without a trace image"
+
+
+def _not_axial(series: Series) -> str | None:
+    cosine = abs(float(axes(series.instances[0])[2][2]))
+    return None if cosine >= MIN_AXIAL_COSINE else "not axial: the slice normal is not along the body axis"
+
+
+def _few_slices(series: Series) -> str | None:
+    count = _positions(series)
+    return None if count >= MIN_SLICES else f"too few slices: {count}, fewer than {MIN_SLICES}"
+
+
+def _dwi(series: Series) -> str | None:
+    values = trace_b_values(series)
+    sources = sorted({one.b_value_source for one in series.instances if one.b_value_source})
+    return f"trace images at b {_listed(values)}, b-values from {' and '.join(sources)}" if values else None
+
+
+def _dynamic(series: Series) -> str | None:
+    per_position = len(series.instances) / _positions(series)
+    gradient = all("GR" in one.scanning_sequence for one in series.instances)
+    return "a dynamic series: gradient echo, positions repeated over time" if gradient and per_position > 1 else None
+
+
+def _multi_echo(series: Series) -> str | None:
+    echoes = {one.echo_time_ms for one in series.instances}
+    return f"several echo times ({len(echoes)}): a relaxation map, not one contrast" if len(echoes) > 1 else None
+
+
+def _t2(series: Series) -> str | None:
+    first = series.instances[0]
+    if any(word in first.scanning_sequence for word in ("EP", "GR")) or "MAP" in " ".join(first.image_type):
+        return None
+    if first.echo_time_ms is None:
+        return "axial, T2 by its description" if T2_TEXT.search(series.description) else None
+    low, high = T2_ECHO_TIME_MS
+    spin_echo = f"axial spin echo with an echo time of {first.echo_time_ms:g} ms"
+    return spin_echo if low <= first.echo_time_ms <= high else None
+
+
+ROLE_RULES: tuple[tuple[str, Callable[[Series], str | None]], ...] = (
+    ("not_mr", _not_mr),
+    ("no_image", _no_image),
+    ("mosaic", _mosaic),
+    ("no_geometry", _no_geometry),
+    ("adc", _adc),
+    ("computed_b", _computed),
+    ("dwi_directions", _directions),
+    ("localizer", _localizer),
+    ("not_axial", _not_axial),
+    ("few_slices", _few_slices),
+    ("dwi", _dwi),
+    ("dynamic", _dynamic),
+    ("multi_echo", _multi_echo),
+    ("t2", _t2),
+)
+
+
+def _only(series: Series, wanted: str, *others: str) -> bool:
+    """Return whether the images of a series are all of the wanted kind or the others, and one is wanted."""
+    kinds = {image_kind(series, one) for one in series.instances}
+    return wanted in kinds and kinds <= {wanted, *others}
+
+
+def _positions(series: Series) -> int:
+    """Return the number of distinct slice positions."""
+    heights = sorted(height_mm(one) for one in series.instances)
+    return 1 + sum(b - a > POSITION_TOLERANCE_MM for a, b in zip(heights, heights[1:], strict=False))
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    """Return numbers as people write them: 50, 400, 800."""
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,247 @@
+"""Voxels of the selected series on one grid: decoding, geometry, b-values the model knows, resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom.pixels
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from prostate_alm.imaging.dicom import Instance, Pixels, Series, StudyRefused
+from prostate_alm.imaging.geometry import stack_images
+from prostate_alm.imaging.rules import trace_images
+from prostate_alm.imaging.study import Selection, explain_study, stacks
+
+MODEL_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
+B_VALUE_TOLERANCE_S_PER_MM2 = 5.0  # changes the signal of tissue by less than 1.5 % (ADC below 3e-3 mm²/s)
+ADC_RANGE_MM2_PER_S = (0.0, 4e-3)  # free water at body temperature has 3e-3; above is noise
+
+_LPS_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Volume:
+    """Signal on a grid: `voxels` (I, J, K) float32, `affine_ras_mm` (4, 4) float64, NIfTI convention."""
+
+    voxels: NDArray[np.float32]
+    affine_ras_mm: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StudyVolumes:
+    """T2 and one diffusion volume for each requested b-value, all on the T2 grid.
+
+    `b_values_computed` flags the volumes that no scanner measured: they come from the mono-exponential fit.
+    """
+
+    t2: Volume
+    dwi: tuple[Volume, ...]
+    b_values_s_per_mm2: tuple[float, ...]
+    b_values_acquired_s_per_mm2: tuple[float, ...]
+    b_values_computed: tuple[bool, ...]
+    selection: Selection
+
+
+def load_study(
+    directory: Path, *, b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2
+) -> StudyVolumes:
+    """Return the T2 and the diffusion volumes of the study in a folder, on the T2 grid.
+
+    Args:
+        directory: a folder that holds one study.
+        b_values_s_per_mm2: the b-values that the model expects, each >= 0.
+
+    Returns:
+        Float32 volumes; diffusion is 0 where the T2 grid leaves its field of view.
+
+    Raises:
+        StudyRefused: no safe choice or no safe volume; `code` and `reason` say why.
+        FileNotFoundError, NotADirectoryError: the path is no folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as empty:
+        ...     load_study(Path(empty))
+        Traceback (most recent call last):
+        ...
+        prostate_alm.imaging.dicom.StudyRefused: no_dicom: study must hold DICOM images, got an empty folder. \
+Name the folder of a study.
+    """
+    selection = explain_study(directory)
+    if selection.refused is not None:
+        raise StudyRefused(selection.refused.code, selection.refused.reason)
+    t2_stack, *dwi_stacks = stacks(selection)
+    t2 = _assembled(t2_stack[1], place=t2_stack[0])
+    acquired = tuple(_assembled(images, place=place) for place, images in dwi_stacks)
+    acquired_b = tuple(float(images[0].b_value_s_per_mm2 or 0.0) for _, images in dwi_stacks)
+    _require_overlap(t2, acquired[0])
+    harmonised, computed = harmonise(acquired, acquired_b, b_values_s_per_mm2=b_values_s_per_mm2)
+    on_t2_grid = tuple(resample(one, reference=t2) for one in harmonised)
+    return StudyVolumes(t2, on_t2_grid, tuple(b_values_s_per_mm2), acquired_b, computed, selection)
+
+
+def load_volume(series: Series, *, b_value_s_per_mm2: float | None = None) -> Volume:
+    """Return one stack of a series as a volume: all of its images, or the trace images of one b-value.
+
+    Voxel order and affine are those of dcm2niix: i along a row, j from the last row to the first, k along n.
+
+    Raises:
+        StudyRefused: the images are not one complete, evenly spaced stack.
+    """
+    if b_value_s_per_mm2 is None:
+        return _assembled(series.instances, place=f"series {series.number}")
+    images = trace_images(series, b_value_s_per_mm2=b_value_s_per_mm2)
+    return _assembled(images, place=f"series {series.number}, b {b_value_s_per_mm2:g}")
+
+
+def harmonise(
+    volumes: Sequence[Volume], acquired_s_per_mm2: Sequence[float], *, b_values_s_per_mm2: Sequence[float]
+) -> tuple[tuple[Volume, ...], tuple[bool, ...]]:
+    """Return a volume for each wanted b-value: the acquired one untouched, else S_b = S_0 exp(-b ADC), flagged.
+
+    Args:
+        volumes: one for each acquired b-value, on one grid.
+        acquired_s_per_mm2: their b-values, at least two distinct ones.
+        b_values_s_per_mm2: the wanted ones.
+
+    Returns:
+        The volumes in the order wanted, and for each whether it was computed.
+
+    Raises:
+        ValueError: a wanted b-value is negative, or fewer than two distinct ones were acquired.
+    """
+    if any(not wanted >= 0 for wanted in b_values_s_per_mm2):
+        raise ValueError(f"b-values must be >= 0, got {list(b_values_s_per_mm2)} in the request. Correct them.")
+    nearest = [int(np.abs(np.subtract(acquired_s_per_mm2, wanted)).argmin()) for wanted in b_values_s_per_mm2]
+    computed = tuple(
+        abs(acquired_s_per_mm2[index] - wanted) > B_VALUE_TOLERANCE_S_PER_MM2
+        for index, wanted in zip(nearest, b_values_s_per_mm2, strict=True)
+    )
+    signals = [one.voxels for one in volumes]
+    adc, s0 = adc_map_mm2_per_s(signals, acquired_s_per_mm2) if any(computed) else (None, None)
+    chosen = []
+    for wanted, index, is_computed in zip(b_values_s_per_mm2, nearest, computed, strict=True):
+        if is_computed and adc is not None and s0 is not None:
+            chosen.append(Volume(s0 * np.exp(-np.float32(wanted) * adc), volumes[0].affine_ras_mm))
+        else:
+            chosen.append(volumes[index])
+    return tuple(chosen), computed
+
+
+def adc_map_mm2_per_s(
+    signals: Sequence[NDArray[np.float32]], b_values_s_per_mm2: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the apparent diffusion coefficient and S_0 of the mono-exponential fit.
+
+    ln S_b = ln S_0 - b ADC, by least squares in every voxel; ADC is held within `ADC_RANGE_MM2_PER_S` and S_0
+    is the least-squares value for that ADC. Signals of zero count as the smallest positive one.
+
+    Args:
+        signals: one array for each b-value, all of one shape, >= 0.
+        b_values_s_per_mm2: at least two distinct values.
+
+    Returns:
+        ADC in mm²/s and S_0 in the signal's unit, both of the signals' shape.
+
+    Raises:
+        ValueError: fewer than two distinct b-values.
+
+    Reference: Le Bihan et al., Radiology 1986.
+
+    Example:
+        >>> b = [0.0, 1000.0]
+        >>> signals = [np.array([100.0], np.float32), np.array([100.0 * np.exp(-1.5)], np.float32)]
+        >>> adc, s0 = adc_map_mm2_per_s(signals, b)
+        >>> print(f"{adc[0]:.4f} mm²/s, {s0[0]:.1f}")
+        0.0015 mm²/s, 100.0
+    """
+    if len(set(b_values_s_per_mm2)) < 2:
+        raise ValueError(
+            f"b-values must be two distinct ones or more, got {list(b_values_s_per_mm2)} in the fit. Add another."
+        )
+    b = np.asarray(b_values_s_per_mm2, dtype=np.float32)
+    weights = (b - b.mean()) / np.square(b - b.mean()).sum()
+    floor = min((float(one[one > 0].min()) for one in signals if (one > 0).any()), default=1.0)
+    logs = [np.log(np.maximum(one, np.float32(floor))) for one in signals]
+    slope = sum((weight * log for weight, log in zip(weights, logs, strict=True)), np.float32(0))
+    adc = np.clip(-slope, *ADC_RANGE_MM2_PER_S).astype(np.float32)
+    mean_log = sum(logs, np.float32(0)) / np.float32(len(logs))
+    return adc, np.exp(mean_log + adc * b.mean()).astype(np.float32)
+
+
+def resample(volume: Volume, *, reference: Volume) -> Volume:
+    """Return a volume on the reference's grid: linear between voxel centres, 0 outside the field of view.
+
+    Example:
+        >>> grid = Volume(np.ones((4, 4, 3), np.float32), np.eye(4))
+        >>> bool((resample(grid, reference=grid).voxels == 1).all())
+        True
+    """
+    moving, fixed = _to_itk(volume), _to_itk(reference)
+    image = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), reference.affine_ras_mm)
+
+
+def _assembled(instances: Sequence[Instance], *, place: str) -> Volume:
+    """Return images as one volume, after the checks of the stack."""
+    stack = stack_images(instances, place=place)
+    first = stack.instances[0]
+    planes = np.empty((len(stack.instances), first.rows, first.columns), dtype=np.float32)  # (K, R, C)
+    for plane, one in zip(planes, stack.instances, strict=True):
+        stored = _stored_values(one, place=place)
+        plane[:] = stored[::-1] * one.pixels.slope + one.pixels.intercept
+    return Volume(planes.transpose(2, 1, 0), stack.affine_ras_mm)
+
+
+def _stored_values(instance: Instance, *, place: str) -> NDArray[np.generic]:
+    """Return the stored values of one image, (rows, columns)."""
+    try:
+        if instance.pixels.offset is None:
+            return _decoded(instance.pixels)
+        return _native(instance.pixels, shape=(instance.rows, instance.columns))
+    except Exception as error:  # each decoder plug-in has its own exceptions
+        raise StudyRefused(
+            "undecodable_pixels",
+            f"pixel data must be decodable, got {type(error).__name__} in {place}, image {instance.instance_number}. "
+            "Send it uncompressed, or install a decoder for its transfer syntax.",
+        ) from error
+
+
+def _native(pixels: Pixels, *, shape: tuple[int, int]) -> NDArray[np.generic]:
+    """Return uncompressed values straight from the file, unused high bits removed."""
+    values = np.fromfile(pixels.path, dtype=pixels.dtype, count=shape[0] * shape[1], offset=pixels.offset or 0)
+    unused = values.dtype.itemsize * 8 - pixels.bits_stored
+    if unused:
+        values = (values << unused) >> unused  # keeps the sign of signed values
+    return values.reshape(shape)
+
+
+def _decoded(pixels: Pixels) -> NDArray[np.generic]:
+    """Return values through pydicom's decoders."""
+    found: NDArray[np.generic] = pydicom.pixels.pixel_array(pixels.path, index=pixels.frame)
+    return found
+
+
+def _require_overlap(t2: Volume, dwi: Volume) -> None:
+    """Refuse diffusion that does not cover the centre of the T2 volume, where the prostate is."""
+    centre = t2.affine_ras_mm @ np.append((np.array(t2.voxels.shape) - 1) / 2, 1.0)
+    index = (np.linalg.inv(dwi.affine_ras_mm) @ centre)[:3]
+    if np.any(index < -0.5) or np.any(index > np.array(dwi.voxels.shape) - 0.5):
+        raise StudyRefused(
+            "no_overlap", "diffusion must cover the centre of the T2 volume, got none there. Send images of one region."
+        )
+
+
+def _to_itk(volume: Volume) -> sitk.Image:
+    """Return a volume as a SimpleITK image (LPS)."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0)))
+    spacing_mm = np.linalg.norm(volume.affine_ras_mm[:3, :3], axis=0)
+    direction = _LPS_RAS[:, None] * volume.affine_ras_mm[:3, :3] / spacing_mm
+    image.SetSpacing(spacing_mm.tolist())
+    image.SetOrigin((_LPS_RAS * volume.affine_ras_mm[:3, 3]).tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return image
