@@ -1,0 +1,226 @@
+"""One mini-batch as the constraint sees it: scores, labels and sample ids, checked, on one process or many."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from prostate_alm.method.constraint import all_finite, violation_per_positive
+
+_FAULT = -1  # the row count that a rank announces when it refuses its own batch
+
+
+class NonFiniteLogitsError(ValueError):
+    """A logit is NaN or infinite: the network has diverged; λ and μ are left as they were."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a mini-batch. ``keys`` are sample ids, or their digests once rows of several ranks are joined."""
+
+    logits: Tensor  # (B,), float32 or float64, finite
+    labels: list[int]  # 0 or 1
+    keys: Sequence[str | int]
+    base_weight: float = 1.0  # share of the rank's own rows, times the number of ranks
+
+
+def check_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, step: int) -> Batch:
+    """Return the checked batch with logits of shape (B,) in at least float32.
+
+    Args:
+        logits: (B,) or (B, 1), floating.
+        labels: (B,) or (B, 1), 0 or 1 in any type.
+        sample_ids: B strings.
+        step: number of optimizer steps so far, for the message only.
+
+    Returns:
+        The batch; B may be 0.
+
+    Raises:
+        NonFiniteLogitsError: names the step and the samples.
+        ValueError: a shape or a label is wrong.
+        TypeError: logits are not floating or the ids are not a sequence of strings.
+
+    >>> check_batch(torch.zeros(2, 1), torch.tensor([1, 0]), ["a", "b"], step=0).labels
+    [1, 0]
+    """
+    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
+        raise TypeError(f"sample_ids must be a list of str, got {_short(sample_ids)} in a batch")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be of a floating type, got {logits.dtype} in a batch")
+    size = len(sample_ids)
+    for name, tensor in (("logits", logits), ("labels", labels)):
+        if tensor.shape not in ((size,), (size, 1)):
+            raise ValueError(
+                f"{name} must have shape ({size},) or ({size}, 1), one row for each of the sample_ids, "
+                f"got {tuple(tensor.shape)} in a batch"
+            )
+    flat = plain(logits).reshape(-1)
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    check_finite(flat, sample_ids, step=step)
+    return Batch(flat, _binary(labels), list(sample_ids))
+
+
+def check_finite(logits: Tensor, sample_ids: Sequence[str], *, step: int) -> None:
+    """Raise NonFiniteLogitsError with step and samples unless every logit is finite."""
+    if not all_finite(logits):
+        rows = (~torch.isfinite(logits.detach().reshape(-1))).nonzero().reshape(-1).tolist()
+        value = logits.detach().reshape(-1)[rows[0]].item()
+        raise NonFiniteLogitsError(
+            f"logits must be finite, got {value} for {_short([sample_ids[row] for row in rows])} at step {step} "
+            "in a batch. Lower the learning rate or mu, or clip the gradient norm."
+        )
+
+
+def violation_per_sample(scores: Tensor, batch: Batch, *, margin: float) -> tuple[list[str | int], Tensor, int]:
+    """Return the keys of the positives, q of each, and the number of negatives; each sample counted once.
+
+    Rows of one sample share the weight of one row: q_j is the mean over the rows of j, and a negative with two
+    rows enters each sum with half the weight of either.
+
+    Args:
+        scores: (B,), the output that the margin separates.
+        batch: labels and keys of the rows; at least one row of each label.
+        margin: δ >= 0, in the unit of the scores.
+
+    Returns:
+        Keys of P distinct positives, q (P,) as a sum over negatives, N distinct negatives.
+
+    Raises:
+        ValueError: a sample is positive in one row and negative in another.
+
+    >>> batch = Batch(torch.tensor([0.0, 0.5, 0.5]), [1, 0, 0], ["p", "n", "n"])
+    >>> violation_per_sample(batch.logits, batch, margin=1.0)
+    (['p'], tensor([1.5000]), 1)
+    """
+    rows: dict[int, list[int]] = {0: [], 1: []}
+    for row, label in enumerate(batch.labels):
+        rows[label].append(row)
+    positive, negative = scores[rows[1]], scores[rows[0]]
+    keys, negative_keys = [batch.keys[row] for row in rows[1]], [batch.keys[row] for row in rows[0]]
+    times = Counter(batch.keys)
+    if len(times) == len(batch.keys):
+        return keys, violation_per_positive(positive, negative, margin=margin), len(rows[0])
+    if both := set(keys) & set(negative_keys):
+        raise ValueError(
+            f"labels must be the same in all rows of a sample, got 0 and 1 for {sorted(both, key=str)[:5]} in a batch"
+        )
+    weight = torch.tensor([1.0 / times[key] for key in negative_keys], dtype=torch.float64)
+    per_row = violation_per_positive(positive, negative, margin=margin, weight=weight.to(scores.device))
+    unique = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    place = torch.tensor([unique[key] for key in keys], device=scores.device)
+    share = per_row.new_tensor([1.0 / times[key] for key in keys])
+    violation = per_row.new_zeros(len(unique)).index_add(0, place, per_row * share)
+    return list(unique), violation, len(set(negative_keys))
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return the tensor without its subclass (MONAI's MetaTensor makes every small operation slow)."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
+def is_distributed() -> bool:
+    """Say whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def digest(sample_id: str) -> int:
+    """Return a 64-bit number that is the same for an id on every rank, host and run."""
+    return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def join_ranks(batch: Batch, *, mu: float) -> Batch:
+    """Return the rows of all ranks in rank order, the same on every rank, with gradient.
+
+    Every rank then computes the same term. Data-parallel training averages the gradients of the ranks, so the
+    gradient of the own rows is multiplied by the number of ranks; a collective in backward is not needed.
+
+    Args:
+        batch: the rank's own rows, any number.
+        mu: μ of this rank; it must be the same everywhere.
+
+    Returns:
+        The joined batch; ids have become their digests.
+
+    Raises:
+        RuntimeError: another rank refused its batch, or μ differs.
+    """
+    sizes = _announce(len(batch.labels), mu, batch.logits.device)
+    if _FAULT in sizes:
+        raise RuntimeError(
+            f"every rank must have a valid batch, got an error on rank {sizes.index(_FAULT)} in join_ranks. "
+            "See the message of that rank."
+        )
+    if sum(sizes) == 0:
+        return batch
+    rows = _exchange(batch, sizes)  # (all rows, 3)
+    start = sum(sizes[: dist.get_rank()])
+    values = rows[:, 0].contiguous().view(torch.float64).to(batch.logits.device, batch.logits.dtype)
+    logits: Tensor = _OwnRows.apply(batch.logits, values, start)  # type: ignore[no-untyped-call]  # torch gives it no types
+    base_weight = len(batch.labels) * len(sizes) / sum(sizes)
+    return Batch(logits, rows[:, 1].tolist(), rows[:, 2].tolist(), base_weight)
+
+
+def refuse_batch(*, mu: float, device: torch.device) -> None:
+    """Tell the other ranks, which wait in ``join_ranks``, that this one is about to raise an error."""
+    _announce(_FAULT, mu, device)
+
+
+def _announce(size: int, mu: float, device: torch.device) -> list[int]:
+    own = torch.tensor([mu, size], dtype=torch.float64, device=_wire(device))
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, own)
+    penalties, sizes = torch.stack(every).T.tolist()
+    if len(set(penalties)) > 1 and _FAULT not in sizes:
+        raise RuntimeError(
+            f"mu must be the same on all ranks, got {penalties} in join_ranks. "
+            "Call observe_validation on every rank with the same, gathered AUC."
+        )
+    return [int(rows) for rows in sizes]
+
+
+def _exchange(batch: Batch, sizes: list[int]) -> Tensor:
+    own = torch.zeros(max(sizes), 3, dtype=torch.int64)  # bits of the logit, label, digest
+    count = len(batch.labels)
+    own[:count, 0] = batch.logits.detach().double().cpu().view(torch.int64)
+    own[:count, 1] = torch.tensor(batch.labels, dtype=torch.int64)
+    own[:count, 2] = torch.tensor([digest(str(key)) for key in batch.keys], dtype=torch.int64)
+    own = own.to(_wire(batch.logits.device))
+    every = [torch.empty_like(own) for _ in sizes]
+    dist.all_gather(every, own)
+    return torch.cat([part[:size] for part, size in zip(every, sizes, strict=True)]).cpu()
+
+
+def _wire(device: torch.device) -> torch.device:
+    return device if "nccl" in dist.get_backend() else torch.device("cpu")
+
+
+class _OwnRows(torch.autograd.Function):
+    """The joined values; their gradient reaches the rank's own rows, times the number of ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, joined: Tensor, start: int) -> Tensor:
+        ctx.rows = slice(start, start + len(own))
+        return joined.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.rows] * dist.get_world_size(), None, None
+
+
+def _binary(labels: Tensor) -> list[int]:
+    values = plain(labels).reshape(-1).tolist()
+    wrong = set(values) - {0, 1}
+    if wrong:
+        raise ValueError(f"labels must be 0 or 1, got {_short(sorted(wrong))} in a batch")
+    return [int(value) for value in values]
+
+
+def _short(values: Sequence[object]) -> str:
+    shown = repr(values[:5] if not isinstance(values, str) else values)
+    return shown if len(values) <= 5 else f"{shown[:-1]}, ... {len(values)} in all]"

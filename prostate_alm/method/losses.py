@@ -1,0 +1,246 @@
+"""The base losses F(θ): ten functions of logits and labels, chosen by the names of the paper's tables."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+from prostate_alm.method.batch import plain
+
+Formula = Callable[[Tensor, Tensor], Tensor]
+
+
+class BaseLoss(nn.Module):
+    """F(θ) of one mini-batch; made by ``make_loss``.
+
+    Args:
+        name: the name given to ``make_loss``.
+        formula: logits and labels, both (B,) and floating, to a scalar.
+        parameters: what the formula was made with, for ``print(loss)``.
+    """
+
+    def __init__(self, name: str, formula: Formula, parameters: dict[str, Any]) -> None:
+        super().__init__()
+        self.name = name
+        self.parameters_of_name = parameters
+        self._formula = formula
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss as a scalar.
+
+        Args:
+            logits: (B,) or (B, 1), B >= 1, any floating type; half precision is computed on in float32.
+            labels: same number of rows, 0 or 1 in any type.
+
+        Returns:
+            A scalar, float32 or float64.
+
+        Raises:
+            ValueError: the numbers of rows differ, there is no row, or a label is not 0 or 1.
+        """
+        flat = plain(logits).reshape(-1)
+        flat = flat if flat.dtype == torch.float64 else flat.float()
+        target = plain(labels).reshape(-1).to(flat.dtype)
+        if flat.shape != target.shape or not len(flat):
+            raise ValueError(
+                f"logits and labels must have the same number of rows, at least 1, got {tuple(logits.shape)} and "
+                f"{tuple(labels.shape)} in {self.name}"
+            )
+        wrong = target[(target != 0) & (target != 1)]
+        if len(wrong):
+            raise ValueError(f"labels must be 0 or 1, got {wrong[0].item()} in {self.name}")
+        return self._formula(flat, target)
+
+    def extra_repr(self) -> str:
+        """Return name and parameters."""
+        return ", ".join([self.name, *(f"{key}={value}" for key, value in self.parameters_of_name.items())])
+
+
+def make_loss(name: str, **parameters: Any) -> BaseLoss:
+    """Return a base loss, called as ``loss(logits, labels)``, a mean over the batch; stable for |logit| to 1e4.
+
+    With z the logit, p its sigmoid, y the label, s = z for positives and -z for negatives, and
+    ℓ(u) = log(1 + exp(-u)):
+
+    ========  ====================================================  =========================================
+    name      one sample's loss (or the batch's)                    parameters (default), range
+    ========  ====================================================  =========================================
+    bce       ℓ(s)
+    s_ml      ℓ(s - m): margin for both classes                     margin (0.5) >= 0, in logits
+    a_ml      ℓ(s - m) for positives, ℓ(s) for negatives            margin (0.5) >= 0, in logits
+    s_fl      (1 - sigmoid(s))^γ ℓ(s)                               gamma (2) >= 0
+    a_fl      ℓ(s) for positives, p^γ ℓ(s) for negatives            gamma (2) >= 0
+    w_bce     c ℓ(s) for positives, ℓ(s) for negatives              weight (2) > 0
+    cb_bce    w_y ℓ(s), w_y ∝ (1 - β) / (1 - β^n_y), w_0 + w_1 = 2  beta (0.999) in [0, 1); class_counts
+    msfe      a² + b², a (b) mean of (p - y)² / 2 over negatives
+              (positives)
+    mbauc     mean over pairs of (1 - (z_j - z_k))²
+    ldam      ℓ(S (s - Δ_y)), Δ_y ∝ n_y^(-1/4), largest Δ as given  max_margin (0.5) >= 0, scale S (1) > 0;
+                                                                    class_counts
+    ========  ====================================================  =========================================
+
+    ``class_counts`` is (negatives, positives) of the training set, both at least 1; it has no default.
+    A class that is absent from the batch adds 0 to msfe, and makes mbauc 0.
+
+    Args:
+        name: one of the names above.
+        **parameters: those of the table.
+
+    Returns:
+        The loss as a module without weights.
+
+    Raises:
+        ValueError: the name is unknown or a parameter is out of its range.
+        TypeError: a parameter is missing or does not belong to the name.
+
+    Reference:
+        s_ml: Liu et al. 2016, arXiv:1612.02295, as in Li et al.; a_ml, a_fl: Li et al. 2019, arXiv:1907.10982,
+        the asymmetric margin and focal losses; s_fl: Lin et al. 2017, arXiv:1708.02002, Eq. 4;
+        w_bce: Zadrozny et al. 2003; cb_bce: Cui et al. 2019, arXiv:1901.05555, Eq. 2 and section 4, weights
+        normalised to the number of classes; msfe: Wang et al. 2016, mean squared false error; mbauc: Gultekin et
+        al. 2020, arXiv:1805.11221, square loss over the pairs of a batch; ldam: Cao et al. 2019, arXiv:1906.07413,
+        Eq. 12 and 13.
+
+    >>> loss = make_loss("w_bce", weight=3.0)
+    >>> loss(torch.tensor([0.0, 0.0]), torch.tensor([1, 0]))  # (3 + 1) / 2 * log 2
+    tensor(1.3863)
+    """
+    if name not in _MAKERS:
+        raise ValueError(f"name must be a loss, got {name!r} in make_loss. Available: {sorted(_MAKERS)}")
+    maker = _MAKERS[name]
+    try:
+        bound = inspect.signature(maker).bind(**parameters)
+    except TypeError as error:
+        wanted = list(inspect.signature(maker).parameters)
+        raise TypeError(
+            f"parameters of {name} must be {wanted}, got {sorted(parameters)} in make_loss: {error}"
+        ) from None
+    bound.apply_defaults()
+    return BaseLoss(name, maker(**bound.kwargs), dict(bound.kwargs))
+
+
+def _bce() -> Formula:
+    return binary_cross_entropy_with_logits
+
+
+def _s_ml(*, margin: float = 0.5) -> Formula:
+    _check("margin", margin, "s_ml", margin >= 0, ">= 0")
+    return lambda logits, labels: softplus(margin - _signed(logits, labels)).mean()
+
+
+def _a_ml(*, margin: float = 0.5) -> Formula:
+    _check("margin", margin, "a_ml", margin >= 0, ">= 0")
+    return lambda logits, labels: softplus(margin * labels - _signed(logits, labels)).mean()
+
+
+def _s_fl(*, gamma: float = 2.0) -> Formula:
+    _check("gamma", gamma, "s_fl", gamma >= 0, ">= 0")
+    return lambda logits, labels: _focal(_signed(logits, labels), gamma).mean()
+
+
+def _a_fl(*, gamma: float = 2.0) -> Formula:
+    _check("gamma", gamma, "a_fl", gamma >= 0, ">= 0")
+
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        return _focal(_signed(logits, labels), gamma * (1 - labels)).mean()
+
+    return formula
+
+
+def _w_bce(*, weight: float = 2.0) -> Formula:
+    _check("weight", weight, "w_bce", weight > 0, "> 0")
+
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, labels, pos_weight=logits.new_tensor(weight))
+
+    return formula
+
+
+def _cb_bce(*, class_counts: tuple[int, int], beta: float = 0.999) -> Formula:
+    _check("beta", beta, "cb_bce", 0 <= beta < 1, "in [0, 1)")
+    effective = [1 - beta**count for count in _counts(class_counts, "cb_bce")]
+    negative, positive = (2 / number / sum(1 / each for each in effective) for number in effective)
+
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        weight = negative + (positive - negative) * labels
+        return binary_cross_entropy_with_logits(logits, labels, weight=weight)
+
+    return formula
+
+
+def _msfe() -> Formula:
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        error = 0.5 * torch.sigmoid(-_signed(logits, labels)).square()
+        positive = (error * labels).sum() / labels.sum().clamp(min=1)
+        negative = (error * (1 - labels)).sum() / (1 - labels).sum().clamp(min=1)
+        return positive.square() + negative.square()
+
+    return formula
+
+
+def _mbauc() -> Formula:
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        positive, negative = logits[labels == 1], logits[labels == 0]
+        if not len(positive) or not len(negative):
+            return logits.sum() * 0.0
+        # The mean over all pairs of (1 - d)² is (1 - mean d)² + var d, and the variances of the classes add.
+        gap = 1 - positive.mean() + negative.mean()
+        return gap.square() + positive.var(correction=0) + negative.var(correction=0)
+
+    return formula
+
+
+def _ldam(*, class_counts: tuple[int, int], max_margin: float = 0.5, scale: float = 1.0) -> Formula:
+    _check("max_margin", max_margin, "ldam", max_margin >= 0, ">= 0")
+    _check("scale", scale, "ldam", scale > 0, "> 0")
+    counts = _counts(class_counts, "ldam")
+    negative, positive = (max_margin * (min(counts) / count) ** 0.25 for count in counts)
+
+    def formula(logits: Tensor, labels: Tensor) -> Tensor:
+        margin = negative + (positive - negative) * labels
+        return softplus(scale * (margin - _signed(logits, labels))).mean()
+
+    return formula
+
+
+_MAKERS: dict[str, Callable[..., Formula]] = {
+    "bce": _bce,
+    "s_ml": _s_ml,
+    "a_ml": _a_ml,
+    "s_fl": _s_fl,
+    "a_fl": _a_fl,
+    "w_bce": _w_bce,
+    "cb_bce": _cb_bce,
+    "msfe": _msfe,
+    "mbauc": _mbauc,
+    "ldam": _ldam,
+}
+
+
+def _signed(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logit of the true class: z for positives, -z for negatives."""
+    return logits * (2 * labels - 1)
+
+
+def _focal(signed: Tensor, gamma: float | Tensor) -> Tensor:
+    """Return (1 - sigmoid(s))^γ ℓ(s); the power as exp(-γ ℓ(-s)), which has a gradient everywhere."""
+    return torch.exp(-gamma * softplus(signed)) * softplus(-signed)
+
+
+def _counts(class_counts: tuple[int, int], name: str) -> tuple[int, int]:
+    if len(class_counts) != 2 or min(class_counts) < 1:
+        raise ValueError(
+            f"class_counts must be (negatives, positives), both >= 1, got {class_counts!r} in {name}. "
+            "Count the labels of the training set."
+        )
+    negatives, positives = class_counts
+    return negatives, positives
+
+
+def _check(parameter: str, value: float, name: str, holds: bool, rule: str) -> None:
+    if not (holds and math.isfinite(value)):
+        raise ValueError(f"{parameter} must be finite and {rule}, got {value!r} in {name}")
