@@ -5,25 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
-    MediaStorageDirectoryStorage,
-    MRImageStorage,
-)
+from pydicom.uid import EnhancedMRImageStorage, MediaStorageDirectoryStorage, MRImageStorage
 
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
 from prostate_alm.imaging.header import Header, headers_of
+from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +34,6 @@ class StudyRefused(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """Where the pixels of one image lie in its file.
-
-    `offset` is None where only a decoder can tell (compressed, deflated); `dtype` is numpy's, with byte order.
-    """
-
-    path: Path = field(repr=False)  # folders may be named after patients
-    frame: int
-    offset: int | None
-    dtype: str
-    bits_stored: int
-    slope: float
-    intercept: float
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Instance:
     """One image: a classic object, or one frame of a multi-frame object. Lengths in mm, times in ms."""
 
@@ -66,6 +43,7 @@ class Instance:
     image_type: tuple[str, ...]
     sequence_name: str
     scanning_sequence: str
+    scan_options: str
     echo_time_ms: float | None
     repetition_time_ms: float | None
     acquired_at: str  # YYYYMMDDHHMMSS.ffffff, '' when unknown; text order is time order
@@ -161,9 +139,9 @@ def read_folder(directory: Path) -> Folder:
                 continue
             for series, instance in outcome:
                 found.setdefault(series.uid, []).append((series, instance))
-    series = sorted((_assembled(pairs) for pairs in found.values()), key=lambda one: (one.number, one.uid))
-    logger.debug("%d series, %d files skipped", len(series), len(skipped))
-    return Folder(tuple(series), tuple(skipped))
+    assembled = sorted((_assembled(pairs) for pairs in found.values()), key=lambda one: (one.number, one.uid))
+    logger.debug("%d series, %d files skipped", len(assembled), len(skipped))
+    return Folder(tuple(assembled), tuple(skipped))
 
 
 def _require_folder(directory: Path) -> None:
@@ -190,60 +168,27 @@ def _read_file(path: Path, *, directory: Path) -> Skipped | list[tuple[Series, I
     try:
         with path.open("rb") as file:
             dataset = pydicom.dcmread(file, stop_before_pixels=True)
-            if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-                return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
-            offset, is_complete = _pixel_offset(file, dataset)
-        return list(_images(dataset, path=path, offset=offset, is_complete=is_complete))
+            data = find_pixel_data(file, dataset)
+        if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
+        if _is_broken(dataset, data):
+            return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
+        series = _series(Header((dataset,)))
+        return [
+            (series, _instance(header, pixels_of(header, path, frame=frame, data=data)))
+            for frame, header in enumerate(headers_of(dataset))
+        ]
     except InvalidDicomError:
         return Skipped(inside, "not DICOM", is_broken_dicom=False)
     except Exception as error:  # whatever a damaged file provokes, the others are still read
         return Skipped(inside, f"DICOM whose header cannot be read ({type(error).__name__})", is_broken_dicom=True)
 
 
-def _pixel_offset(file: BinaryIO, dataset: FileDataset) -> tuple[int | None, bool]:
-    """Return where native pixels start (None: a decoder is needed) and whether all of them are there.
-
-    pydicom stopped in front of the pixel element, so the file stands there.
-    """
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax == DeflatedExplicitVRLittleEndian:
-        return None, True  # pydicom inflated all of it; a short stream has already failed
-    start = file.tell()
-    value = start + (8 if syntax.is_implicit_VR else 12)
-    size = file.seek(0, os.SEEK_END)
-    if syntax.is_encapsulated:
-        return None, _fragments_complete(file, value)
-    return value, size - value >= _native_bytes(dataset) > 0
-
-
-def _native_bytes(dataset: FileDataset) -> int:
-    """Return how many bytes the uncompressed pixels of a file take, 0 when it holds no image."""
-    samples = int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
-    pixels = int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0)
-    return samples * pixels * int(dataset.get("BitsAllocated") or 0) // 8
-
-
-def _fragments_complete(file: BinaryIO, start: int) -> bool:
-    """Return whether the fragments of compressed pixels end with their delimiter."""
-    file.seek(start)
-    while len(item := file.read(8)) == 8:
-        group, element, length = struct.unpack("<HHL", item)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            return True
-        file.seek(length, os.SEEK_CUR)
-    return False
-
-
-def _images(
-    dataset: FileDataset, *, path: Path, offset: int | None, is_complete: bool
-) -> Iterator[tuple[Series, Instance]]:
-    """Yield the images of a data set, each with its series (still without instances)."""
-    top = Header((dataset,))
-    series = _series(top)
-    if not dataset.get("Rows") and top.text("SOPClassUID") not in (MRImageStorage, EnhancedMRImageStorage):
-        is_complete = True  # a report or a raw-data object: no image, but whole
-    for frame, header in enumerate(headers_of(dataset)):
-        yield series, _instance(header, _pixels(header, path, frame=frame, offset=offset, is_complete=is_complete))
+def _is_broken(dataset: FileDataset, data: PixelData) -> bool:
+    """Return whether a file breaks off in its header: no identifiers, or an MR image without its pixels."""
+    storage = dataset.file_meta.get("MediaStorageSOPClassUID")
+    lacks_pixels = storage in (MRImageStorage, EnhancedMRImageStorage) and not data.is_present
+    return lacks_pixels or not dataset.get("StudyInstanceUID") or not dataset.get("SeriesInstanceUID")
 
 
 def _series(header: Header) -> Series:
@@ -273,6 +218,7 @@ def _instance(header: Header, pixels: Pixels) -> Instance:
         image_type=tuple(header.text("FrameType", "ImageType").upper().split("\\")),
         sequence_name=sequence_name(header),
         scanning_sequence=header.text("ScanningSequence") or _enhanced_sequence(header),
+        scan_options=header.text("ScanOptions"),
         echo_time_ms=header.number("EchoTime", "EffectiveEchoTime"),
         repetition_time_ms=header.number("RepetitionTime"),
         acquired_at=_acquired_at(header),
@@ -303,46 +249,6 @@ def _acquired_at(header: Header) -> str:
         return moment
     time = header.text("AcquisitionTime", "SeriesTime")
     return header.text("AcquisitionDate", "SeriesDate", "StudyDate") + time if time else ""
-
-
-def _pixels(header: Header, path: Path, *, frame: int, offset: int | None, is_complete: bool) -> Pixels:
-    """Return where one image's stored values lie and how they turn into signal."""
-    allocated = int(header.number("BitsAllocated") or 0)
-    order = "<" if header.layers[-1].is_little_endian else ">"
-    kind = "i" if header.number("PixelRepresentation") else "u"
-    slope, intercept = _rescale(header)
-    frame_bytes = int(header.number("Rows") or 0) * int(header.number("Columns") or 0) * allocated // 8
-    return Pixels(
-        path=path,
-        frame=frame,
-        offset=None if offset is None else offset + frame * frame_bytes,
-        dtype=f"{order}{kind}{allocated // 8}",
-        bits_stored=int(header.number("BitsStored") or allocated),
-        slope=slope,
-        intercept=intercept,
-        is_complete=is_complete,
-    )
-
-
-def _rescale(header: Header) -> tuple[float, float]:
-    """Return slope and intercept from stored values to signal.
-
-    Philips rescales each series to its own display range; only with the private scale slope can images of
-    two series be compared: signal = (stored RS + RI) / (RS SS).
-    """
-    slope = header.number("RescaleSlope")
-    slope = 1.0 if slope is None else slope
-    intercept = header.number("RescaleIntercept") or 0.0
-    scale = _philips_scale_slope(header)
-    return (1.0 / scale, intercept / (slope * scale)) if scale and slope else (slope, intercept)
-
-
-def _philips_scale_slope(header: Header) -> float | None:
-    """Return Philips' scale slope (2005,xx0E), None for other vendors."""
-    value = header.private(0x2005, "Philips MR Imaging DD 001", 0x0E)
-    if isinstance(value, bytes):
-        return float(struct.unpack_from("<f", value)[0]) if len(value) >= 4 else None
-    return None if value is None else float(value)
 
 
 def _assembled(pairs: Iterable[tuple[Series, Instance]]) -> Series:

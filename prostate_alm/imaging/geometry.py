@@ -105,7 +105,8 @@ def _require_one_geometry(instances: Sequence[Instance], *, place: str) -> None:
     """Refuse images without a position or with more than one orientation, matrix or spacing."""
     if not instances or not all(has_geometry(one) for one in instances):
         raise StudyRefused(
-            "no_geometry", f"images must have position, orientation and pixel spacing, got none in {place}. {SEND_AGAIN}"
+            "no_geometry",
+            f"images must have position, orientation and pixel spacing, got none in {place}. {SEND_AGAIN}",
         )
     if not all(same_plane(instances[0], one) for one in instances[1:]):
         raise StudyRefused(
@@ -122,7 +123,8 @@ def _uniform_gap(heights_mm: NDArray[np.float64], ordered: Sequence[Instance], *
     if gaps.min() < POSITION_TOLERANCE_MM:
         pair = _pair(ordered, int(gaps.argmin()))
         raise StudyRefused(
-            "repeated_slice", f"each position must occur once, got two images at one position ({pair}) in {place}. {SEND_AGAIN}"
+            "repeated_slice",
+            f"each position must occur once, got two images at one position ({pair}) in {place}. {SEND_AGAIN}",
         )
     usual = float(np.median(gaps))
     worst = int(np.abs(gaps - usual).argmax())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 
 _SHARED = 0x52009229
 _PER_FRAME = 0x52009230
@@ -60,20 +63,19 @@ class Header:
 
 def headers_of(dataset: Dataset) -> Iterator[Header]:
     """Yield one Header for a classic object and one per frame for an Enhanced multi-frame object."""
-    frames = dataset.get(_PER_FRAME)
-    if frames is None:
+    if _PER_FRAME not in dataset:
         yield Header((dataset,))
         return
-    shared = dataset.get(_SHARED)
-    common = _macros(shared.value[0]) if shared is not None and shared.value else ()
-    for frame in frames.value:
+    shared = dataset[_SHARED].value if _SHARED in dataset else ()
+    common = _macros(shared[0]) if shared else ()
+    for frame in dataset[_PER_FRAME].value:
         yield Header((*_macros(frame), *common, dataset))
 
 
 def as_number(value: Any) -> float | None:
-    """Return a header value as a float: a number, the first of several, text, or bytes that hold text.
+    r"""Return a header value as a float: a number, the first of several, text, or bytes that hold text.
 
-    >>> as_number(b"400 "), as_number(b"1000001400\\\\8\\\\0\\\\0"), as_number("no"), as_number(None)
+    >>> as_number(b"400 "), as_number(b"1000001400\\8\\0\\0"), as_number("no"), as_number(None)
     (400.0, 1000001400.0, None, None)
     """
     if isinstance(value, MultiValue):
@@ -106,7 +108,27 @@ def _blocks(layer: Dataset, group: int, creator: str) -> Iterator[int]:
 
 def _quietly(layer: Dataset, keyword: str) -> Any:
     """Return an element's value, or None when it is absent or cannot be read as its own type."""
+    tag = _tag(keyword)
+    if tag not in layer:
+        return None
+    element = layer.get_item(tag)
+    if not isinstance(element, RawDataElement):
+        return element.value
+    charset = layer.original_character_set
     try:
-        return layer.get(keyword)
+        anywhere = element._replace(value_tell=0)  # the place in the file is no part of the value
+        return _converted(anywhere, charset if isinstance(charset, str) else tuple(charset))
     except (TypeError, ValueError, OverflowError, NotImplementedError):
         return None
+
+
+@lru_cache(maxsize=256)
+def _tag(keyword: str) -> BaseTag:
+    """Return the tag of a keyword, looked up once."""
+    return Tag(keyword)
+
+
+@lru_cache(maxsize=4096)
+def _converted(raw: RawDataElement, charset: str | tuple[str, ...]) -> Any:
+    """Return the typed value of raw bytes; cached, since the files of a series repeat nearly all of them."""
+    return convert_raw_data_element(raw, encoding=charset if isinstance(charset, str) else list(charset)).value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from prostate_alm.imaging.bvalue import is_b_value_range
 from prostate_alm.imaging.dicom import Instance, Series
@@ -24,7 +25,8 @@ MIN_SLICES = 5  # fewer are localizers
 MIN_AXIAL_COSINE = 0.7071  # within 45 degrees of the body axis; 6 to 23 degrees are usual
 T2_ECHO_TIME_MS = (60.0, 250.0)  # PI-RADS protocols use about 100; proton density and T1 stay below 40
 OTHER_BODY_PARTS = frozenset(
-    "ANKLE BRAIN BREAST CHEST CSPINE ELBOW FOOT HAND HEAD HEART KNEE LSPINE NECK SHOULDER TSPINE WRIST".split()
+    {"ANKLE", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "FOOT", "HAND", "HEAD", "HEART", "KNEE", "LSPINE"}
+    | {"NECK", "SHOULDER", "TSPINE", "WRIST"}
 )
 MAP_WORDS = frozenset({"ADC", "EADC", "EXP", "FA", "MD", "RA", "B0MAP"})  # ImageType of maps fitted to diffusion
 ADC_TEXT = re.compile(r"(?:^|[^a-z])[deis]?ADC(?:$|[^a-z])|apparent diff", re.IGNORECASE)
@@ -62,7 +64,7 @@ def image_kind(series: Series, image: Instance) -> str:
     if not _is_diffusion_weighted(series, image):
         return "none"
     if is_b_value_range(image.sequence_name) or COMPUTED_TEXT.search("\\".join((*words, series.description))):
-        return "computed" if is_trace or COMPUTED_TEXT.search(series.description) else "adc"
+        return "computed"
     return "direction" if image.directionality == "DIRECTIONAL" else "trace"
 
 
@@ -79,6 +81,12 @@ def trace_b_values(series: Series) -> tuple[float, ...]:
     """Return the distinct b-values of a series' trace images, ascending."""
     found = {one.b_value_s_per_mm2 for one in series.instances if image_kind(series, one) == "trace"}
     return tuple(sorted(value for value in found if value is not None))
+
+
+def coverage_mm(series: Series) -> float:
+    """Return the distance between the first and the last slice along the slice normal."""
+    heights = [height_mm(one) for one in series.instances]
+    return max(heights) - min(heights)
 
 
 def _is_diffusion_weighted(series: Series, image: Instance) -> bool:
@@ -195,7 +203,7 @@ def _only(series: Series, wanted: str, *others: str) -> bool:
 def _positions(series: Series) -> int:
     """Return the number of distinct slice positions."""
     heights = sorted(height_mm(one) for one in series.instances)
-    return 1 + sum(b - a > POSITION_TOLERANCE_MM for a, b in zip(heights, heights[1:], strict=False))
+    return 1 + sum(b - a > POSITION_TOLERANCE_MM for a, b in pairwise(heights))
 
 
 def _listed(values: tuple[float, ...]) -> str:

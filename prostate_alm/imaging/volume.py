@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pydicom.pixels
-import SimpleITK as sitk
+import SimpleITK
 from numpy.typing import NDArray
 
-from prostate_alm.imaging.dicom import Instance, Pixels, Series, StudyRefused
+from prostate_alm.imaging.dicom import Instance, Series, StudyRefused
 from prostate_alm.imaging.geometry import stack_images
+from prostate_alm.imaging.pixels import read_signal
 from prostate_alm.imaging.rules import trace_images
-from prostate_alm.imaging.study import Selection, explain_study, stacks
+from prostate_alm.imaging.selection import Selection, image_stacks
+from prostate_alm.imaging.study import explain_study
+
+sitk: Any = SimpleITK  # its annotations are incomplete
 
 MODEL_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
 B_VALUE_TOLERANCE_S_PER_MM2 = 5.0  # changes the signal of tissue by less than 1.5 % (ADC below 3e-3 mm²/s)
@@ -46,9 +50,7 @@ class StudyVolumes:
     selection: Selection
 
 
-def load_study(
-    directory: Path, *, b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2
-) -> StudyVolumes:
+def load_study(directory: Path, *, b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2) -> StudyVolumes:
     """Return the T2 and the diffusion volumes of the study in a folder, on the T2 grid.
 
     Args:
@@ -74,7 +76,7 @@ Name the folder of a study.
     selection = explain_study(directory)
     if selection.refused is not None:
         raise StudyRefused(selection.refused.code, selection.refused.reason)
-    t2_stack, *dwi_stacks = stacks(selection)
+    t2_stack, *dwi_stacks = image_stacks(selection)
     t2 = _assembled(t2_stack[1], place=t2_stack[0])
     acquired = tuple(_assembled(images, place=place) for place, images in dwi_stacks)
     acquired_b = tuple(float(images[0].b_value_s_per_mm2 or 0.0) for _, images in dwi_stacks)
@@ -166,11 +168,9 @@ def adc_map_mm2_per_s(
     b = np.asarray(b_values_s_per_mm2, dtype=np.float32)
     weights = (b - b.mean()) / np.square(b - b.mean()).sum()
     floor = min((float(one[one > 0].min()) for one in signals if (one > 0).any()), default=1.0)
-    logs = [np.log(np.maximum(one, np.float32(floor))) for one in signals]
-    slope = sum((weight * log for weight, log in zip(weights, logs, strict=True)), np.float32(0))
-    adc = np.clip(-slope, *ADC_RANGE_MM2_PER_S).astype(np.float32)
-    mean_log = sum(logs, np.float32(0)) / np.float32(len(logs))
-    return adc, np.exp(mean_log + adc * b.mean()).astype(np.float32)
+    logs = np.log(np.maximum(np.stack(signals), np.float32(floor)))  # (B, ...)
+    adc = np.clip(-np.tensordot(weights, logs, axes=1), *ADC_RANGE_MM2_PER_S)
+    return adc, np.exp(logs.mean(axis=0) + adc * b.mean())
 
 
 def resample(volume: Volume, *, reference: Volume) -> Volume:
@@ -192,38 +192,20 @@ def _assembled(instances: Sequence[Instance], *, place: str) -> Volume:
     first = stack.instances[0]
     planes = np.empty((len(stack.instances), first.rows, first.columns), dtype=np.float32)  # (K, R, C)
     for plane, one in zip(planes, stack.instances, strict=True):
-        stored = _stored_values(one, place=place)
-        plane[:] = stored[::-1] * one.pixels.slope + one.pixels.intercept
+        plane[:] = _signal(one, place=place)[::-1]
     return Volume(planes.transpose(2, 1, 0), stack.affine_ras_mm)
 
 
-def _stored_values(instance: Instance, *, place: str) -> NDArray[np.generic]:
-    """Return the stored values of one image, (rows, columns)."""
+def _signal(instance: Instance, *, place: str) -> NDArray[np.float32]:
+    """Return the signal of one image, (rows, columns)."""
     try:
-        if instance.pixels.offset is None:
-            return _decoded(instance.pixels)
-        return _native(instance.pixels, shape=(instance.rows, instance.columns))
+        return read_signal(instance.pixels, rows=instance.rows, columns=instance.columns)
     except Exception as error:  # each decoder plug-in has its own exceptions
         raise StudyRefused(
             "undecodable_pixels",
             f"pixel data must be decodable, got {type(error).__name__} in {place}, image {instance.instance_number}. "
             "Send it uncompressed, or install a decoder for its transfer syntax.",
         ) from error
-
-
-def _native(pixels: Pixels, *, shape: tuple[int, int]) -> NDArray[np.generic]:
-    """Return uncompressed values straight from the file, unused high bits removed."""
-    values = np.fromfile(pixels.path, dtype=pixels.dtype, count=shape[0] * shape[1], offset=pixels.offset or 0)
-    unused = values.dtype.itemsize * 8 - pixels.bits_stored
-    if unused:
-        values = (values << unused) >> unused  # keeps the sign of signed values
-    return values.reshape(shape)
-
-
-def _decoded(pixels: Pixels) -> NDArray[np.generic]:
-    """Return values through pydicom's decoders."""
-    found: NDArray[np.generic] = pydicom.pixels.pixel_array(pixels.path, index=pixels.frame)
-    return found
 
 
 def _require_overlap(t2: Volume, dwi: Volume) -> None:
@@ -236,7 +218,7 @@ def _require_overlap(t2: Volume, dwi: Volume) -> None:
         )
 
 
-def _to_itk(volume: Volume) -> sitk.Image:
+def _to_itk(volume: Volume) -> Any:
     """Return a volume as a SimpleITK image (LPS)."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0)))
     spacing_mm = np.linalg.norm(volume.affine_ras_mm[:3, :3], axis=0)

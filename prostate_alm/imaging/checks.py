@@ -1,0 +1,168 @@
+"""What makes a study unusable: one small check per refusal, asked in order, the first that answers decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from prostate_alm.imaging.dicom import Series, StudyRefused
+from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
+from prostate_alm.imaging.rules import OTHER_BODY_PARTS
+from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, listed, skip_reasons
+
+
+def first_refusal(selection: Selection) -> Refusal | None:
+    """Return the refusal of the first check of `CHECKS` that refuses, else None."""
+    return next((refusal for check in CHECKS if (refusal := check(selection)) is not None), None)
+
+
+def frames_of_reference(series: Iterable[Series]) -> set[str]:
+    """Return the Frames of Reference of some series: the coordinate systems that positions are given in."""
+    return {image.frame_of_reference_uid for one in series for image in one.instances}
+
+
+def _broken_header(selection: Selection) -> Refusal | None:
+    count = sum(one.is_broken_dicom for one in selection.skipped)
+    if not count:
+        return None
+    return Refusal(
+        "truncated", f"DICOM files must be whole, got {count} that break off in the header. Send the study again."
+    )
+
+
+def _no_dicom(selection: Selection) -> Refusal | None:
+    if selection.series:
+        return None
+    count = len(selection.skipped)
+    held = f"{count} other files ({skip_reasons(selection.skipped)})" if count else "an empty folder"
+    return Refusal("no_dicom", f"study must hold DICOM images, got {held}. Name the folder of a study.")
+
+
+def _several_patients(selection: Selection) -> Refusal | None:
+    count = len({one.series.patient_key for one in selection.series})
+    if count == 1:
+        return None
+    return Refusal("several_patients", f"a study must be of one patient, got {count}. Give each its own folder.")
+
+
+def _several_studies(selection: Selection) -> Refusal | None:
+    count = len({one.series.study_uid for one in selection.series})
+    if count == 1:
+        return None
+    return Refusal("several_studies", f"a folder must hold one study, got {count}. Give each its own folder.")
+
+
+def _not_mr(selection: Selection) -> Refusal | None:
+    found = sorted({one.series.modality for one in selection.series})
+    if "MR" in found:
+        return None
+    return Refusal("not_mr", f"modality must be MR, got {', '.join(found) or 'none'}. Send the MR study.")
+
+
+def _no_t2(selection: Selection) -> Refusal | None:
+    if selection.t2 is not None:
+        return None
+    return Refusal("no_t2", f"study must hold an axial T2 series, got {_roles(selection)}. Send the T2 series.")
+
+
+def _no_diffusion(selection: Selection) -> Refusal | None:
+    if selection.dwi:
+        return None
+    return Refusal(
+        "no_diffusion",
+        f"study must hold axial diffusion traces with b-values, got {_roles(selection)}. Send the diffusion series.",
+    )
+
+
+def _other_body_part(selection: Selection) -> Refusal | None:
+    for one in selection.used:
+        if one.body_part in OTHER_BODY_PARTS:
+            return Refusal(
+                "other_body_part",
+                f"body part must be the prostate or pelvis, got {one.body_part} in series {one.number}. "
+                "Send a prostate study.",
+            )
+    return None
+
+
+def _one_b_value(selection: Selection) -> Refusal | None:
+    values = [value for one in selection.dwi for value in one.b_values_s_per_mm2]
+    if len(values) > 1:
+        return None
+    return Refusal(
+        "one_b_value",
+        f"diffusion must have two b-values or more, got only b {listed(values)} "
+        f"in series {selection.dwi[0].series.number}. Send all b-values of the protocol.",
+    )
+
+
+def _several_frames(selection: Selection) -> Refusal | None:
+    count = len(frames_of_reference(selection.used))
+    if count == 1:
+        return None
+    numbers = ", ".join(str(one.number) for one in selection.used)
+    return Refusal(
+        "several_frames_of_reference",
+        f"T2 and diffusion must share one Frame of Reference, got {count} in series {numbers}. "
+        "Send images of one session without repositioning.",
+    )
+
+
+def _truncated(selection: Selection) -> Refusal | None:
+    for one in selection.used:
+        broken = [image.instance_number for image in one.instances if not image.pixels.is_complete]
+        if broken:
+            return Refusal(
+                "truncated",
+                f"pixel data must be whole, got {len(broken)} images cut short (first: image {broken[0]}) "
+                f"in series {one.number}. Send the series again.",
+            )
+    return None
+
+
+def _broken_stacks(selection: Selection) -> Refusal | None:
+    try:
+        found = [(place, stack_images(images, place=place)) for place, images in image_stacks(selection)]
+    except StudyRefused as refused:
+        return Refusal(refused.code, refused.reason)
+    return _different_grids(found[1:])
+
+
+def _different_grids(diffusion: list[tuple[str, Stack]]) -> Refusal | None:
+    """Refuse b-values that do not lie on one grid, since the fit compares them voxel by voxel."""
+    reference = max((stack for _, stack in diffusion), key=lambda stack: len(stack.instances))
+    for place, stack in diffusion:
+        if len(stack.instances) != len(reference.instances):
+            return Refusal(
+                "missing_slice",
+                f"every b-value must have {len(reference.instances)} slices, got {len(stack.instances)} in {place}. "
+                "Send the series again.",
+            )
+        if np.abs(stack.affine_ras_mm - reference.affine_ras_mm).max() > POSITION_TOLERANCE_MM:
+            return Refusal(
+                "mixed_geometry",
+                f"b-values must lie on one grid, got another in {place}. Send diffusion series of one protocol.",
+            )
+    return None
+
+
+def _roles(selection: Selection) -> str:
+    """Return the roles found, each once."""
+    return ", ".join(sorted({one.role for one in selection.series}))
+
+
+CHECKS: tuple[Callable[[Selection], Refusal | None], ...] = (
+    _broken_header,
+    _no_dicom,
+    _several_patients,
+    _several_studies,
+    _not_mr,
+    _no_t2,
+    _no_diffusion,
+    _other_body_part,
+    _one_b_value,
+    _several_frames,
+    _truncated,
+    _broken_stacks,
+)
