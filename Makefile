@@ -27,17 +27,18 @@ pins: .venv/dev.stamp
 	  $(BIN)/pip freeze --exclude prostate-alm --exclude pip --exclude setuptools | sed 's/+cpu$$//'; } > constraints.new
 	mv constraints.new constraints.txt
 
-.venv/run.stamp: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	  "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable .
 	touch $@
 
-.venv/dev.stamp: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+.venv/dev.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
-	touch $@ .venv/run.stamp
+	touch .venv/run.stamp $@
 
 clean:
 	rm -rf .venv

@@ -1,0 +1,81 @@
+"""The table of labels that a person writes for a cohort: one row a study."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prostate_alm.data.manifest import ManifestError, repeats
+
+COLUMNS = ("id", "label")
+OPTIONAL_COLUMNS = ("patient", "split")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A row of the table: study `id` (the name of its folder), `label` 0 or 1, and optionally its patient and split."""
+
+    id: str
+    label: int
+    patient: str
+    split: str | None
+
+
+def read_labels(path: Path) -> list[Label]:
+    """Read a CSV table with the columns `id` and `label`, and optionally `patient` and `split` (train or test).
+
+    Returns:
+        The rows sorted by id. Without a `patient` column each study is its own patient.
+
+    Raises:
+        ManifestError: the file cannot be read, a column is missing, an id repeats, a value is out of range, or all
+            labels are the same.
+    """
+    rows = [_label(row, place) for place, row in _rows(path)]
+    repeated = repeats(row.id for row in rows)
+    if repeated:
+        raise ManifestError(f"ids of the labels must be unique, got {repeated[0]!r} twice in {path}. Keep one row.")
+    classes = {row.label for row in rows}
+    if classes != {0, 1}:
+        raise ManifestError(
+            f"labels must hold both 0 and 1, got only {sorted(classes)} in the {len(rows)} rows of {path}. "
+            "A classifier needs studies of both classes."
+        )
+    splits = {row.split is None for row in rows}
+    if len(splits) > 1:
+        raise ManifestError(
+            f"split must be filled for all rows or for none, got both in {path}. Fill or empty the column."
+        )
+    return sorted(rows, key=lambda row: row.id)
+
+
+def _rows(path: Path) -> list[tuple[str, Mapping[str, str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or []
+            missing = [name for name in COLUMNS if name not in columns]
+            if missing:
+                raise ManifestError(
+                    f"labels must have the columns {list(COLUMNS)}, got {list(columns)} in {path}. Add {missing}."
+                )
+            return [(f"{path} line {reader.line_num}", row) for row in reader]
+    except OSError as error:
+        raise ManifestError(
+            f"labels must be a readable CSV file, got {path} ({error.strerror}). Give it with --labels."
+        ) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ManifestError(f"labels must be a CSV file in UTF-8, got {path}: {error}. Export it again.") from error
+
+
+def _label(row: Mapping[str, str], place: str) -> Label:
+    text = (row["label"] or "").strip()
+    if text not in ("0", "1"):
+        raise ManifestError(f"label must be 0 or 1, got {text!r} in {place}. Correct the row.")
+    name = (row["id"] or "").strip()
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise ManifestError(f"id must be the name of a study's folder, got {name!r} in {place}. Correct the row.")
+    split = (row.get("split") or "").strip() or None
+    if split not in (None, "train", "test"):
+        raise ManifestError(f"split must be train or test, got {split!r} in {place}. Correct the row.")
+    return Label(id=name, label=int(text), patient=(row.get("patient") or "").strip() or name, split=split)

@@ -1,0 +1,95 @@
+"""Splits by patient: the test split of a cohort and the 80/20 split of each ensemble member."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+VALIDATION_SHARE = 0.2
+"""Share of the training studies that a member keeps for validation (section 5.1 of the paper)."""
+
+
+class SplitError(ValueError):
+    """A cohort that is too small for the split asked for; the message is one line that says what to do."""
+
+
+def split_patients(
+    labels: Mapping[str, int], patients: Mapping[str, str], *, share: float, seed: int, purpose: str
+) -> tuple[list[str], list[str]]:
+    """Split study ids into a larger and a smaller part, stratified by label, a patient's studies together.
+
+    A patient counts as positive when one of the patient's studies is.
+
+    Args:
+        labels: study id -> 0 or 1.
+        patients: study id -> patient.
+        share: share of the patients in the smaller part, in (0, 1).
+        seed: the same seed gives the same split, whatever the order of the mappings.
+        purpose: what the smaller part is for; used in errors only.
+
+    Returns:
+        Sorted ids of the larger part and of the smaller part.
+
+    Raises:
+        SplitError: a part would have no positive or no negative patient.
+
+    >>> labels = {f"s{i}": int(i < 3) for i in range(10)}
+    >>> large, small = split_patients(labels, {i: i for i in labels}, share=0.4, seed=0, purpose="test")
+    >>> len(large), len(small), sum(labels[i] for i in small)
+    (6, 4, 1)
+    """
+    names = sorted({patients[study] for study in labels})
+    positive = {patients[study] for study, label in labels.items() if label == 1}
+    classes = [int(name in positive) for name in names]
+    _require_both_classes(classes, share, purpose)
+    large, small = train_test_split(names, test_size=share, random_state=seed, stratify=classes)
+    chosen = set(small)
+    for part in (large, small):
+        _require_both_classes_in(part, positive, purpose)
+    ids = sorted(labels)
+    return [i for i in ids if patients[i] not in chosen], [i for i in ids if patients[i] in chosen]
+
+
+def _require_both_classes(classes: Sequence[int], share: float, purpose: str) -> None:
+    for value, name in ((1, "positive"), (0, "negative")):
+        count = classes.count(value)
+        if count < 2 or round(count * share) >= count:
+            raise SplitError(
+                f"the cohort must have at least 2 {name} patients to set some aside for {purpose}, got {count}. "
+                "Add studies or change the share."
+            )
+
+
+def _require_both_classes_in(part: Sequence[str], positive: set[str], purpose: str) -> None:
+    found = {name in positive for name in part}
+    if found != {True, False}:
+        missing = "positive" if True not in found else "negative"
+        raise SplitError(
+            f"both sides of the {purpose} split must have positives and negatives, got a side without any {missing} "
+            f"among {len(part)} patients. Add {missing} studies or change the share."
+        )
+
+
+def member_seed(seed: int, member: int, *streams: int) -> int:
+    """Return a seed for (seed, member, streams...): statistically independent, the same on every machine.
+
+    >>> member_seed(0, 3) == member_seed(0, 3), member_seed(0, 3) == member_seed(3, 0)
+    (True, False)
+    """
+    return int(np.random.SeedSequence([seed, member, *streams]).generate_state(1)[0])
+
+
+def split_member(
+    labels: Mapping[str, int], patients: Mapping[str, str], *, seed: int, member: int
+) -> tuple[list[str], list[str]]:
+    """Return the training and the validation ids of one ensemble member (random stratified 80/20, section 5.2).
+
+    Args:
+        labels: study id -> 0 or 1, training studies of the cohort only.
+        patients: study id -> patient.
+        seed: seed of the experiment.
+        member: number of the member, from 0.
+    """
+    return split_patients(
+        labels, patients, share=VALIDATION_SHARE, seed=member_seed(seed, member), purpose="validation"
+    )

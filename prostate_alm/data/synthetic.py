@@ -1,0 +1,44 @@
+"""The cohort that a bundle trains on when it is given none: synthetic studies, made as DICOM, read like any others."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prostate_alm.data.build import build_manifest
+from prostate_alm.imaging.phantom import make_cohort
+from prostate_alm.progress import Progress, silent
+
+DEFAULT_STUDIES = 60
+
+
+def ensure_synthetic_cohort(
+    folder: Path,
+    *,
+    studies: int = DEFAULT_STUDIES,
+    seed: int = 0,
+    progress: Callable[[str], Progress] = lambda _: silent,
+) -> Path:
+    """Return the manifest of a synthetic cohort in `folder`; make what of it is missing.
+
+    Args:
+        folder: receives the DICOM studies with their labels, the manifest and its volumes.
+        studies: number of studies.
+        seed: seed of the cohort; the same seed gives the same studies.
+        progress: name of the work -> what is called after each study, e.g. `progress_bar`.
+    """
+    name = f"phantom-{studies}-seed{seed}"
+    manifest = folder / f"{name}.json"
+    if manifest.is_file():
+        return manifest
+    dicom_dir = folder / f"{name}-dicom"
+    make_cohort(dicom_dir, studies=studies, seed=seed, progress=progress("making studies"))
+    build_manifest(
+        dicom_dir,
+        dicom_dir / "labels.csv",
+        output=manifest,
+        test_share=1 / 3,
+        source="synthetic studies of prostate-alm, see docs/phantom.md",
+        label_definition="1 = equivocal lesion (contrast would have helped), 0 = none or unmistakable",
+        licence="Apache-2.0",
+        progress=progress("reading studies"),
+    )
+    return manifest

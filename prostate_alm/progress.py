@@ -1,0 +1,36 @@
+"""Progress of long work: a bar on a terminal, one line of log elsewhere."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all) after each item."""
+
+logger = logging.getLogger(__name__)
+
+
+def silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def progress_bar(name: str) -> Progress:
+    """Return a `Progress` that shows the bar `name` on stderr when that is a terminal.
+
+    Args:
+        name: what is being done, e.g. "reading studies".
+    """
+    from tqdm import tqdm  # tqdm is needed only here
+
+    if not sys.stderr.isatty():
+        logger.info("%s ...", name)
+        return silent
+    bar = tqdm(desc=name, unit="study")
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show

@@ -1,0 +1,247 @@
+"""Thin ignite handlers: they only say when something happens, in the order of the paper's Algorithm 1."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.engines.utils import IterationEvents
+from monai.utils import set_determinism
+from torch import nn
+
+from prostate_alm.method.lagrangian import AugmentedLagrangian
+from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_tpr
+
+LABELS, SAMPLE_IDS = "label", "sample_id"
+"""Keys of a batch's targets."""
+
+TPR_LEVELS_PERCENT = (100, 95, 90)
+"""Where the paper's Table 2 reports the FPR."""
+
+
+class SeedEpochs:
+    """Seed everything random at the start of each epoch from a function of the epoch's number.
+
+    No state of a random generator needs to be saved: a resumed run draws the numbers of an uninterrupted one.
+
+    Args:
+        seed_of_epoch: epoch, from 1, -> seed.
+        randomizers: called with the seed, e.g. to seed transforms and to order a sampler.
+    """
+
+    def __init__(
+        self, seed_of_epoch: Callable[[int], int], randomizers: Sequence[Callable[[int], object]] = ()
+    ) -> None:
+        self._seed_of_epoch = seed_of_epoch
+        self._randomizers = randomizers
+
+    def attach(self, trainer: Engine) -> None:
+        """Act at the start of each epoch of `trainer`."""
+        trainer.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        seed = self._seed_of_epoch(trainer.state.epoch)
+        set_determinism(seed=seed)
+        for randomize in self._randomizers:
+            randomize(seed)
+
+
+class ClipGradients:
+    """Clip the norm of the gradient; skip the optimizer step when the gradient is not finite.
+
+    Args:
+        network: whose parameters are clipped in place.
+        norm_max: largest Euclidean norm of all gradients together, above 0.
+
+    Attributes:
+        skipped: whether the step of the present iteration was skipped.
+        skipped_steps: number of steps skipped so far.
+    """
+
+    def __init__(self, network: nn.Module, norm_max: float) -> None:
+        self._network = network
+        self._norm_max = norm_max
+        self.skipped = False
+        self.skipped_steps = 0
+
+    def attach(self, trainer: Engine) -> None:
+        """Act between the backward pass and the optimizer step of `trainer`."""
+        trainer.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        norm = nn.utils.clip_grad_norm_(self._network.parameters(), self._norm_max, foreach=True)
+        self.skipped = not math.isfinite(norm.item())
+        if self.skipped:
+            self.skipped_steps += 1
+            self._network.zero_grad(set_to_none=True)  # an optimizer leaves a parameter without gradient alone
+
+
+class UpdateMultipliers:
+    """λ_j ← λ_j + μ q_j after the optimizer step, with q from before it (Algorithm 1); nothing after a skipped step.
+
+    Args:
+        constraint: holds λ and μ.
+        clip: says whether the step was skipped.
+    """
+
+    def __init__(self, constraint: AugmentedLagrangian, clip: ClipGradients) -> None:
+        self._constraint = constraint
+        self._clip = clip
+
+    def attach(self, trainer: Engine) -> None:
+        """Act after the optimizer step of `trainer`."""
+        trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        if self._clip.skipped:
+            self._constraint.discard()
+        else:
+            self._constraint.update_multipliers()
+
+
+class ObserveValidation:
+    """Show the validation AUC to the rule that raises μ (Algorithm 1), after each validation."""
+
+    def __init__(self, constraint: AugmentedLagrangian) -> None:
+        self._constraint = constraint
+
+    def attach(self, evaluator: Engine) -> None:
+        """Act after each run of `evaluator`."""
+        evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, evaluator: Engine) -> None:
+        """Act at the event."""
+        self._constraint.observe_validation(float(evaluator.state.metrics["val_auc"]))
+
+
+class RankingMetrics(Metric):
+    """AUC, FPR at high TPR and the cross-entropy of all logits of a run, each by the functions of `method.metrics`.
+
+    `val_score` orders states of a network: the AUC, ties broken by the cross-entropy, which never outweighs a
+    difference of the AUC. Ties are common: with 3 positives and 10 negatives the AUC has 61 values.
+
+    Attributes:
+        sample_ids: ids in the order of evaluation.
+        labels: (N,) float64.
+        logits: (N,) float64.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(output_transform=lambda output: (output["pred"], output["label"]))
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self.sample_ids: list[str] = []
+        self._labels: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+
+    def update(self, output: tuple[torch.Tensor, Mapping[str, Any]]) -> None:
+        """Take the logits (B, 1) and the targets, labels (B,) and ids, of a batch."""
+        logits, targets = output
+        self.sample_ids.extend(targets[SAMPLE_IDS])
+        self._labels.append(targets[LABELS].flatten().double().cpu().numpy())
+        self._logits.append(logits.flatten().double().cpu().numpy())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels in the order of evaluation, (N,)."""
+        return np.concatenate(self._labels)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits in the order of evaluation, (N,)."""
+        return np.concatenate(self._logits)
+
+    def compute(self) -> dict[str, float]:
+        """Return the metrics by name, each starting with `val_`."""
+        labels, logits = self.labels, self.logits
+        area = auc(labels, logits)
+        cross_entropy = float(np.mean(np.logaddexp(0.0, logits) - labels * logits))
+        positives = labels.sum()
+        step = 0.5 / (positives * (len(labels) - positives))  # the smallest difference of two AUCs
+        return {
+            "val_auc": area,
+            "val_loss": cross_entropy,
+            "val_score": area - step * math.tanh(cross_entropy) / 2,
+            **{f"val_{name}": value for name, value in fpr_at_high_tpr(labels, logits).items()},
+        }
+
+
+def fpr_at_high_tpr(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Return the FPR at 100, 95 and 90 % TPR by name, e.g. `fpr_at_tpr95`.
+
+    The warning about too few positives for a TPR is left to the reader of the result, which holds their number: it would
+    come after each epoch.
+
+    Args:
+        labels: (N,), 0 or 1.
+        logits: (N,), larger for positives.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewPositivesWarning)
+        return {f"fpr_at_tpr{level}": fpr_at_tpr(labels, logits, level / 100) for level in TPR_LEVELS_PERCENT}
+
+
+class KeepBest:
+    """Keep a copy of the network where a score was highest; end the training when it stays below for too long.
+
+    Args:
+        network: whose state is kept.
+        score_name: metric of the evaluator, larger is better.
+        patience: number of epochs without a better score after which training ends, at least 1.
+        trainer: the engine to end.
+    """
+
+    def __init__(self, network: nn.Module, score_name: str, *, patience: int, trainer: Engine) -> None:
+        self._network = network
+        self._score_name = score_name
+        self._patience = patience
+        self._trainer = trainer
+        self.score = -math.inf
+        self.epoch = 0
+        self.network_state: dict[str, Any] = {}
+
+    def attach(self, evaluator: Engine) -> None:
+        """Act after each run of `evaluator`."""
+        evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, evaluator: Engine) -> None:
+        """Act at the event."""
+        score = float(evaluator.state.metrics[self._score_name])
+        epoch = self._trainer.state.epoch
+        if score > self.score:
+            self.score, self.epoch = score, epoch
+            self.network_state = copy.deepcopy(self._network.state_dict())
+        elif epoch - self.epoch >= self._patience:
+            self._trainer.terminate()
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the patience was used up at the trainer's present epoch."""
+        return self._trainer.state.epoch - self.epoch >= self._patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best score, its epoch and the network's state then."""
+        return {"score": self.score, "epoch": self.epoch, "network": self.network_state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.score, self.epoch, self.network_state = state["score"], state["epoch"], state["network"]
+
+
+def mean_output_loss(trainer: Engine) -> Callable[[], float]:
+    """Follow the training loss and return a function that gives its mean since the start of the epoch."""
+    losses: list[torch.Tensor] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: losses.clear())
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].detach())
+    )
+    return lambda: float(torch.stack(losses).mean()) if losses else math.nan

@@ -1,0 +1,127 @@
+"""The folder that holds one member's results; nothing in it is ever overwritten by accident."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prostate_alm.data.manifest import write_text_atomically
+
+CONFIG, CHECKPOINT, MODEL, METRICS = "config.json", "checkpoint.pt", "model.pt", "metrics.json"
+PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING = "predictions.csv", "roc.png", "history.csv", "tracking.json"
+_ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING)
+_RUN_NAME = re.compile(r"run-(\d{3,})")
+
+
+class RunFolderError(ValueError):
+    """A folder that this run may not use; the message is one line that says what to do."""
+
+
+class RunFolder:
+    """Files of one run, by name, in `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the run."""
+        return self.path / name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run wrote its results: they are written last."""
+        return self.file(METRICS).is_file()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether there is a checkpoint to go on from and no result yet."""
+        return self.file(CHECKPOINT).is_file() and not self.is_finished
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run atomically."""
+        write_text_atomically(self.file(name), json.dumps(content, indent=1) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run; empty when it is not there."""
+        path = self.file(name)
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return content
+
+
+def new_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    """Claim a folder for a run that starts anew.
+
+    Raises:
+        RunFolderError: the folder holds files already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunFolderError(
+            f"output_dir must be a new or empty folder, got {path}, which holds files. "
+            "Choose another one, or give --resume true to go on with that run, or --overwrite true to replace it."
+        )
+    return _claim(path, config)
+
+
+def overwritten_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    """Claim a folder and delete the results of the run in it; files of other origin stay.
+
+    Raises:
+        RunFolderError: the folder holds files, but no run's results.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file():
+        raise RunFolderError(
+            f"output_dir must hold a run's {CONFIG} to be overwritten, got {path}, which holds other files. "
+            "Choose another folder."
+        )
+    for name in _ALL_FILES:
+        (path / name).unlink(missing_ok=True)
+    return _claim(path, config)
+
+
+def resumed_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    """Open the folder of an earlier run with the same configuration; claim it when there is none yet.
+
+    Raises:
+        RunFolderError: the folder holds a run with another configuration, or files that no run wrote.
+    """
+    folder = RunFolder(path)
+    earlier = folder.read_json(CONFIG)
+    if not earlier:
+        return new_run_folder(path, config)
+    changed = sorted(key for key in config.keys() | earlier.keys() if config.get(key) != earlier.get(key))
+    if changed:
+        first = changed[0]
+        raise RunFolderError(
+            f"a resumed run must have the configuration of the run in {path}, got another {', '.join(changed)} "
+            f"({first}: {config.get(first)!r}, was {earlier.get(first)!r}). Give the same values or another output_dir."
+        )
+    return folder
+
+
+def _claim(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(path)
+    folder.write_json(CONFIG, config)
+    return folder
+
+
+def next_run_path(root: Path) -> Path:
+    """Return `root/run-NNN`, numbered after the highest number there."""
+    return root / f"run-{max([0, *_run_numbers(root)]) + 1:03d}"
+
+
+def latest_run_path(root: Path, config: Mapping[str, Any]) -> Path:
+    """Return the newest `root/run-NNN` with this configuration, or a new one."""
+    for number in sorted(_run_numbers(root), reverse=True):
+        path = root / f"run-{number:03d}"
+        if RunFolder(path).read_json(CONFIG) == config:
+            return path
+    return next_run_path(root)
+
+
+def _run_numbers(root: Path) -> list[int]:
+    if not root.is_dir():
+        return []
+    matches = (_RUN_NAME.fullmatch(path.name) for path in root.iterdir())
+    return [int(match[1]) for match in matches if match]

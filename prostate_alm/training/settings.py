@@ -1,0 +1,154 @@
+"""What may be set on the command line of a bundle, checked before anything else happens."""
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+USAGE_ERROR = 2
+"""Exit code for a fault of the caller."""
+
+_NOT_OVERRIDES = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
+
+
+class Settings(BaseModel):
+    """Settings of one member; the defaults are in the bundle's train.json, the ranges are here.
+
+    `mu0`, `rho` and `delta` are the paper's symbols (Eq. 8, Algorithm 1): penalty coefficient at the start, its factor
+    when the validation AUC fell, and the margin between positives and negatives.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest: Path | None
+    member: int = Field(ge=0)
+    seed: int = Field(ge=0)
+    loss: Literal["bce", "s_ml", "a_ml", "s_fl", "a_fl", "w_bce", "cb_bce", "msfe", "mbauc", "ldam"]
+    alm: bool
+    mu0: float = Field(gt=0, allow_inf_nan=False)
+    rho: float = Field(ge=1, allow_inf_nan=False)
+    delta: float = Field(ge=0, allow_inf_nan=False)
+    pretrain_epochs: int = Field(ge=1)
+    alm_epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    device: str
+    output_dir: Path | None
+    tracking_uri: str | None
+    resume: bool
+    overwrite: bool
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists(cls, name: str) -> str:
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        try:
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError("must be auto, cpu, or a device that this machine has") from error
+        return chosen
+
+
+def read_settings(**values: Any) -> Settings:
+    """Validate the settings of a bundle.
+
+    Raises:
+        ValueError: one line for each setting that breaks its rule.
+
+    >>> read_settings(member=-1)
+    Traceback (most recent call last):
+    ...
+    ValueError: member must be greater than or equal to 0, got -1...
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        faults = [fault for fault in error.errors() if fault["type"] != "missing"] or error.errors()
+        raise ValueError("\n".join(_fault_in_words(fault) for fault in faults)) from error
+
+
+def _fault_in_words(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    rule = rule.removeprefix("Value error, must be ").removeprefix("must be ")
+    return f"{name} must be {rule}, got {fault['input']!r}. Change --{name}."
+
+
+def unknown_overrides(arguments: Sequence[str]) -> list[str]:
+    """Find overrides of `python -m monai.bundle run` that the config files do not know.
+
+    MONAI adds an unknown top-level key to the config without a word, so that `--max_epoch 3` would change nothing.
+
+    Args:
+        arguments: the command line after the program.
+
+    Returns:
+        One line for each unknown override; empty when all are known or no config file is named.
+
+    >>> unknown_overrides(["run", "training", "--seeed", "3"])
+    []
+    """
+    named = _named_arguments(arguments)
+    if "config_file" not in named:
+        return []
+    known = {key.lstrip("+") for path in _config_files(named["config_file"]) for key in _top_level_keys(path)}
+    faults = []
+    for name in named:
+        top = name.lstrip("+").replace("::", "#").split("#")[0]
+        if top not in known and top not in _NOT_OVERRIDES:
+            close = difflib.get_close_matches(top, known, n=1)
+            hint = f"Did you mean --{close[0]}?" if close else f"Available: {sorted(known - {'imports'})}"
+            faults.append(f"override must be a key of the config file, got --{name} in the command line. {hint}")
+    return faults
+
+
+def _named_arguments(arguments: Sequence[str]) -> dict[str, str]:
+    named = {}
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, separator, value = argument[2:].partition("=")
+            follows = arguments[position + 1] if position + 1 < len(arguments) else ""
+            named[name.replace("-", "_")] = value if separator else follows
+    return named
+
+
+def _config_files(value: str) -> list[Path]:
+    """Read `X.json` or a list as MONAI's command line takes it: `"['X.json','Y.json']"`."""
+    return [Path(part.strip(" '\"")) for part in value.strip("[]() ").split(",") if part.strip(" '\"")]
+
+
+def _top_level_keys(path: Path) -> list[str]:
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.suffix == ".json" else []
+
+
+def exit_on_usage_error(action: Callable[[], Any]) -> Any:
+    """Call `action`; turn its ValueError or OSError into lines on stderr and exit code 2.
+
+    MONAI evaluates a config inside its own error handling, which buries a message under some 190 lines; leaving the
+    process here keeps the message readable.
+    """
+    try:
+        return action()
+    except (ValueError, OSError) as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"error: {line}\n")
+        raise SystemExit(USAGE_ERROR) from error
+
+
+def check_command_line() -> None:
+    """Refuse unknown overrides when this process is `python -m monai.bundle`.
+
+    Raises:
+        ValueError: one line for each unknown override.
+    """
+    program = Path(sys.argv[0])
+    if program.parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
+    faults = unknown_overrides(sys.argv[1:])
+    if faults:
+        raise ValueError("\n".join(faults))
