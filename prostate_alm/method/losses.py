@@ -3,11 +3,12 @@
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from prostate_alm.method.batch import plain
 
@@ -98,12 +99,13 @@ def make_loss(name: str, **parameters: Any) -> BaseLoss:
         TypeError: a parameter is missing or does not belong to the name.
 
     Reference:
-        s_ml: Liu et al. 2016, arXiv:1612.02295, as in Li et al.; a_ml, a_fl: Li et al. 2019, arXiv:1907.10982,
-        the asymmetric margin and focal losses; s_fl: Lin et al. 2017, arXiv:1708.02002, Eq. 4;
-        w_bce: Zadrozny et al. 2003; cb_bce: Cui et al. 2019, arXiv:1901.05555, Eq. 2 and section 4, weights
-        normalised to the number of classes; msfe: Wang et al. 2016, mean squared false error; mbauc: Gultekin et
-        al. 2020, arXiv:1805.11221, square loss over the pairs of a batch; ldam: Cao et al. 2019, arXiv:1906.07413,
-        Eq. 12 and 13.
+        bce, w_bce: Zadrozny et al. 2003, cost-proportionate weights. s_ml: Liu et al. 2016, arXiv:1612.02295, with
+        the additive margin of Li et al. a_ml, a_fl: Li et al. 2019, arXiv:1907.10982, asymmetric large margin loss
+        and asymmetric focal loss. s_fl: Lin et al. 2017, arXiv:1708.02002, Eq. 4. cb_bce: Cui et al. 2019,
+        arXiv:1901.05555, class-balanced sigmoid cross-entropy, weights normalised to the number of classes.
+        msfe: Wang et al. 2016, doi:10.1109/IJCNN.2016.7727770, mean squared false error. mbauc: Gultekin et al.
+        2020, arXiv:1805.11221, square loss over the pairs of a mini-batch. ldam: Cao et al. 2019,
+        arXiv:1906.07413, Eq. 12 and 13.
 
     >>> loss = make_loss("w_bce", weight=3.0)
     >>> loss(torch.tensor([0.0, 0.0]), torch.tensor([1, 0]))  # (3 + 1) / 2 * log 2
@@ -129,69 +131,42 @@ def _bce() -> Formula:
 
 def _s_ml(*, margin: float = 0.5) -> Formula:
     _check("margin", margin, "s_ml", margin >= 0, ">= 0")
-    return lambda logits, labels: softplus(margin - _signed(logits, labels)).mean()
+    return partial(_margin_loss, negative=margin, positive=margin)
 
 
 def _a_ml(*, margin: float = 0.5) -> Formula:
     _check("margin", margin, "a_ml", margin >= 0, ">= 0")
-    return lambda logits, labels: softplus(margin * labels - _signed(logits, labels)).mean()
+    return partial(_margin_loss, negative=0.0, positive=margin)
 
 
 def _s_fl(*, gamma: float = 2.0) -> Formula:
     _check("gamma", gamma, "s_fl", gamma >= 0, ">= 0")
-    return lambda logits, labels: _focal(_signed(logits, labels), gamma).mean()
+    return partial(_focal_loss, negative=gamma, positive=gamma)
 
 
 def _a_fl(*, gamma: float = 2.0) -> Formula:
     _check("gamma", gamma, "a_fl", gamma >= 0, ">= 0")
-
-    def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        return _focal(_signed(logits, labels), gamma * (1 - labels)).mean()
-
-    return formula
+    return partial(_focal_loss, negative=gamma, positive=0.0)
 
 
 def _w_bce(*, weight: float = 2.0) -> Formula:
     _check("weight", weight, "w_bce", weight > 0, "> 0")
-
-    def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(logits, labels, pos_weight=logits.new_tensor(weight))
-
-    return formula
+    return partial(_weighted_loss, negative=1.0, positive=weight)
 
 
 def _cb_bce(*, class_counts: tuple[int, int], beta: float = 0.999) -> Formula:
     _check("beta", beta, "cb_bce", 0 <= beta < 1, "in [0, 1)")
     effective = [1 - beta**count for count in _counts(class_counts, "cb_bce")]
     negative, positive = (2 / number / sum(1 / each for each in effective) for number in effective)
-
-    def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        weight = negative + (positive - negative) * labels
-        return binary_cross_entropy_with_logits(logits, labels, weight=weight)
-
-    return formula
+    return partial(_weighted_loss, negative=negative, positive=positive)
 
 
 def _msfe() -> Formula:
-    def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        error = 0.5 * torch.sigmoid(-_signed(logits, labels)).square()
-        positive = (error * labels).sum() / labels.sum().clamp(min=1)
-        negative = (error * (1 - labels)).sum() / (1 - labels).sum().clamp(min=1)
-        return positive.square() + negative.square()
-
-    return formula
+    return _squared_false_error
 
 
 def _mbauc() -> Formula:
-    def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        positive, negative = logits[labels == 1], logits[labels == 0]
-        if not len(positive) or not len(negative):
-            return logits.sum() * 0.0
-        # The mean over all pairs of (1 - d)² is (1 - mean d)² + var d, and the variances of the classes add.
-        gap = 1 - positive.mean() + negative.mean()
-        return gap.square() + positive.var(correction=0) + negative.var(correction=0)
-
-    return formula
+    return _pair_square_loss
 
 
 def _ldam(*, class_counts: tuple[int, int], max_margin: float = 0.5, scale: float = 1.0) -> Formula:
@@ -199,12 +174,7 @@ def _ldam(*, class_counts: tuple[int, int], max_margin: float = 0.5, scale: floa
     _check("scale", scale, "ldam", scale > 0, "> 0")
     counts = _counts(class_counts, "ldam")
     negative, positive = (max_margin * (min(counts) / count) ** 0.25 for count in counts)
-
-    def formula(logits: Tensor, labels: Tensor) -> Tensor:
-        margin = negative + (positive - negative) * labels
-        return softplus(scale * (margin - _signed(logits, labels))).mean()
-
-    return formula
+    return partial(_margin_loss, negative=negative, positive=positive, scale=scale)
 
 
 _MAKERS: dict[str, Callable[..., Formula]] = {
@@ -221,14 +191,44 @@ _MAKERS: dict[str, Callable[..., Formula]] = {
 }
 
 
+def _margin_loss(logits: Tensor, labels: Tensor, *, negative: float, positive: float, scale: float = 1.0) -> Tensor:
+    margin = _of_class(labels, negative, positive)
+    return -logsigmoid(scale * (_signed(logits, labels) - margin)).mean()
+
+
+def _focal_loss(logits: Tensor, labels: Tensor, *, negative: float, positive: float) -> Tensor:
+    signed, gamma = _signed(logits, labels), _of_class(labels, negative, positive)
+    # (1 - sigmoid(s))^γ = exp(γ log sigmoid(-s)) has a finite gradient everywhere, γ = 0 included.
+    return -(torch.exp(gamma * logsigmoid(-signed)) * logsigmoid(signed)).mean()
+
+
+def _weighted_loss(logits: Tensor, labels: Tensor, *, negative: float, positive: float) -> Tensor:
+    return binary_cross_entropy_with_logits(logits, labels, weight=_of_class(labels, negative, positive))
+
+
+def _squared_false_error(logits: Tensor, labels: Tensor) -> Tensor:
+    error = 0.5 * torch.sigmoid(-_signed(logits, labels)).square()
+    positive = (error * labels).sum() / labels.sum().clamp(min=1)
+    negative = (error * (1 - labels)).sum() / (1 - labels).sum().clamp(min=1)
+    return positive.square() + negative.square()
+
+
+def _pair_square_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    positive, negative = logits[labels == 1], logits[labels == 0]
+    if not len(positive) or not len(negative):
+        return logits.sum() * 0.0
+    # The mean over all pairs of (1 - d)² is (1 - mean d)² + var d, and the variances of the classes add.
+    gap = 1 - positive.mean() + negative.mean()
+    return gap.square() + positive.var(correction=0) + negative.var(correction=0)
+
+
 def _signed(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the logit of the true class: z for positives, -z for negatives."""
     return logits * (2 * labels - 1)
 
 
-def _focal(signed: Tensor, gamma: float | Tensor) -> Tensor:
-    """Return (1 - sigmoid(s))^γ ℓ(s); the power as exp(-γ ℓ(-s)), which has a gradient everywhere."""
-    return torch.exp(-gamma * softplus(signed)) * softplus(-signed)
+def _of_class(labels: Tensor, negative: float, positive: float) -> Tensor:
+    return negative + (positive - negative) * labels
 
 
 def _counts(class_counts: tuple[int, int], name: str) -> tuple[int, int]:
