@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.imaging.phantom_dicom import Series, Stack, write_series
+from prostate_alm.imaging.phantom_dicom import Series, Stack, write_files
 from prostate_alm.imaging.phantom_reader import DEFAULT_DIFFICULTY, observer_auc
 from prostate_alm.imaging.phantom_study import (
     COMPUTED_B_VALUE_S_PER_MM2,
     DEFAULT_B_VALUES_S_PER_MM2,
     PhantomStudy,
+    StoredVolume,
     StudyPlan,
-    Volume,
     make_study,
     plan_study,
     render_study,
@@ -28,7 +28,7 @@ __all__ = [
     "DEFAULT_DIFFICULTY",
     "PhantomStudy",
     "StudyPlan",
-    "Volume",
+    "StoredVolume",
     "make_cohort",
     "make_study",
     "observer_auc",
@@ -62,8 +62,9 @@ def write_study(study: PhantomStudy, directory: Path) -> Path:
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"directory must be absent or empty, got {directory} in write_study. Choose another one.")
     plan = study.plan
-    for series in study_series(study):
-        write_series(series, directory, identifier=plan.identifier, uid_key=plan.uid_key, protocol=plan.protocol)
+    write_files(
+        study_series(study), directory, identifier=plan.identifier, uid_key=plan.uid_key, protocol=plan.protocol
+    )
     return directory
 
 
@@ -100,7 +101,7 @@ def study_series(study: PhantomStudy) -> list[Series]:
     ]
 
 
-def _stack(volume: Volume, b_value_s_per_mm2: float | None) -> Stack:
+def _stack(volume: StoredVolume, b_value_s_per_mm2: float | None) -> Stack:
     return Stack(volume.pixels, volume.grid, b_value_s_per_mm2)
 
 

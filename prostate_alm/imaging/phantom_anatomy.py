@@ -26,6 +26,11 @@ class Tissue:
     adc_um2_per_ms: float
     water_share: float = 1.0
 
+    @property
+    def water_density(self) -> float:
+        """Proton density that fat suppression leaves."""
+        return self.proton_density * self.water_share
+
 
 # Round figures within the ranges reported at 3 T; docs/phantom.md holds the table of sources.
 TISSUES = {
@@ -58,9 +63,10 @@ TISSUES = {
 class Structure:
     """An ellipsoid of one tissue.
 
-    `opacity` 1 replaces what lies below; less mixes with it. `bend_per_mm` pulls the sides back (y - bend
-    x^2) and `taper` widens the top, x / (1 + taper z / half_axis_z). `inside_gland` clips the structure by
-    the prostate's outline. `soft_mm` is the width of its edge beyond that of a voxel.
+    `opacity` 1 replaces what lies below; less mixes with it. `bend_per_mm` pulls the sides back (y - bend x^2)
+    and `taper` widens the top, x / (1 + taper z / half_axis_z). `lumps` makes the outline uneven (0 is even, 0.2
+    much). `shell_mm` leaves a wall of that width inside the surface (0 is solid). `inside_gland` clips the
+    structure by the prostate's outline. `soft_mm` is the width of its edge beyond that of a voxel.
     """
 
     tissue: str
@@ -71,6 +77,8 @@ class Structure:
     bend_per_mm: float = 0.0
     taper: float = 0.0
     soft_mm: float = 0.0
+    lumps: Point = (0.0, 0.0, 0.0)
+    shell_mm: float = 0.0
     inside_gland: bool = False
 
 
@@ -151,7 +159,7 @@ def draw_anatomy(verdict: Verdict, rng: np.random.Generator, *, difficulty: floa
 
 def _gland(rng: np.random.Generator) -> Structure:
     half_width = float(rng.uniform(22.0, 29.0))
-    half_height = half_width * float(rng.uniform(0.60, 0.74))
+    half_height = half_width * float(rng.uniform(0.64, 0.80))
     half_length = half_width * float(rng.uniform(0.76, 0.90))
     return Structure(
         "peripheral zone",
@@ -159,7 +167,13 @@ def _gland(rng: np.random.Generator) -> Structure:
         (half_width, half_height, half_length),
         bend_per_mm=float(rng.uniform(0.004, 0.009)),
         taper=float(rng.uniform(0.12, 0.28)),
+        lumps=_lumps(rng),
     )
+
+
+def _lumps(rng: np.random.Generator) -> Point:
+    x, y, z = rng.uniform(-0.12, 0.12, size=3)
+    return float(x), float(y), float(z)
 
 
 def _both_sides(structure: Structure) -> list[Structure]:
@@ -198,18 +212,31 @@ def _wall_and_bones(rng: np.random.Generator) -> list[Structure]:
 def _muscles(gland: Structure, rng: np.random.Generator) -> list[Structure]:
     half_width = gland.half_axes_mm[0]
     bulk = float(rng.uniform(0.85, 1.2))
-    obturator = Structure("muscle", (half_width + 24.0, 2.0, -2.0), (6.5 * bulk, 34.0, 40.0), 14.0)
-    levator = Structure("muscle", (half_width + 7.0, 9.0, -10.0), (2.4 * bulk, 27.0, 30.0), -9.0)
-    pectineus = Structure("muscle", (44.0, -50.0, -12.0), (17.0 * bulk, 9.0, 30.0), 25.0)
-    gluteus = Structure("muscle", (52.0, 86.0, -8.0), (46.0, 15.0 * bulk, 75.0), -24.0)
-    return [side for muscle in (obturator, levator, pectineus, gluteus) for side in _both_sides(muscle)]
+    obturator = Structure(
+        "muscle", (half_width + 26.0, 0.0, -2.0), (8.0 * bulk, 36.0, 42.0), 12.0, lumps=(0.2, 0.15, 0.1)
+    )
+    pectineus = Structure("muscle", (46.0, -54.0, -12.0), (20.0 * bulk, 11.0, 34.0), 25.0, lumps=(-0.2, 0.1, 0.2))
+    gluteus = Structure("muscle", (58.0, 76.0, -8.0), (48.0, 16.0 * bulk, 80.0), -30.0, lumps=(0.1, 0.2, 0.0))
+    levator = Structure(  # a thin wall about gland and rectum
+        "muscle",
+        (0.0, 16.0, -6.0),
+        (half_width + 9.0, gland.half_axes_mm[1] + 25.0, 47.0),
+        lumps=(0.0, 0.2, 0.0),
+        shell_mm=3.4 * bulk,
+    )
+    return [side for muscle in (obturator, pectineus, gluteus) for side in _both_sides(muscle)] + [levator]
 
 
 def _bladder(gland: Structure, rng: np.random.Generator) -> list[Structure]:
     _, half_height, half_length = gland.half_axes_mm
     fill = float(rng.uniform(0.75, 1.25))
     radii = (32.0 * fill, 26.0 * fill, 24.0 * fill)
-    lumen = Structure("urine", (0.0, -10.0 - 4.0 * fill, half_length + 0.80 * radii[2]), radii)
+    lumen = Structure(
+        "urine",
+        (0.0, -10.0 - 4.0 * fill, half_length + 0.80 * radii[2]),
+        radii,
+        lumps=(0.0, float(rng.uniform(-0.2, 0.2)), 0.0),
+    )
     vesicle = Structure(
         "seminal vesicle", (15.0, half_height + 1.0, half_length + 4.0), (14.0, 4.5, 6.0), float(rng.uniform(8, 24))
     )
@@ -227,7 +254,9 @@ def _rectum(gland: Structure, rng: np.random.Generator) -> list[Structure]:
     _, half_height, _ = gland.half_axes_mm
     width, height = float(rng.uniform(10.0, 19.0)), float(rng.uniform(7.0, 13.0))
     back = half_height + 5.0 + height
-    lumen = Structure("stool", (float(rng.uniform(-3, 3)), back, 14.0), (width, height, 75.0), taper=0.15)
+    lumen = Structure(
+        "stool", (float(rng.uniform(-3, 3)), back, 14.0), (width, height, 75.0), taper=0.15, lumps=_lumps(rng)
+    )
     gas_share = float(rng.uniform(0.1, 0.85))
     gas_height = height * gas_share
     gas = Structure(
@@ -289,6 +318,7 @@ def _lobes(gland: Structure, rng: np.random.Generator) -> list[Structure]:
         ((0.36 + 0.10 * bulk) * half_width, (0.54 + 0.08 * bulk) * half_height, (0.60 + 0.12 * bulk) * half_length),
         float(rng.uniform(-14, 4)),
         inside_gland=True,
+        lumps=_lumps(rng),
     )
     unequal = [
         replace(side, half_axes_mm=_scaled(side.half_axes_mm, rng.uniform(0.92, 1.06, size=3)))
@@ -356,19 +386,21 @@ def _lesion(verdict: Verdict, gland: Structure, rng: np.random.Generator, *, dif
 
 
 def _lesion_structures(lesion: Lesion, rng: np.random.Generator) -> list[Structure]:
-    """Return a core and two lobules: the outline is no perfect ellipsoid, the volume about that of the radius."""
+    """Return the lesion as an uneven ellipsoid of about the volume that its radius says."""
     radius = lesion.radius_mm
-    core = Structure(
-        "lesion",
-        lesion.centre_mm,
-        (
-            radius * float(rng.uniform(0.9, 1.15)),
-            radius * float(rng.uniform(0.75, 0.95)),
-            radius * float(rng.uniform(0.9, 1.2)),
-        ),
-        float(rng.uniform(-40, 40)),
-        opacity=lesion.contrast,
-        soft_mm=1.0,
-        inside_gland=True,
-    )
-    return [core]
+    return [
+        Structure(
+            "lesion",
+            lesion.centre_mm,
+            (
+                radius * float(rng.uniform(0.9, 1.15)),
+                radius * float(rng.uniform(0.75, 0.95)),
+                radius * float(rng.uniform(0.9, 1.2)),
+            ),
+            float(rng.uniform(-40, 40)),
+            opacity=lesion.contrast,
+            soft_mm=1.0,
+            inside_gland=True,
+            lumps=(float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2))),
+        )
+    ]

@@ -21,6 +21,8 @@ from prostate_alm.imaging.phantom_reader import (
     label_of,
 )
 from prostate_alm.imaging.phantom_signal import (
+    DIFFUSION_PROPERTIES,
+    SPIN_ECHO_PROPERTIES,
     Array,
     Grid,
     Matrix,
@@ -48,7 +50,7 @@ SAGITTAL = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]])
 
 
 @dataclass(frozen=True)
-class Volume:
+class StoredVolume:
     """Stored pixels (slices, rows, columns) on a grid in the patient's frame (LPS, mm)."""
 
     pixels: NDArray[np.uint16]
@@ -104,12 +106,12 @@ class PhantomStudy:
     """
 
     plan: StudyPlan
-    t2: Volume
-    sagittal: Volume
-    localizer: tuple[Volume, ...]
-    diffusion: tuple[Volume, ...]
-    adc: Volume
-    computed: Volume
+    t2: StoredVolume
+    sagittal: StoredVolume
+    localizer: tuple[StoredVolume, ...]
+    diffusion: tuple[StoredVolume, ...]
+    adc: StoredVolume
+    computed: StoredVolume
     maps: TissueMaps
 
 
@@ -234,9 +236,9 @@ def render_study(plan: StudyPlan) -> PhantomStudy:
         t2=_t2_axial(plan, rng, gain=gain),
         sagittal=_sagittal(plan, rng, gain=gain),
         localizer=_localizer(plan, rng, gain=gain),
-        diffusion=tuple(Volume(_stored(signal * scale), grid) for signal in signals),
-        adc=Volume(_stored(adc * measured / np.float32(ADC_UNIT_MM2_PER_S)), grid),
-        computed=Volume(_stored(computed * scale), grid),
+        diffusion=tuple(StoredVolume(_stored(signal * scale), grid) for signal in signals),
+        adc=StoredVolume(_stored(adc * measured / np.float32(ADC_UNIT_MM2_PER_S)), grid),
+        computed=StoredVolume(_stored(computed * scale), grid),
         maps=maps,
     )
 
@@ -282,22 +284,22 @@ def _axial_axes(tilt_deg: float, *, turn_deg: float) -> Matrix:
 
 def _diffusion_signals(plan: StudyPlan, grid: Grid, rng: np.random.Generator) -> tuple[TissueMaps, list[Array]]:
     parts = (2, 2, 2)
-    fine = render(plan.anatomy, finer(plan.in_gland(grid), parts))
+    fine = render(plan.anatomy, finer(plan.in_gland(grid), parts), properties=DIFFUSION_PROPERTIES)
     signals = []
     for b_value in plan.b_values_s_per_mm2:
         clean = block_mean(diffusion_signal(fine, b_value, echo_time_ms=DIFFUSION_ECHO_TIME_MS), parts)
         signals.append(add_rician_noise(clean, DIFFUSION_NOISE, rng))
-    coarse = TissueMaps(*(block_mean(field, parts) for field in vars(fine).values()))
+    coarse = {name: block_mean(values, parts) for name, values in fine.items()}
     return coarse, signals
 
 
 def _t2_volume(
     plan: StudyPlan, grid: Grid, rng: np.random.Generator, *, gain: float, oversampling: tuple[int, int, int]
-) -> Volume:
-    maps = render(plan.anatomy, finer(plan.in_gland(grid), oversampling))
+) -> StoredVolume:
+    maps = render(plan.anatomy, finer(plan.in_gland(grid), oversampling), properties=SPIN_ECHO_PROPERTIES)
     signal = block_mean(spin_echo(maps, echo_time_ms=T2_ECHO_TIME_MS), oversampling) * _coil_shading(grid, rng)
     noisy = add_rician_noise(signal, T2_NOISE, rng)
-    return Volume(_stored(noisy * np.float32(1500 * gain)), grid)
+    return StoredVolume(_stored(noisy * np.float32(1500 * gain)), grid)
 
 
 def _coil_shading(grid: Grid, rng: np.random.Generator) -> Array:
@@ -309,17 +311,17 @@ def _coil_shading(grid: Grid, rng: np.random.Generator) -> Array:
     return np.asarray(1.0 + plane + bowl * (rows[None, :, None] ** 2 - 0.3), dtype=np.float32)
 
 
-def _t2_axial(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> Volume:
+def _t2_axial(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> StoredVolume:
     grid = centred_grid(plan.t2_centre_mm, plan.image_axes, spacing_mm=(0.9, 0.9, 3.0), shape=(20, 176, 176))
     return _t2_volume(plan, grid, rng, gain=gain, oversampling=(2, 1, 1))
 
 
-def _sagittal(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> Volume:
+def _sagittal(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> StoredVolume:
     grid = centred_grid(plan.t2_centre_mm, SAGITTAL, spacing_mm=(1.25, 1.25, 4.0), shape=(13, 144, 144))
     return _t2_volume(plan, grid, rng, gain=gain, oversampling=(1, 1, 1))
 
 
-def _localizer(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> tuple[Volume, ...]:
+def _localizer(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> tuple[StoredVolume, ...]:
     grids = [
         centred_grid(plan.t2_centre_mm, axes, spacing_mm=(4.5, 4.5, 12.0), shape=(3, 72, 72))
         for axes in (AXIAL, CORONAL, SAGITTAL)
