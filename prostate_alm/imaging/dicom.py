@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydicom
-from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import EnhancedMRImageStorage, MediaStorageDirectoryStorage, MRImageStorage
 
@@ -171,9 +170,10 @@ def _read_file(path: Path, *, directory: Path) -> Skipped | list[tuple[Series, I
             data = find_pixel_data(file, dataset)
         if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
-        if _is_broken(dataset, data):
+        top = Header((dataset,))
+        if _is_broken(top, data):
             return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
-        series = _series(Header((dataset,)))
+        series = _series(top)
         return [
             (series, _instance(header, pixels_of(header, path, frame=frame, data=data)))
             for frame, header in enumerate(headers_of(dataset))
@@ -184,11 +184,10 @@ def _read_file(path: Path, *, directory: Path) -> Skipped | list[tuple[Series, I
         return Skipped(inside, f"DICOM whose header cannot be read ({type(error).__name__})", is_broken_dicom=True)
 
 
-def _is_broken(dataset: FileDataset, data: PixelData) -> bool:
+def _is_broken(header: Header, data: PixelData) -> bool:
     """Return whether a file breaks off in its header: no identifiers, or an MR image without its pixels."""
-    storage = dataset.file_meta.get("MediaStorageSOPClassUID")
-    lacks_pixels = storage in (MRImageStorage, EnhancedMRImageStorage) and not data.is_present
-    return lacks_pixels or not dataset.get("StudyInstanceUID") or not dataset.get("SeriesInstanceUID")
+    lacks_pixels = header.text("SOPClassUID") in (MRImageStorage, EnhancedMRImageStorage) and not data.is_present
+    return lacks_pixels or not header.text("StudyInstanceUID") or not header.text("SeriesInstanceUID")
 
 
 def _series(header: Header) -> Series:

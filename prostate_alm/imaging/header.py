@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
+_DIFFUSION = 0x00189117  # MR Diffusion Sequence, which some classic objects have at top level
 _SHARED = 0x52009229
 _PER_FRAME = 0x52009230
 
@@ -64,7 +65,8 @@ class Header:
 def headers_of(dataset: Dataset) -> Iterator[Header]:
     """Yield one Header for a classic object and one per frame for an Enhanced multi-frame object."""
     if _PER_FRAME not in dataset:
-        yield Header((dataset,))
+        diffusion = dataset[_DIFFUSION].value if _DIFFUSION in dataset else ()
+        yield Header((*diffusion[:1], dataset))
         return
     shared = dataset[_SHARED].value if _SHARED in dataset else ()
     common = _macros(shared[0]) if shared else ()
@@ -111,7 +113,7 @@ def _quietly(layer: Dataset, keyword: str) -> Any:
     tag = _tag(keyword)
     if tag not in layer:
         return None
-    element = layer.get_item(tag)
+    element: Any = layer.get_item(tag)
     if not isinstance(element, RawDataElement):
         return element.value
     charset = layer.original_character_set
