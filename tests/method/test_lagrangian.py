@@ -1,0 +1,576 @@
+"""The term of Eq. 8 and Algorithm 1: loops over the formulas, a convex problem with a known solution, resumption."""
+
+import copy
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from prostate_alm.method.batch import NonFiniteLogitsError
+from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
+from prostate_alm.method.losses import make_loss
+
+
+def make_term(sample_ids: Sequence[str] = ("a", "b", "c"), **changes) -> AugmentedLagrangian:
+    return AugmentedLagrangian(sample_ids, **({"margin": 1.0, "mu": 0.2, "rho": 2.0} | changes))
+
+
+def make_batch(size=24, seed=0, *, dtype=torch.float64) -> tuple[Tensor, Tensor, list[str]]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.arange(size) % 3 == 0).long()
+    return torch.randn(size, dtype=torch.float64, generator=generator).to(dtype), labels, [f"s{i}" for i in range(size)]
+
+
+def loop(logits, labels, *, margin, mu, multipliers, reduction="sum"):
+    """Eq. 8 without F as it is printed, with λ by row."""
+    positive = [(f, m) for f, y, m in zip(logits, labels, multipliers, strict=True) if y]
+    negative = [f for f, y in zip(logits, labels, strict=True) if not y]
+    q = [sum(max(0.0, margin - (f - g)) for g in negative) for f, _ in positive]
+    scale = len(positive) * len(negative)
+    if reduction == "mean":
+        q, scale = [value / len(negative) for value in q], len(positive)
+    linear = sum(m * value for value, (_, m) in zip(q, positive, strict=True))
+    return mu * sum(value**2 for value in q) / (2 * scale) + linear / scale, q
+
+
+def sigmoid(values):
+    return [1 / (1 + math.exp(-value)) for value in values]
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("on", ["logit", "probability"])
+def test_equals_equation_8_and_the_multiplier_update(on, reduction):
+    logits, labels, ids = make_batch()
+    term = make_term(ids, on=on, reduction=reduction)
+    multipliers = dict.fromkeys(ids, 0.0)
+    for step in range(3):
+        shifted = logits + 0.1 * step
+        outputs = shifted.tolist() if on == "logit" else sigmoid(shifted.tolist())
+        expected, q = loop(
+            outputs, labels, margin=1.0, mu=0.2, multipliers=[multipliers[key] for key in ids], reduction=reduction
+        )
+        assert term(shifted, labels, ids).item() == pytest.approx(expected, rel=1e-12)
+        term.update_multipliers()
+        for key, value in zip([key for key, y in zip(ids, labels, strict=True) if y], q, strict=True):
+            multipliers[key] += 0.2 * value
+        assert {key: value for key, value in multipliers.items() if value} == pytest.approx(term.multipliers)
+
+
+def test_the_mean_with_n_times_the_mu_is_the_sum():
+    logits, labels, ids = make_batch()
+    negatives = int((labels == 0).sum())
+    terms = make_term(ids, mu=0.2), make_term(ids, mu=0.2 * negatives, reduction="mean")
+    for step in range(5):
+        values, gradients = [], []
+        for term in terms:
+            leaf = (logits + 0.2 * step).requires_grad_()
+            value = term(leaf, labels, ids)
+            value.backward()
+            term.update_multipliers()
+            values.append(value.item())
+            gradients.append(leaf.grad)
+        assert values[0] == pytest.approx(values[1], rel=1e-12)
+        torch.testing.assert_close(*gradients)
+        assert terms[0].multipliers == pytest.approx(terms[1].multipliers, rel=1e-12)
+
+
+def test_gradcheck_with_multipliers():
+    logits, labels, ids = make_batch(9)
+    term = make_term(ids)
+    term(logits, labels, ids)
+    term.update_multipliers()
+    assert torch.autograd.gradcheck(lambda z: term(z, labels, ids), (logits.requires_grad_(),))
+
+
+def test_every_violated_positive_receives_gradient():
+    """In the authors' public code only the last positive of a batch does."""
+    logits = torch.zeros(5, requires_grad=True)
+    make_term(list("abcde"))(logits, torch.tensor([1, 1, 1, 0, 0]), list("abcde")).backward()
+    assert (logits.grad[:3] < 0).all()
+    assert (logits.grad[3:] > 0).all()
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1], []])
+def test_a_batch_of_one_class_adds_nothing(labels):
+    """The authors' public code crashes on a batch without positives."""
+    term = make_term()
+    logits = torch.randn(len(labels), requires_grad=True)
+    value = term(logits, torch.tensor(labels), ["a", "b", "c"][: len(labels)])
+    value.backward()
+    term.update_multipliers()
+    assert value.item() == 0.0
+    assert not logits.grad.any()
+    assert not any(term.multipliers.values())
+
+
+def test_multipliers_follow_their_sample_under_shuffling():
+    """In the authors' public code they live at positions of an array that is shuffled along."""
+    logits, labels, ids = make_batch()
+    ordered, shuffled = make_term(ids), make_term(ids[::-1])
+    order = torch.arange(len(ids))
+    for seed in range(4):
+        permutation = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
+        one = ordered(logits[order], labels[order], [ids[i] for i in order])
+        other = shuffled(logits[permutation], labels[permutation], [ids[i] for i in permutation])
+        assert one.item() == pytest.approx(other.item(), rel=1e-12)
+        ordered.update_multipliers()
+        shuffled.update_multipliers()
+    assert ordered.multipliers == pytest.approx(shuffled.multipliers, rel=1e-12)
+
+
+def test_multipliers_of_samples_outside_the_batch_rest():
+    term = make_term()
+    term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+    term.update_multipliers()
+    before = term.multipliers["a"]
+    term(torch.zeros(2), torch.tensor([1, 0]), ["b", "n"])
+    term.update_multipliers()
+    assert term.multipliers == {"a": before, "b": before}
+
+
+def test_the_step_uses_the_old_multiplier_and_the_update_the_old_q():
+    term = make_term()
+    logits, labels, ids = torch.zeros(2, dtype=torch.float64), torch.tensor([1, 0]), ["a", "n"]
+    assert term(logits, labels, ids).item() == pytest.approx(0.2 / 2)  # λ = 0, q = 1
+    term.update_multipliers()
+    assert term.multipliers["a"] == pytest.approx(0.2)
+    assert term(logits, labels, ids).item() == pytest.approx(0.2 / 2 + 0.2)
+
+
+def test_a_bound_on_the_multipliers():
+    term = make_term(multiplier_max=0.5)
+    for _ in range(4):
+        term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+        term.update_multipliers()
+    assert term.multipliers["a"] == 0.5
+
+
+def test_accumulation_takes_the_last_forward_of_each_sample_once():
+    term = make_term()
+    labels = torch.tensor([1, 0])
+    term(torch.tensor([0.0, 0.0]), labels, ["a", "n"])  # q of a: 1
+    term(torch.tensor([0.0, 0.5]), labels, ["b", "n"])  # q of b: 1.5
+    term(torch.tensor([0.0, 2.0]), labels, ["a", "n"])  # q of a: 3, the last
+    term.update_multipliers()
+    assert term.multipliers == pytest.approx({"a": 0.2 * 3, "b": 0.2 * 1.5})
+    term.update_multipliers()  # nothing is pending any more
+    assert term.multipliers == pytest.approx({"a": 0.2 * 3, "b": 0.2 * 1.5})
+
+
+def test_a_skipped_step_leaves_the_multipliers():
+    term = make_term()
+    term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+    term.discard()
+    term.update_multipliers()
+    assert term.multipliers == {}
+    assert term.step == 2
+    assert term.state_dict()["_extra_state"]["skipped"] == 1
+
+
+def test_a_skipped_step_of_the_gradient_scaler():
+    """The rule of the handlers: a gradient that is not finite skips the step, and then λ rests."""
+    network, term = nn.Linear(1, 1), make_term()
+    x, labels, ids = torch.tensor([[1.0], [2.0]]), torch.tensor([1, 0]), ["a", "n"]
+    for poison in (False, True):
+        loss = term(network(x), labels, ids)
+        loss.backward()
+        if poison:
+            network.weight.grad.fill_(math.inf)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        before = term.multipliers
+        term.update_multipliers() if torch.isfinite(norm) else term.discard()
+        assert (term.multipliers == before) == poison
+
+
+def test_rows_of_one_sample_are_one_constraint():
+    term = make_term()
+    logits = torch.tensor([0.0, 1.0, 0.5, 0.5, -0.5], dtype=torch.float64)
+    value = term(logits, torch.tensor([1, 1, 0, 0, 0]), ["a", "a", "m", "m", "n"])
+    rows = [[1.5, 1.5, 0.5], [0.5, 0.5, 0.0]]  # hinges of the two rows of a against m, m, n
+    q = np.mean([0.5 * (row[0] + row[1]) + row[2] for row in rows])  # m counts once
+    assert value.item() == pytest.approx(0.2 * q**2 / (2 * 1 * 2))
+    term.update_multipliers()
+    assert term.multipliers["a"] == pytest.approx(0.2 * q)
+
+
+def test_exact_duplicates_change_nothing():
+    logits, labels, ids = make_batch()
+    term, padded = make_term(ids), make_term(ids)
+    again = torch.tensor([0, 1, 2, 0])  # both classes, one of them twice more
+    one = term(logits, labels, ids)
+    two = padded(torch.cat([logits, logits[again]]), torch.cat([labels, labels[again]]), ids + [ids[i] for i in again])
+    term.update_multipliers()
+    padded.update_multipliers()
+    assert one.item() == pytest.approx(two.item(), rel=1e-12)
+    assert term.multipliers == pytest.approx(padded.multipliers, rel=1e-12)
+
+
+def test_a_sample_with_both_labels_is_an_error():
+    with pytest.raises(ValueError, match=r"labels must be the same in all rows of a sample, .* \['a'\]"):
+        make_term()(torch.zeros(2), torch.tensor([1, 0]), ["a", "a"])
+
+
+@pytest.mark.parametrize("form", [Tensor.float, Tensor.bool, Tensor.double, Tensor.int, lambda y: y[:, None].half()])
+def test_labels_of_any_type_and_logits_with_a_column(form):
+    logits, labels, ids = make_batch(dtype=torch.float32)
+    expected = make_term(ids)(logits, labels, ids)
+    assert torch.equal(make_term(ids)(logits[:, None], form(labels), ids), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_computed_on_in_float32(dtype):
+    logits, labels, ids = make_batch(dtype=dtype)
+    logits = (logits * 300).requires_grad_()  # sums of violations overflow float16
+    value = make_term(ids)(logits, labels, ids)
+    expected = make_term(ids)(logits.detach().float(), labels, ids)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == expected.item()
+    assert logits.grad.dtype == dtype
+
+
+def test_under_autocast():
+    torch.manual_seed(0)
+    network, term = nn.Linear(4, 1), make_term([f"s{i}" for i in range(12)])
+    x, (_, labels, ids) = torch.randn(12, 4), make_batch(12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(x)
+        value = ConstrainedLoss(make_loss("bce"), term)(logits, labels, ids)
+    assert logits.dtype == torch.bfloat16
+    assert value.dtype == torch.float32
+    value.backward()
+    expected, _ = loop(logits.flatten().tolist(), labels, margin=1.0, mu=0.2, multipliers=[0.0] * 12)
+    base = nn.functional.binary_cross_entropy_with_logits(logits.detach().float().flatten(), labels.float())
+    assert value.item() == pytest.approx(expected + base.item(), rel=1e-6)
+    assert network.weight.grad.abs().sum() > 0
+
+
+def test_metatensors_become_tensors():
+    logits, labels, ids = make_batch(dtype=torch.float32)
+    expected = make_term(ids)(logits, labels, ids)
+    value = make_term(ids)(MetaTensor(logits), MetaTensor(labels), ids)
+    assert type(value) is Tensor
+    assert torch.equal(value, expected)
+
+
+def test_nothing_is_recorded_in_eval_mode_or_without_gradients():
+    logits, labels, ids = make_batch()
+    term = make_term(ids)
+    with torch.no_grad():
+        assert term(logits, labels, ids) > 0
+    term.eval()
+    assert term(logits, labels, ids) > 0
+    term.train().update_multipliers()
+    assert term.multipliers == {}
+    assert term.diagnostics().q_max == 0.0
+
+
+# --- the rule of μ ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "aucs", "rises"),
+    [
+        ({}, [0.9, 0.8, 0.8, 0.85, 0.84, 0.83], [0, 1, 0, 0, 1, 1]),  # the paper: any fall against the one before
+        ({"auc_tolerance": 0.05}, [0.9, 0.86, 0.80, 0.85, 0.7], [0, 0, 1, 0, 1]),
+        ({"auc_patience": 2}, [0.9, 0.8, 0.85, 0.8, 0.9, 0.8, 0.95], [0, 0, 1, 0, 0, 0, 0]),
+        ({"auc_patience": 3}, [0.9, 0.8, 0.8, 0.8, 0.7, 0.8, 0.7], [0, 0, 0, 1, 0, 0, 0]),
+    ],
+)
+def test_mu_rises_when_the_validation_auc_falls(changes, aucs, rises):
+    term = make_term(mu_max=math.inf, **changes)
+    for auc, rise in zip(aucs, rises, strict=True):
+        before = term.mu
+        assert term.observe_validation(auc) == bool(rise)
+        assert term.mu == before * (2.0 if rise else 1.0)
+
+
+@pytest.mark.parametrize(("changes", "cap"), [({}, 0.2 * 2**3), ({"mu_max": 0.5}, 0.5), ({"mu_max": 0.2}, 0.2)])
+def test_the_cap_of_mu(changes, cap):
+    term = make_term(**changes)
+    rose = [term.observe_validation(1.0 - 0.05 * fall) for fall in range(10)]
+    assert term.mu == pytest.approx(cap)
+    assert rose[-1] is False
+
+
+@pytest.mark.parametrize("auc", [math.nan, -0.01, 1.01, 93.0])
+def test_an_auc_out_of_range(auc):
+    with pytest.raises(ValueError, match=r"auc must be in \[0, 1\], got .* in observe_validation"):
+        make_term().observe_validation(auc)
+
+
+# --- convergence --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("p", "n"), [(1, 1), (2, 2), (1, 3), (3, 2)])
+def test_the_method_of_multipliers_finds_the_known_solution(p, n):
+    """Minimise |f|²/2 subject to f_j - g_k >= δ.
+
+    f* = δN/(P+N), g* = -δP/(P+N); stationarity, f_j = λ_j N/(PN), gives λ* = δPN/(P+N). With the inner problem solved
+    exactly, λ approaches λ* by the factor 1 / (1 + μN(1/P + 1/N)) in each iteration.
+    """
+    margin, mu, ids = 1.5, 2.0, [f"s{i}" for i in range(p + n)]
+    labels = torch.tensor([1] * p + [0] * n)
+    term = AugmentedLagrangian(ids, margin=margin, mu=mu, rho=1.0)
+    outputs = torch.zeros(p + n, dtype=torch.float64, requires_grad=True)
+    best = margin * p * n / (p + n)
+    for iteration in range(1, 13):
+        minimise(outputs, term, labels, ids)
+        if iteration <= 4:
+            distance = best / (1 + mu * n * (1 / p + 1 / n)) ** iteration
+            np.testing.assert_allclose(list(term.multipliers.values()), best - distance, atol=1e-6)
+    expected = [margin * n / (p + n)] * p + [-margin * p / (p + n)] * n
+    np.testing.assert_allclose(outputs.detach().numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(list(term.multipliers.values()), [best] * p, atol=1e-5)
+
+
+def minimise(outputs, term, labels, ids):
+    """Solve the inner problem by L-BFGS, then update λ once: the q of the last forward pass counts."""
+    solver = torch.optim.LBFGS(
+        [outputs], max_iter=60, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        solver.zero_grad()
+        loss = 0.5 * outputs.square().sum() + term(outputs, labels, ids)
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    term(outputs, labels, ids)
+    term.update_multipliers()
+
+
+# --- state --------------------------------------------------------------------------------------------------------
+
+
+def train(network, loss, optimizer, steps: range):
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        rows = torch.randperm(60, generator=generator)[:20]
+        x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))[rows]
+        optimizer.zero_grad()
+        loss(network(x), (rows % 4 == 0).long(), [f"s{row}" for row in rows]).backward()
+        optimizer.step()
+        loss.term.update_multipliers()
+        if step % 7 == 6:
+            loss.term.observe_validation(0.5 + 0.4 * math.sin(step))
+
+
+def make_training():
+    torch.manual_seed(1)
+    network = nn.Linear(5, 1)
+    term = make_term([f"s{i}" for i in range(60)], auc_patience=2, multiplier_max=3.0)
+    return (
+        network,
+        ConstrainedLoss(make_loss("bce"), term),
+        torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9),
+    )
+
+
+def test_200_steps_are_100_saved_loaded_and_100_bit_for_bit():
+    """The authors' public code loses λ and μ on resumption."""
+    whole = make_training()
+    train(*whole, range(200))
+
+    half = make_training()
+    train(*half, range(100))
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in half], file)
+    file.seek(0)
+    resumed = make_training()
+    for part, state in zip(resumed, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    train(*resumed, range(100, 200))
+
+    assert whole[1].term.mu > 0.2
+    assert whole[1].term.multipliers == resumed[1].term.multipliers
+    assert whole[1].state_dict() == resumed[1].state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), resumed[0].parameters(), strict=True))
+
+
+def test_state_follows_the_ids_and_not_their_order():
+    logits, labels, ids = make_batch()
+    term = make_term(ids)
+    term(logits, labels, ids)
+    term.update_multipliers()
+    other = make_term([*ids[::-1], "new"])
+    other.load_state_dict(copy.deepcopy(term.state_dict()))
+    assert other.multipliers == term.multipliers
+    assert make_term(ids).multipliers == {}
+
+
+def test_state_of_other_samples_or_of_something_else_is_refused():
+    term = make_term()
+    term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+    term.update_multipliers()
+    with pytest.raises(ValueError, match=r"the id of a positive must be one of the 2 given .* got 'a'"):
+        make_term(["b", "c"]).load_state_dict(term.state_dict())
+    with pytest.raises(ValueError, match=r"the state must have the keys \['multipliers', 'mu'"):
+        term.load_state_dict({"_extra_state": {"mu": 1.0}})
+
+
+def test_a_saved_state_is_no_view_of_the_living_one():
+    term = make_term()
+    state = term.state_dict()
+    term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+    term.update_multipliers()
+    assert state["_extra_state"]["multipliers"] == {}
+
+
+# --- diagnostics --------------------------------------------------------------------------------------------------
+
+
+def test_diagnostics_of_known_numbers():
+    term = make_term(list("abcd"))
+    labels = torch.tensor([1, 1, 0])
+    term(torch.tensor([0.0, 5.0, 0.5]), labels, ["a", "b", "n"])  # q 1.5 and 0
+    term.update_multipliers()
+    term(torch.tensor([0.0, -1.0, 0.0]), labels, ["c", "d", "n"])  # q 1 and 2
+    term.update_multipliers()
+    found = term.diagnostics()
+    assert (found.violated_share, found.q_max, found.mu) == (0.75, 2.0, 0.2)
+    assert found.q_mean == pytest.approx(4.5 / 4)
+    assert found.multiplier_quantiles == pytest.approx(np.quantile([0.3, 0.0, 0.2, 0.4], [0.5, 0.9, 1.0]))
+    assert math.isnan(found.gradient_ratio)
+    assert found.advice == "active"
+    term.reset_diagnostics()
+    assert term.diagnostics().q_mean == 0.0
+    assert term.diagnostics().advice == "inactive"
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_ratio_of_the_gradient_norms(accumulated):
+    logits, labels, ids = make_batch()
+    term = make_term(ids)
+    loss = ConstrainedLoss(make_loss("bce"), term)
+    leaf = logits.clone().requires_grad_()
+    for _ in range(accumulated):
+        (loss(leaf, labels, ids) / accumulated).backward()
+    parts = []
+    for part in (make_loss("bce"), lambda z, y: make_term(ids)(z, y, ids)):
+        z = logits.clone().requires_grad_()
+        parts.append(torch.autograd.grad(part(z, labels), z)[0])
+    assert term.diagnostics().gradient_ratio == pytest.approx(float(parts[1].norm() / parts[0].norm()), rel=1e-9)
+    torch.testing.assert_close(leaf.grad, parts[0] + parts[1])
+
+
+@pytest.mark.parametrize(
+    ("gap", "scale", "advice"), [(5.0, 1.0, "inactive"), (0.5, 1.0, "active"), (-2.0, 500.0, "dominating")]
+)
+def test_one_word_of_advice(gap, scale, advice):
+    term = make_term(mu=0.2 * scale)
+    logits = torch.tensor([gap, 0.0], requires_grad=True)
+    ConstrainedLoss(make_loss("bce"), term)(logits, torch.tensor([1, 0]), ["a", "n"]).backward()
+    assert term.diagnostics().advice == advice
+
+
+# --- the loss as a whole ------------------------------------------------------------------------------------------
+
+
+def test_the_constrained_loss_is_the_sum_of_its_parts():
+    logits, labels, ids = make_batch()
+    base, term = make_loss("s_fl", gamma=2.0), make_term(ids)
+    assert ConstrainedLoss(base)(logits, labels, ids) == base(logits, labels)
+    expected = base(logits, labels) + make_term(ids)(logits, labels, ids)
+    assert ConstrainedLoss(base, term)(logits, labels, ids).item() == pytest.approx(expected.item(), rel=1e-12)
+    term.update_multipliers()
+    assert len(term.multipliers) == int(labels.sum())
+
+
+@pytest.mark.parametrize("with_term", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_nan_is_reported_with_step_and_ids_and_leaves_the_multipliers(with_term, value):
+    term = make_term() if with_term else None
+    loss = ConstrainedLoss(make_loss("bce"), term)
+    labels, ids = torch.tensor([1, 0, 0]), ["a", "b", "c"]
+    for _ in range(2):
+        loss(torch.zeros(3), labels, ids)
+        if term:
+            term.update_multipliers()
+    before = term and term.multipliers
+    with pytest.raises(NonFiniteLogitsError, match=rf"logits must be finite, got {value} for \['b'\] at step 2"):
+        loss(torch.tensor([0.0, value, 0.0]), labels, ids)
+    if term:
+        term.update_multipliers()
+        assert term.multipliers == before
+
+
+def test_a_violation_that_overflows_is_not_folded_into_the_multipliers():
+    term = make_term()
+    with pytest.raises(NonFiniteLogitsError, match="violations must be finite, got inf at step 0"):
+        term(torch.tensor([-3e38, 3e38]), torch.tensor([1, 0]), ["a", "n"])
+    term.update_multipliers()
+    assert term.multipliers == {}
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "ids", "error", "message"),
+    [
+        ([0.0, 0.0], [0, 2], ["a", "b"], ValueError, r"labels must be 0 or 1, got \[2\] in a batch"),
+        ([0.0, 0.0], [0.5, 1.0], ["a", "b"], ValueError, r"labels must be 0 or 1, got \[0.5\] in a batch"),
+        ([0.0, 0.0], [0.0, math.nan], ["a", "b"], ValueError, r"labels must be 0 or 1, got \[nan\] in a batch"),
+        ([0.0], [0, 1], ["a", "b"], ValueError, r"logits must have shape \(2,\) or \(2, 1\), .* got \(1,\)"),
+        ([0.0, 0.0], [1], ["a", "b"], ValueError, r"labels must have shape \(2,\) or \(2, 1\), .* got \(1,\)"),
+        ([0.0, 0.0], [0, 1], ["a"], ValueError, r"logits must have shape \(1,\) or \(1, 1\), .* got \(2,\)"),
+        ([[0.0, 0.0]], [1], ["a"], ValueError, r"logits must have shape \(1,\) or \(1, 1\), .* got \(1, 2\)"),
+        ([0, 0], [0, 1], ["a", "b"], TypeError, "logits must be of a floating type, got torch.int64"),
+        ([0.0], [1], "a", TypeError, "sample_ids must be a list of str, got 'a'"),
+        ([0.0], [1], [7], TypeError, r"sample_ids must be a list of str, got \[7\]"),
+        ([0.0, 0.0], [1, 0], ["x", "a"], ValueError, r"must be one of the 3 given .* got 'x' .* Available: \['a'"),
+    ],
+)
+def test_bad_batches(logits, labels, ids, error, message):
+    with pytest.raises(error, match=message):
+        make_term()(torch.tensor(logits), torch.tensor(labels), ids)
+
+
+def test_negatives_need_no_multiplier():
+    assert make_term()(torch.zeros(2), torch.tensor([1, 0]), ["a", "unknown"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("margin", -1.0, "finite and >= 0"),
+        ("margin", math.inf, "finite and >= 0"),
+        ("mu", 0.0, "finite and > 0"),
+        ("mu", math.nan, "finite and > 0"),
+        ("rho", 0.99, "finite and >= 1"),
+        ("rho", math.inf, "finite and >= 1"),
+        ("multiplier_max", 0.0, "> 0, or None"),
+        ("mu_max", 0.1, "at least mu, 0.2"),
+        ("mu_max", math.nan, "> 0, or None"),
+        ("auc_tolerance", -0.1, r"in \[0, 1\)"),
+        ("auc_tolerance", 1.0, r"in \[0, 1\)"),
+        ("auc_patience", 0, "a whole number >= 1"),
+        ("auc_patience", 1.5, "a whole number >= 1"),
+        ("on", "score", r"one of \['logit', 'probability'\]"),
+        ("reduction", "none", r"one of \['sum', 'mean'\]"),
+    ],
+)
+def test_parameters_out_of_range(name, value, rule):
+    with pytest.raises(ValueError, match=f"{name} must be {rule}, got {value!r} in AugmentedLagrangian"):
+        make_term(**{name: value})
+
+
+def test_the_closed_ends_of_the_ranges_are_allowed():
+    term = make_term(margin=0.0, rho=1.0, auc_tolerance=0.0, auc_patience=1, mu_max=0.2)
+    assert "margin=0.0, mu=0.2, rho=1.0" in repr(term)
+
+
+def test_sample_ids_must_be_unique_strings():
+    with pytest.raises(ValueError, match=r"sample_ids must be unique, got \['a'\] more than once"):
+        make_term(["a", "b", "a"])
+    with pytest.raises(TypeError, match="sample_ids must be a list of str, got 'abc'"):
+        make_term("abc")
+    with pytest.raises(TypeError, match="sample_ids must be a list of str"):
+        make_term([1, 2])
