@@ -126,7 +126,8 @@ def _broken_stacks(selection: Selection) -> Refusal | None:
         found = [(place, stack_images(images, place=place)) for place, images in image_stacks(selection)]
     except StudyRefused as refused:
         return Refusal(refused.code, refused.reason)
-    return _different_grids(found[1:])
+    (_, t2), *diffusion = found
+    return _different_grids(diffusion) or _no_overlap(t2, diffusion[0][1])
 
 
 def _different_grids(diffusion: list[tuple[str, Stack]]) -> Refusal | None:
@@ -145,6 +146,17 @@ def _different_grids(diffusion: list[tuple[str, Stack]]) -> Refusal | None:
                 f"b-values must lie on one grid, got another in {place}. Send diffusion series of one protocol.",
             )
     return None
+
+
+def _no_overlap(t2: Stack, diffusion: Stack) -> Refusal | None:
+    """Refuse diffusion that does not cover the centre of the T2 volume, where the prostate is."""
+    centre = t2.affine_ras_mm @ np.append((np.array(t2.shape) - 1) / 2, 1.0)
+    index = (np.linalg.inv(diffusion.affine_ras_mm) @ centre)[:3]
+    if np.all(index >= -0.5) and np.all(index <= np.array(diffusion.shape) - 0.5):
+        return None
+    return Refusal(
+        "no_overlap", "diffusion must cover the centre of the T2 volume, got none there. Send images of one region."
+    )
 
 
 def _roles(selection: Selection) -> str:

@@ -25,6 +25,11 @@ class Stack:
     instances: tuple[Instance, ...]
     affine_ras_mm: NDArray[np.float64]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the volume's shape (I, J, K): columns, rows, slices."""
+        return self.instances[0].columns, self.instances[0].rows, len(self.instances)
+
 
 def stack_images(instances: Sequence[Instance], *, place: str) -> Stack:
     """Return the images as one uniformly spaced stack.

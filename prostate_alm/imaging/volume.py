@@ -80,7 +80,6 @@ Name the folder of a study.
     t2 = _assembled(t2_stack[1], place=t2_stack[0])
     acquired = tuple(_assembled(images, place=place) for place, images in dwi_stacks)
     acquired_b = tuple(float(images[0].b_value_s_per_mm2 or 0.0) for _, images in dwi_stacks)
-    _require_overlap(t2, acquired[0])
     harmonised, computed = harmonise(acquired, acquired_b, b_values_s_per_mm2=b_values_s_per_mm2)
     on_t2_grid = tuple(resample(one, reference=t2) for one in harmonised)
     return StudyVolumes(t2, on_t2_grid, tuple(b_values_s_per_mm2), acquired_b, computed, selection)
@@ -206,16 +205,6 @@ def _signal(instance: Instance, *, place: str) -> NDArray[np.float32]:
             f"pixel data must be decodable, got {type(error).__name__} in {place}, image {instance.instance_number}. "
             "Send it uncompressed, or install a decoder for its transfer syntax.",
         ) from error
-
-
-def _require_overlap(t2: Volume, dwi: Volume) -> None:
-    """Refuse diffusion that does not cover the centre of the T2 volume, where the prostate is."""
-    centre = t2.affine_ras_mm @ np.append((np.array(t2.voxels.shape) - 1) / 2, 1.0)
-    index = (np.linalg.inv(dwi.affine_ras_mm) @ centre)[:3]
-    if np.any(index < -0.5) or np.any(index > np.array(dwi.voxels.shape) - 0.5):
-        raise StudyRefused(
-            "no_overlap", "diffusion must cover the centre of the T2 volume, got none there. Send images of one region."
-        )
 
 
 def _to_itk(volume: Volume) -> Any:

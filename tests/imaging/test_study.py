@@ -212,6 +212,7 @@ REFUSALS = {
     "repeated_slice": lambda b: b.study() + b.series(2, b_values=(None, None))[8:9],
     "uneven_slices": lambda b: _uneven(b.study()),
     "mixed_geometry": lambda b: b.series(2) + _shifted(b),
+    "no_overlap": lambda b: b.series(2) + b.diffusion(3, origin_mm=(-4.0, -3.0, 500.0)),
     "several_frames_of_reference": lambda b: b.series(2, frame="other") + b.diffusion(3),
     "several_frames_of_reference in a series": lambda b: (
         _other(b.series(2)[:3], FrameOfReferenceUID=b.uid("x")) + b.series(2)[3:] + b.diffusion(3)
