@@ -89,9 +89,9 @@ def plausible_b_value(value: float | None) -> float | None:
     >>> plausible_b_value(1000001400.0), plausible_b_value(49.9998), plausible_b_value(-1.0)
     (1400.0, 50.0, None)
     """
-    if value is None or not value >= 0:  # catches NaN, too
+    if value is None or value < 0:
         return None
-    unbiased = float(round(value % GE_BIAS)) if value != float("inf") else value
+    unbiased = float(round(value % GE_BIAS))
     return unbiased if unbiased <= B_VALUE_LIMIT_S_PER_MM2 else None
 
 

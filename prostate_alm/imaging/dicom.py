@@ -20,16 +20,19 @@ from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixe
 
 logger = logging.getLogger(__name__)
 
-Triple = tuple[float, ...]
+Numbers = tuple[float, ...]
 
 
 class StudyRefused(ValueError):
     """A study that cannot be used: a stable `code` (docs/dicom.md lists them) and a `reason` of one line."""
 
     def __init__(self, code: str, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
+        super().__init__(code, reason)  # both, so that it can be pickled from a worker process
         self.code = code
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,9 @@ class Instance:
     frame_of_reference_uid: str
     rows: int
     columns: int
-    position_mm: Triple | None  # LPS, centre of the first voxel
-    orientation: Triple | None  # cosines along a row, then down a column
-    pixel_spacing_mm: Triple | None  # between rows, between columns
+    position_mm: Numbers | None  # LPS, centre of the first voxel
+    orientation: Numbers | None  # cosines along a row, then down a column
+    pixel_spacing_mm: Numbers | None  # between rows, between columns
     slice_thickness_mm: float | None
     b_value_s_per_mm2: float | None
     b_value_source: str
@@ -127,7 +130,7 @@ def read_series(directory: Path) -> tuple[Series, ...]:
 def read_folder(directory: Path) -> Folder:
     """Return the series below a folder and the files in it that are not images; see `read_series`."""
     _require_folder(directory)
-    found: dict[str, list[tuple[Series, Instance]]] = {}
+    found: dict[tuple[str, str, str], list[tuple[Series, Instance]]] = {}
     skipped: list[Skipped] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom on odd values; what matters of them is checked here
@@ -137,7 +140,7 @@ def read_folder(directory: Path) -> Folder:
                 skipped.append(outcome)
                 continue
             for series, instance in outcome:
-                found.setdefault(series.uid, []).append((series, instance))
+                found.setdefault((series.patient_key, series.study_uid, series.uid), []).append((series, instance))
     assembled = sorted((_assembled(pairs) for pairs in found.values()), key=lambda one: (one.number, one.uid))
     logger.debug("%d series, %d files skipped", len(assembled), len(skipped))
     return Folder(tuple(assembled), tuple(skipped))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prostate_alm.imaging.dicom import Instance, StudyRefused
 
 ORIENTATION_TOLERANCE = 1e-3  # largest difference of a direction cosine within one stack
+UNIT_TOLERANCE = 0.01  # of squared lengths; cosines are often printed with few digits
 POSITION_TOLERANCE_MM = 0.1  # scanners round positions; a missing slice moves its neighbour by > 0.5 mm
 SPACING_TOLERANCE_MM = 1e-3
 SEND_AGAIN = "Send the whole study again, or remove this series."
@@ -96,14 +97,13 @@ def same_plane(first: Instance, second: Instance) -> bool:
 
 
 def has_geometry(instance: Instance) -> bool:
-    """Return whether an image says where it lies."""
-    return bool(
-        instance.position_mm
-        and instance.orientation
-        and instance.pixel_spacing_mm
-        and min(instance.pixel_spacing_mm) > 0
-        and instance.rows * instance.columns > 0
-    )
+    """Return whether an image says where it lies, in a plane of two perpendicular unit vectors."""
+    if not (instance.position_mm and instance.orientation and instance.pixel_spacing_mm):
+        return False
+    row, column, _ = axes(instance)
+    products = np.array([row @ row, column @ column, row @ column])
+    is_plane = bool(np.abs(products - [1, 1, 0]).max() < UNIT_TOLERANCE)
+    return is_plane and min(instance.pixel_spacing_mm) > 0 and instance.rows * instance.columns > 0
 
 
 def _require_one_geometry(instances: Sequence[Instance], *, place: str) -> None:

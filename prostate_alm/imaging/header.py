@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,7 +78,7 @@ def headers_of(dataset: Dataset) -> Iterator[Header]:
 def as_number(value: Any) -> float | None:
     r"""Return a header value as a float: a number, the first of several, text, or bytes that hold text.
 
-    >>> as_number(b"400 "), as_number(b"1000001400\\8\\0\\0"), as_number("no"), as_number(None)
+    >>> as_number(b"400 "), as_number(b"1000001400\\8\\0\\0"), as_number("nan"), as_number(None)
     (400.0, 1000001400.0, None, None)
     """
     if isinstance(value, MultiValue):
@@ -85,9 +86,10 @@ def as_number(value: Any) -> float | None:
     if value is None:
         return None
     try:
-        return float(as_text(value).split("\\")[0]) if isinstance(value, bytes | str) else float(value)
+        number = float(as_text(value).split("\\")[0]) if isinstance(value, bytes | str) else float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def as_text(value: Any) -> str:

@@ -7,7 +7,7 @@ in order and the first that answers decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ OTHER_BODY_PARTS = frozenset(
     {"ANKLE", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "FOOT", "HAND", "HEAD", "HEART", "KNEE", "LSPINE"}
     | {"NECK", "SHOULDER", "TSPINE", "WRIST"}
 )
-MAP_WORDS = frozenset({"ADC", "EADC", "EXP", "FA", "MD", "RA", "B0MAP"})  # ImageType of maps fitted to diffusion
+MAP_WORDS = frozenset({"ADC", "EADC", "EXP", "FA", "MD", "RA"})  # ImageType of maps fitted to diffusion
 ADC_TEXT = re.compile(r"(?:^|[^a-z])[deis]?ADC(?:$|[^a-z])|apparent diff", re.IGNORECASE)
 COMPUTED_TEXT = re.compile(r"calc|comput|synth|(?:^|[^a-z])cDWI", re.IGNORECASE)
 T2_TEXT = re.compile(r"(?:^|[^a-z0-9])T2(?:$|[^0-9*])", re.IGNORECASE)
@@ -65,7 +65,8 @@ def image_kind(series: Series, image: Instance) -> str:
         return "none"
     if is_b_value_range(image.sequence_name) or COMPUTED_TEXT.search("\\".join((*words, series.description))):
         return "computed"
-    return "direction" if image.directionality == "DIRECTIONAL" else "trace"
+    is_direction = image.directionality == "DIRECTIONAL" or (image.directionality == "BMATRIX" and not is_trace)
+    return "direction" if is_direction else "trace"
 
 
 def trace_images(series: Series, *, b_value_s_per_mm2: float) -> tuple[Instance, ...]:
@@ -138,13 +139,22 @@ def _directions(series: Series) -> str | None:
     return None if has_trace or not has_directions else "diffusion of single directions, without a trace image"
 
 
+def _uncombined(series: Series) -> str | None:
+    for value in trace_b_values(series):
+        images = trace_images(series, b_value_s_per_mm2=value)
+        per_position = len(images) / _positions(images)
+        if per_position >= 2:
+            return f"{per_position:.3g} images at each position of b {value:g}: directions or averages, not combined"
+    return None
+
+
 def _not_axial(series: Series) -> str | None:
     cosine = abs(float(axes(series.instances[0])[2][2]))
     return None if cosine >= MIN_AXIAL_COSINE else "not axial: the slice normal is not along the body axis"
 
 
 def _few_slices(series: Series) -> str | None:
-    count = _positions(series)
+    count = _positions(series.instances)
     return None if count >= MIN_SLICES else f"too few slices: {count}, fewer than {MIN_SLICES}"
 
 
@@ -155,7 +165,7 @@ def _dwi(series: Series) -> str | None:
 
 
 def _dynamic(series: Series) -> str | None:
-    per_position = len(series.instances) / _positions(series)
+    per_position = len(series.instances) / _positions(series.instances)
     gradient = all("GR" in one.scanning_sequence for one in series.instances)
     return "a dynamic series: gradient echo, positions repeated over time" if gradient and per_position > 1 else None
 
@@ -187,6 +197,7 @@ ROLE_RULES: tuple[tuple[str, Callable[[Series], str | None]], ...] = (
     ("localizer", _localizer),
     ("not_axial", _not_axial),
     ("few_slices", _few_slices),
+    ("dwi_directions", _uncombined),
     ("dwi", _dwi),
     ("dynamic", _dynamic),
     ("multi_echo", _multi_echo),
@@ -200,9 +211,9 @@ def _only(series: Series, wanted: str, *others: str) -> bool:
     return wanted in kinds and kinds <= {wanted, *others}
 
 
-def _positions(series: Series) -> int:
+def _positions(images: Iterable[Instance]) -> int:
     """Return the number of distinct slice positions."""
-    heights = sorted(height_mm(one) for one in series.instances)
+    heights = sorted(height_mm(one) for one in images)
     return 1 + sum(b - a > POSITION_TOLERANCE_MM for a, b in pairwise(heights))
 
 

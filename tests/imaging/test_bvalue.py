@@ -37,7 +37,7 @@ def _read_back(image: Dataset, path: Path) -> Header:
 
 
 def _private(build, group: int, creator: str, element: int, vr: str, value, *, block: int) -> Dataset:
-    image = build.series(1)[0]
+    image = build.series(1, slices=1)[0]
     del image.SequenceName
     image.add_new((group, block), "LO", creator)
     image.add_new((group, block << 8 | element), vr, value)
@@ -76,7 +76,7 @@ def test_the_standard_element_comes_before_private_ones(build, tmp_path):
 
 
 def test_the_standard_element_is_found_in_the_diffusion_sequence(build, tmp_path):
-    image = build.series(1)[0]
+    image = build.series(1, slices=1)[0]
     item = Dataset()
     item.DiffusionBValue, item.DiffusionDirectionality = 600.0, "ISOTROPIC"
     image.MRDiffusionSequence = Sequence([item])
@@ -96,7 +96,7 @@ def test_the_standard_element_is_found_in_the_diffusion_sequence(build, tmp_path
     ],
 )
 def test_the_sequence_name_is_the_last_resort(build, tmp_path, name, b_value, directionality, is_range):
-    header = _read_back(build.series(1, SequenceName=name)[0], tmp_path / "image")
+    header = _read_back(build.series(1, slices=1, SequenceName=name)[0], tmp_path / "image")
     found = find_b_value(header)
     assert (found.b_value_s_per_mm2, found.directionality) == (b_value, directionality)
     assert is_b_value_range(name) is is_range

@@ -1,5 +1,6 @@
 """Voxels: order and affine as dcm2niix writes them, fits as a loop gives them, resampling as scipy does it."""
 
+import pickle
 import random
 import subprocess
 from pathlib import Path
@@ -210,6 +211,8 @@ def test_a_refused_study_raises_its_code_and_reason(build, written, tmp_path):
     assert caught.value.code == "no_diffusion"
     assert caught.value.reason in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.code, copy.reason, str(copy)) == (caught.value.code, caught.value.reason, str(caught.value))
 
 
 def test_a_series_of_several_b_values_is_never_one_volume(build, written):
