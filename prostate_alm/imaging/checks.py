@@ -8,8 +8,8 @@ import numpy as np
 
 from prostate_alm.imaging.dicom import Series, StudyRefused
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
-from prostate_alm.imaging.rules import OTHER_BODY_PARTS
-from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, listed, skip_reasons
+from prostate_alm.imaging.rules import OTHER_BODY_PARTS, listed
+from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, skip_reasons
 
 
 def first_refusal(selection: Selection) -> Refusal | None:

@@ -146,7 +146,7 @@ def _uniform_gap(heights_mm: NDArray[np.float64], ordered: Sequence[Instance], *
 def _require_straight(in_plane_mm: NDArray[np.float64], *, place: str) -> None:
     """Refuse a stack whose slices are displaced within their plane."""
     drift_mm = float(np.ptp(in_plane_mm, axis=0).max())
-    if drift_mm > POSITION_TOLERANCE_MM * len(in_plane_mm):
+    if drift_mm > POSITION_TOLERANCE_MM:
         raise StudyRefused(
             "uneven_slices", f"slices must lie on one normal, got a shift of {drift_mm:.2f} mm in {place}. {SEND_AGAIN}"
         )

@@ -39,7 +39,8 @@ class Header:
         if found is None:
             return ""
         parts = found if isinstance(found, MultiValue) else (found,)
-        return " ".join("\\".join(as_text(part) for part in parts).split())
+        line = " ".join("\\".join(as_text(part) for part in parts).split())
+        return "".join(filter(str.isprintable, line))  # no escape sequences on a terminal
 
     def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
         """Return a value of exactly `count` numbers, else None."""

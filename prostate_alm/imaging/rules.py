@@ -29,7 +29,7 @@ OTHER_BODY_PARTS = frozenset(
     | {"NECK", "SHOULDER", "TSPINE", "WRIST"}
 )
 MAP_WORDS = frozenset({"ADC", "EADC", "EXP", "FA", "MD", "RA"})  # ImageType of maps fitted to diffusion
-ADC_TEXT = re.compile(r"(?:^|[^a-z])[deis]?ADC(?:$|[^a-z])|apparent diff", re.IGNORECASE)
+ADC_TEXT = re.compile(r"ADC(?:$|[^a-z])|apparent diff", re.IGNORECASE)
 COMPUTED_TEXT = re.compile(r"calc|comput|synth|(?:^|[^a-z])cDWI", re.IGNORECASE)
 T2_TEXT = re.compile(r"(?:^|[^a-z0-9])T2(?:$|[^0-9*])", re.IGNORECASE)
 
@@ -88,6 +88,15 @@ def coverage_mm(series: Series) -> float:
     """Return the distance between the first and the last slice along the slice normal."""
     heights = [height_mm(one) for one in series.instances]
     return max(heights) - min(heights)
+
+
+def listed(values: Iterable[float]) -> str:
+    """Return numbers as people write them.
+
+    >>> listed([50.0, 400.0, 800.0])
+    '50, 400, 800'
+    """
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _is_diffusion_weighted(series: Series, image: Instance) -> bool:
@@ -161,7 +170,7 @@ def _few_slices(series: Series) -> str | None:
 def _dwi(series: Series) -> str | None:
     values = trace_b_values(series)
     sources = sorted({one.b_value_source for one in series.instances if one.b_value_source})
-    return f"trace images at b {_listed(values)}, b-values from {' and '.join(sources)}" if values else None
+    return f"trace images at b {listed(values)}, b-values from {' and '.join(sources)}" if values else None
 
 
 def _dynamic(series: Series) -> str | None:
@@ -215,8 +224,3 @@ def _positions(images: Iterable[Instance]) -> int:
     """Return the number of distinct slice positions."""
     heights = sorted(height_mm(one) for one in images)
     return 1 + sum(b - a > POSITION_TOLERANCE_MM for a, b in pairwise(heights))
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    """Return numbers as people write them: 50, 400, 800."""
-    return ", ".join(f"{value:g}" for value in values)

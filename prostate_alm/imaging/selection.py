@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prostate_alm.imaging.dicom import Instance, Series, Skipped
-from prostate_alm.imaging.rules import Judgement, trace_images
+from prostate_alm.imaging.rules import Judgement, listed, trace_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +81,6 @@ def image_stacks(selection: Selection) -> list[tuple[str, tuple[Instance, ...]]]
         images = trace_images(series, b_value_s_per_mm2=value)
         found.append((f"series {series.number}, b {value:g}", images))
     return found
-
-
-def listed(values: Iterable[float]) -> str:
-    """Return numbers as people write them.
-
-    >>> listed([50.0, 400.0, 800.0])
-    '50, 400, 800'
-    """
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def skip_reasons(skipped: Sequence[Skipped]) -> str:

@@ -39,6 +39,7 @@ T2_PREFERENCES = (
 )
 DIFFUSION_PREFERENCES = (
     Preference(lambda one: len(trace_b_values(one)), "more b-values"),
+    Preference(lambda one: max(trace_b_values(one)), "a higher b-value"),
     *_LATER,
 )
 
@@ -133,21 +134,34 @@ def _final(
     """Return the judgement of a candidate after the choice: taken, or which one was preferred and why."""
     one, reason = judgement.series, judgement.reason
     if judgement.role == "t2" and t2 is not None and one is not t2:
-        return Judgement(one, "t2_unused", f"{reason}; series {t2.number} is preferred: {_lead(t2, one)}")
+        lead = _lead(t2, one, T2_PREFERENCES)
+        return Judgement(one, "t2_unused", f"{reason}; series {t2.number} is preferred: {lead}")
     if one is t2 and len(t2_ranked) > 1:
         other = next(candidate for candidate in t2_ranked if candidate is not t2)
-        return Judgement(one, "t2", f"{reason}; preferred to series {other.number}: {_lead(one, other)}")
+        lead = _lead(one, other, T2_PREFERENCES)
+        return Judgement(one, "t2", f"{reason}; preferred to series {other.number}: {lead}")
     if judgement.role == "dwi" and all(one is not used.series for used in dwi):
-        numbers = ", ".join(str(used.series.number) for used in dwi)
-        return Judgement(one, "dwi_unused", f"{reason}; series {numbers} preferred: more b-values, or a repeat")
+        return Judgement(one, "dwi_unused", f"{reason}; {_why_not(one, dwi)}")
     return judgement
 
 
-def _lead(winner: Series, loser: Series) -> str:
+def _why_not(loser: Series, dwi: Sequence[DiffusionSeries]) -> str:
+    """Return why a diffusion series gives way: to one of its own protocol, or to another protocol."""
+    for used in dwi:
+        if _same_protocol(used.series, loser) and set(trace_b_values(loser)) & set(used.b_values_s_per_mm2):
+            lead = _lead(used.series, loser, DIFFUSION_PREFERENCES)
+            return f"series {used.series.number} is preferred: {lead}"
+    numbers = ", ".join(str(used.series.number) for used in dwi)
+    return (
+        f"the protocol of series {numbers} is preferred: the Frame of Reference of T2, more or higher b-values, later"
+    )
+
+
+def _lead(winner: Series, loser: Series, preferences: Sequence[Preference]) -> str:
     """Return the first reason for which the winner leads."""
     if frames_of_reference([winner]) != frames_of_reference([loser]):
         return "in the Frame of Reference of the diffusion images"
-    return next(one.reason for one in T2_PREFERENCES if one.key(winner) != one.key(loser))
+    return next((one.reason for one in preferences if one.key(winner) != one.key(loser)), "they are the same")
 
 
 def _ranked(candidates: Iterable[Series], preferences: Sequence[Preference]) -> list[Series]:

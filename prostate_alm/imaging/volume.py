@@ -123,13 +123,14 @@ def harmonise(
         for index, wanted in zip(nearest, b_values_s_per_mm2, strict=True)
     )
     signals = [one.voxels for one in volumes]
-    adc, s0 = adc_map_mm2_per_s(signals, acquired_s_per_mm2) if any(computed) else (None, None)
+    fit = adc_map_mm2_per_s(signals, acquired_s_per_mm2) if any(computed) else None
     chosen = []
     for wanted, index, is_computed in zip(b_values_s_per_mm2, nearest, computed, strict=True):
-        if is_computed and adc is not None and s0 is not None:
-            chosen.append(Volume(s0 * np.exp(-np.float32(wanted) * adc), volumes[0].affine_ras_mm))
-        else:
+        if fit is None or not is_computed:
             chosen.append(volumes[index])
+        else:
+            adc, s0 = fit
+            chosen.append(Volume(s0 * np.exp(-np.float32(wanted) * adc), volumes[index].affine_ras_mm))
     return tuple(chosen), computed
 
 

@@ -151,6 +151,7 @@ def test_a_repeat_of_diffusion_replaces_the_first_and_a_further_b_value_joins(bu
     selection = explain_study(written(images))
     assert _taken(selection) == {4: [50.0, 400.0, 800.0], 5: [1400.0]}
     assert _roles(selection) == {2: "t2", 3: "dwi_unused", 4: "dwi", 5: "dwi"}
+    assert "series 4 is preferred: acquired later" in selection.series[1].reason
 
 
 T2_RIVALS = [
@@ -222,6 +223,8 @@ REFUSALS = {
     ),
     "several_studies": lambda b: b.study() + b.study(study="other"),
     "several_patients": lambda b: b.study() + _other(b.study(study="other"), PatientID="2"),
+    "several_patients with the same identifiers": lambda b: b.study() + _other(_again(b), PatientID="2"),
+    "uneven_slices by a shift within the plane": lambda b: _drifting(b.study()),
     "not_mr": lambda b: _other(b.study(), Modality="CT"),
     "other_body_part": lambda b: _other(b.study(), BodyPartExamined="BRAIN"),
 }
@@ -230,6 +233,16 @@ REFUSALS = {
 def _uneven(images: list[Dataset]) -> list[Dataset]:
     images[3].ImagePositionPatient = [images[3].ImagePositionPatient[0], -4.0, 10.2]
     return images
+
+
+def _drifting(images: list[Dataset]) -> list[Dataset]:
+    for index, image in enumerate(images[:6]):
+        image.ImagePositionPatient = [-5.0 + 0.5 * index, *image.ImagePositionPatient[1:]]
+    return images
+
+
+def _again(build) -> list[Dataset]:
+    return _other(build.study(), StudyDescription="again")
 
 
 def _shifted(build) -> list[Dataset]:
@@ -269,6 +282,11 @@ def test_a_header_that_breaks_off_refuses_the_study(build, written):
     folder = written(build.study())
     (folder / "0005").write_bytes((folder / "0005").read_bytes()[:700])
     assert explain_study(folder).refused.code == "truncated"
+
+
+def test_a_description_cannot_write_to_the_terminal(build, written):
+    study = build.series(2, SeriesDescription="t2\x1b[31m\nred") + build.diffusion(3)
+    assert "\x1b" not in explain_study(written(study)).to_text()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"some text"])
