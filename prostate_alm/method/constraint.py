@@ -9,7 +9,7 @@ from torch import Tensor
 Per = Literal["positive", "negative", "pair"]
 
 # Below this number of pairs the broadcast form is faster than sorting (benchmarks/ranking_violation.py).
-_PAIRWISE_LIMIT = 100_000
+_PAIRWISE_LIMIT = 10_000
 
 
 def ranking_violation(positive: Tensor, negative: Tensor, *, margin: float, per: Per = "positive") -> Tensor:
@@ -100,39 +100,40 @@ def _pairs(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
 
 
 class _SortedViolation(torch.autograd.Function):
-    """Sort the thresholds t_j = f_j - δ; each negative then violates exactly the first b_k of them."""
+    """Count downwards from the top negative: reach u_j = top + δ - f_j, depth v_k = top - g_k >= 0.
+
+    A pair is violated by max(0, u_j - v_k). With the reaches sorted, negative k violates all but the first b_k of
+    them, so that sums over its violators are running sums over buckets.
+    """
 
     @staticmethod
     def forward(ctx: Any, positive: Tensor, negative: Tensor, margin: float, weight: Tensor | None) -> Tensor:
-        centre = negative.max().double()  # violations are sums of small numbers when the top is the origin
-        threshold, order = (positive.double() - centre - margin).sort()  # (P,)
-        score = negative.double() - centre  # (N,)
-        bucket = torch.searchsorted(threshold, score, out_int32=True)  # (N,) thresholds strictly below
-        size = len(threshold) + 1
+        top = negative.max().double().reshape(1)  # one element, not a scalar, so that differences become float64
+        reach, order = (top - positive + margin).sort()  # (P,)
+        depth = top - negative  # (N,)
+        bucket = torch.searchsorted(reach, depth, right=True, out_int32=True)  # (N,) b_k, from 0 to P
+        size = len(reach) + 1
         if weight is None:
-            count = _from_top(torch.bincount(bucket, minlength=size).double())
+            count = torch.bincount(bucket, minlength=size)
         else:
-            count = _from_top(score.new_zeros(size).index_add_(0, bucket, weight.double()))
-            score *= weight
-        total = _from_top(score.new_zeros(size).index_add_(0, bucket, score))
-        violation = (total - count * threshold).clamp_min_(0)
-        ctx.save_for_backward(order, bucket, _unsort(count, order), weight)
+            count = depth.new_zeros(size).index_add_(0, bucket, weight.double())
+            depth *= weight
+        total = depth.new_zeros(size).index_add_(0, bucket, depth)
+        below = count[:-1].cumsum(0).double()  # (P,) weight of the negatives that violate reach i
+        violation = (below * reach - total[:-1].cumsum(0)).clamp_min_(0)
+        ctx.save_for_backward(order, bucket, _unsort(below, order), weight)
         return _unsort(violation, order).to(positive.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         order, bucket, count, weight = ctx.saved_tensors
-        rising = gradient.double()[order].cumsum(0)  # (P,) Σ of the gradients of the lowest thresholds
-        per_bucket = torch.cat([rising.new_zeros(1), rising]).to(gradient.dtype)
+        sorted_gradient = gradient.double().index_select(0, order)
+        farther = sorted_gradient.flip(0).cumsum(0).flip(0)  # (P,) sum over this reach and all longer ones
+        per_bucket = torch.cat([farther, farther.new_zeros(1)]).to(gradient.dtype)
         to_negative = per_bucket.index_select(0, bucket)
         if weight is not None:
             to_negative = (to_negative * weight).to(gradient.dtype)
         return (-count * gradient).to(gradient.dtype), to_negative, None, None
-
-
-def _from_top(per_bucket: Tensor) -> Tensor:
-    """Return for threshold i the sum over the buckets above i; bucket 0 violates nothing."""
-    return per_bucket[1:].flip(0).cumsum(0).flip(0)
 
 
 def _unsort(ordered: Tensor, order: Tensor) -> Tensor:
