@@ -169,7 +169,9 @@ def partial_auc_above_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float) -> f
     inside = rate > tpr
     rates = np.concatenate([[tpr], rate[inside]])
     at_edge = np.interp(tpr, rate, specificity)  # where FPR grows at this very TPR: the end
-    return float(np.trapezoid(np.concatenate([[at_edge], specificity[inside]]), rates) / (1 - tpr))
+    heights = np.concatenate([[at_edge], specificity[inside]])
+    area = np.sum(np.diff(rates) * (heights[1:] + heights[:-1])) / 2
+    return float(area / (1 - tpr))
 
 
 def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> DeLongResult:
