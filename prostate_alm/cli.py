@@ -1,0 +1,193 @@
+"""The command line: argument parsing and printing, nothing else."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from prostate_alm import __version__
+from prostate_alm.progress import progress_bar
+
+OK, SOME_REFUSED, USAGE_ERROR = 0, 1, 2
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `prostate-alm`.
+
+    Returns:
+        0 on success, 1 when some studies were refused or a check failed, 2 for a fault of the caller.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.action(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
+        return 130
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prostate-alm", description="Classifiers that must not miss the critical class."
+    )
+    parser.add_argument("--version", action="version", version=f"prostate-alm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_phantom(commands)
+    _add_study(commands)
+    _add_manifest(commands)
+    return parser
+
+
+def _group(commands: _Commands, name: str, text: str) -> _Commands:
+    return commands.add_parser(name, help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
+
+
+def _add_phantom(commands: _Commands) -> None:
+    group = _group(commands, "phantom", "synthetic studies")
+    make = group.add_parser(
+        "make",
+        help="write a synthetic cohort as DICOM studies",
+        description="Write OUTPUT/PHANTOM-0001/... as DICOM, labels.csv for `manifest build`, and truth.csv. "
+        "Studies that are there already are kept.",
+    )
+    make.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the cohort")
+    make.add_argument("--studies", type=int, default=60, help="number of studies (default: %(default)s)")
+    make.add_argument("--seed", type=int, default=0, help="same seed, same studies (default: %(default)s)")
+    make.add_argument(
+        "--difficulty", type=float, help="0 is easiest; see docs/phantom.md (default: as documented there)"
+    )
+    make.add_argument(
+        "--b-values",
+        type=float,
+        nargs="+",
+        metavar="B",
+        help="acquired b-values in s/mm2 (default: those of the paper, 100 600 1000)",
+    )
+    make.set_defaults(action=_make_phantom)
+
+
+def _make_phantom(options: argparse.Namespace) -> int:
+    from prostate_alm.imaging.phantom import make_cohort
+
+    chosen = {"difficulty": options.difficulty, "b_values_s_per_mm2": options.b_values and tuple(options.b_values)}
+    labels = make_cohort(
+        options.output,
+        studies=options.studies,
+        seed=options.seed,
+        progress=progress_bar("making studies"),
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    print(f"{options.studies} studies and their labels: {labels}")
+    return OK
+
+
+def _add_study(commands: _Commands) -> None:
+    group = _group(commands, "study", "one DICOM study")
+    explain = group.add_parser(
+        "explain",
+        help="say which series would be used, and why",
+        description="Say for each series of a DICOM study what it is taken for, whether it is used, and why.",
+    )
+    explain.add_argument("directory", type=Path, metavar="DIR", help="folder of the study, searched recursively")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.set_defaults(action=_explain_study)
+
+
+def _explain_study(options: argparse.Namespace) -> int:
+    from prostate_alm.imaging.study import explain_study
+
+    selection = explain_study(options.directory)
+    print(json.dumps(selection.to_dict(), indent=1) if options.json else selection.to_text())
+    return OK if selection.refused is None else SOME_REFUSED
+
+
+def _add_manifest(commands: _Commands) -> None:
+    group = _group(commands, "manifest", "the list of a cohort's studies")
+    build = group.add_parser(
+        "build",
+        help="convert a cohort's studies and write its manifest",
+        description="Convert each labelled study (DICOM_DIR/<id>) once and write the manifest. Studies that cannot be "
+        "used are listed with the reason and do not stop the others (exit code 1).",
+    )
+    build.add_argument("dicom_dir", type=Path, metavar="DICOM_DIR", help="folder with one sub-folder per study")
+    build.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns id, label[, patient, split]")
+    build.add_argument("--output", type=Path, required=True, metavar="JSON", help="manifest; volumes go beside it")
+    build.add_argument("--test-share", type=float, default=0.25, help="share of test patients (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0, help="seed of the test split (default: %(default)s)")
+    build.add_argument("--source", default="", metavar="TEXT", help="where the studies come from")
+    build.add_argument("--label-definition", default="", metavar="TEXT", help="what label 1 means")
+    build.add_argument("--licence", default="", metavar="TEXT", help="licence of the data")
+    build.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
+    build.add_argument("--json", action="store_true", help="print JSON")
+    build.set_defaults(action=_build_manifest)
+    check = group.add_parser(
+        "check",
+        help="check a manifest and the checksums of its volumes",
+        description="Check a manifest against its schema and each volume against its checksum (exit code 1: faults).",
+    )
+    check.add_argument("manifest", type=Path, metavar="JSON")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(action=_check_manifest)
+
+
+def _build_manifest(options: argparse.Namespace) -> int:
+    from prostate_alm.data.build import build_manifest
+
+    result = build_manifest(
+        options.dicom_dir,
+        options.labels,
+        output=options.output,
+        test_share=options.test_share,
+        seed=options.seed,
+        source=options.source,
+        label_definition=options.label_definition,
+        licence=options.licence,
+        overwrite=options.overwrite,
+        progress=progress_bar("reading studies"),
+    )
+    refused = result.manifest.refused
+    if options.json:
+        summary = {
+            "manifest": str(options.output),
+            "studies": len(result.manifest.studies),
+            "refused": [study.model_dump() for study in refused],
+            "unlabelled": list(result.unlabelled),
+        }
+        print(json.dumps(summary, indent=1))
+    else:
+        print(f"{len(result.manifest.studies)} studies: {options.output}")
+        for study in refused:
+            print(f"refused {study.id} ({study.code}): {study.reason}")
+        if result.unlabelled:
+            print(f"left out for want of a label: {', '.join(result.unlabelled)}")
+    return SOME_REFUSED if refused else OK
+
+
+def _check_manifest(options: argparse.Namespace) -> int:
+    from prostate_alm.data.manifest import check_files, read_manifest
+
+    manifest = read_manifest(options.manifest)
+    faults = check_files(manifest, options.manifest)
+    if options.json:
+        print(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
+    else:
+        for fault in faults:
+            print(fault)
+        if not faults:
+            print(f"{len(manifest.studies)} studies, all volumes as the manifest says")
+    return SOME_REFUSED if faults else OK
