@@ -160,6 +160,16 @@ def test_float32_sums_are_as_good_as_float64_under_a_large_offset(path):
     torch.testing.assert_close(q.double(), exact, rtol=2e-7, atol=0)
 
 
+@PATHS
+def test_sums_are_rounded_once(path):
+    """Multiples of 2^-10 below 2^10 have exact differences in float32; only the sum may round, and at the end."""
+    negative = torch.randint(0, 2**20, (9000,), generator=torch.Generator().manual_seed(16)) / 1024
+    positive = torch.arange(0, 1000, 7.0)
+    q = ranking_violation(positive, negative, margin=1.0)
+    exact = torch.relu(negative.double() - positive.double()[:, None] + 1.0).sum(1)
+    assert torch.equal(q, exact.float())
+
+
 def test_both_forms_meet_where_the_faster_one_changes():
     limit = constraint._PAIRWISE_LIMIT
     positive, negative = draw(100, 12), draw(limit // 100 + 1, 13)  # one column over the limit

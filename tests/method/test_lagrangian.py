@@ -415,12 +415,19 @@ def test_state_of_other_samples_or_of_something_else_is_refused():
         term.load_state_dict({"_extra_state": {"mu": 1.0}})
 
 
-def test_a_saved_state_is_no_view_of_the_living_one():
-    term = make_term()
+def test_a_state_is_no_view_of_the_living_multipliers():
+    def one_step(term):
+        term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+        term.update_multipliers()
+
+    term, other = make_term(), make_term()
     state = term.state_dict()
-    term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
-    term.update_multipliers()
+    one_step(term)
     assert state["_extra_state"]["multipliers"] == {}
+    other.load_state_dict(state)
+    one_step(other)
+    assert state["_extra_state"]["multipliers"] == {}
+    assert other.multipliers == term.multipliers
 
 
 # --- diagnostics --------------------------------------------------------------------------------------------------
