@@ -1,0 +1,104 @@
+"""λ, μ and the counters survive saving, whatever the order of the samples."""
+
+import copy
+import io
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
+from prostate_alm.method.losses import make_loss
+
+
+def make_term(sample_ids: Sequence[str] = ("a", "b", "c"), **changes) -> AugmentedLagrangian:
+    return AugmentedLagrangian(sample_ids, **({"margin": 1.0, "mu": 0.2, "rho": 2.0} | changes))
+
+
+def make_batch(size=24, seed=0, *, dtype=torch.float64) -> tuple[Tensor, Tensor, list[str]]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.arange(size) % 3 == 0).long()
+    return torch.randn(size, dtype=torch.float64, generator=generator).to(dtype), labels, [f"s{i}" for i in range(size)]
+
+
+def train(network, loss, optimizer, steps: range):
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        rows = torch.randperm(60, generator=generator)[:20]
+        x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))[rows]
+        optimizer.zero_grad()
+        loss(network(x), (rows % 4 == 0).long(), [f"s{row}" for row in rows]).backward()
+        optimizer.step()
+        loss.term.update_multipliers()
+        if step % 7 == 6:
+            loss.term.observe_validation(0.5 + 0.4 * math.sin(step))
+
+
+def make_training():
+    torch.manual_seed(1)
+    network = nn.Linear(5, 1)
+    term = make_term([f"s{i}" for i in range(60)], auc_patience=2, multiplier_max=3.0)
+    return (
+        network,
+        ConstrainedLoss(make_loss("bce"), term),
+        torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9),
+    )
+
+
+def test_200_steps_are_100_saved_loaded_and_100_bit_for_bit():
+    """The authors' public code loses λ and μ on resumption."""
+    whole = make_training()
+    train(*whole, range(200))
+
+    half = make_training()
+    train(*half, range(100))
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in half], file)
+    file.seek(0)
+    resumed = make_training()
+    for part, state in zip(resumed, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    train(*resumed, range(100, 200))
+
+    assert whole[1].term.mu > 0.2
+    assert whole[1].term.multipliers == resumed[1].term.multipliers
+    assert whole[1].state_dict() == resumed[1].state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), resumed[0].parameters(), strict=True))
+
+
+def test_state_follows_the_ids_and_not_their_order():
+    logits, labels, ids = make_batch()
+    term = make_term(ids)
+    term(logits, labels, ids)
+    term.update_multipliers()
+    other = make_term([*ids[::-1], "new"])
+    other.load_state_dict(copy.deepcopy(term.state_dict()))
+    assert other.multipliers == term.multipliers
+    assert make_term(ids).multipliers == {}
+
+
+def test_state_of_other_samples_or_of_something_else_is_refused():
+    term = make_term()
+    term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+    term.update_multipliers()
+    with pytest.raises(ValueError, match=r"the id of a positive must be one of the 2 given .* got 'a'"):
+        make_term(["b", "c"]).load_state_dict(term.state_dict())
+    with pytest.raises(ValueError, match=r"the state must have the keys \['multipliers', 'mu'"):
+        term.load_state_dict({"_extra_state": {"mu": 1.0}})
+
+
+def test_a_state_is_no_view_of_the_living_multipliers():
+    def one_step(term):
+        term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
+        term.update_multipliers()
+
+    term, other = make_term(), make_term()
+    state = term.state_dict()
+    one_step(term)
+    assert state["_extra_state"]["multipliers"] == {}
+    other.load_state_dict(state)
+    one_step(other)
+    assert state["_extra_state"]["multipliers"] == {}
+    assert other.multipliers == term.multipliers
