@@ -178,8 +178,7 @@ class RankingMetrics(Metric):
 def fpr_at_high_tpr(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Return the FPR at 100, 95 and 90 % TPR by name, e.g. `fpr_at_tpr95`.
 
-    The warning about too few positives for a TPR is left to the reader of the result, which holds their number: it would
-    come after each epoch.
+    No warning about too few positives for a TPR: it would come after each epoch, and results state their number.
 
     Args:
         labels: (N,), 0 or 1.

@@ -78,8 +78,9 @@ class TargetLoss(nn.Module):
         self.loss = loss
 
     def forward(self, logits: torch.Tensor, targets: Mapping[str, Any]) -> torch.Tensor:
-        """Return the scalar loss of a batch."""
-        value: torch.Tensor = self.loss(logits, targets[LABELS], targets[SAMPLE_IDS])
+        """Return the scalar loss of logits (B, 1) and targets (labels (B,), B ids)."""
+        labels = targets[LABELS].to(logits.dtype).flatten()
+        value: torch.Tensor = self.loss(logits.flatten(), labels, targets[SAMPLE_IDS])
         return value
 
 

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from prostate_alm.training import run_folder
+from prostate_alm.training.run_folder import RunFolderError
+
+CONFIG = {"settings": {"member": 0}, "manifest_sha256": "ab"}
+
+
+def test_a_new_folder_is_claimed_with_its_configuration(tmp_path: Path) -> None:
+    folder = run_folder.new_run_folder(tmp_path / "new", CONFIG)
+    assert folder.read_json(run_folder.CONFIG) == CONFIG
+    assert not folder.is_finished
+    assert not folder.is_interrupted
+
+
+def test_a_folder_with_files_is_never_taken(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="output_dir must be a new or empty folder"):
+        run_folder.new_run_folder(tmp_path, CONFIG)
+    with pytest.raises(RunFolderError, match="must hold a run's config.json to be overwritten"):
+        run_folder.overwritten_run_folder(tmp_path, CONFIG)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run_folder.new_run_folder(path, CONFIG)
+    (path / run_folder.METRICS).write_text("{}")
+    (path / "notes.txt").write_text("mine")
+    folder = run_folder.overwritten_run_folder(path, CONFIG | {"manifest_sha256": "cd"})
+    assert not folder.is_finished
+    assert folder.read_json(run_folder.CONFIG)["manifest_sha256"] == "cd"
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+def test_resuming_opens_the_same_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run_folder.new_run_folder(path, CONFIG)
+    (path / run_folder.CHECKPOINT).write_bytes(b"")
+    assert run_folder.resumed_run_folder(path, CONFIG).is_interrupted
+
+
+def test_resuming_where_nothing_is_starts_anew(tmp_path: Path) -> None:
+    folder = run_folder.resumed_run_folder(tmp_path / "run", CONFIG)
+    assert folder.read_json(run_folder.CONFIG) == CONFIG
+
+
+def test_resuming_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run_folder.new_run_folder(path, CONFIG)
+    with pytest.raises(RunFolderError, match="got another manifest_sha256 .*'cd', was 'ab'"):
+        run_folder.resumed_run_folder(path, CONFIG | {"manifest_sha256": "cd"})
+    assert run_folder.RunFolder(path).read_json(run_folder.CONFIG) == CONFIG
+
+
+def test_runs_are_numbered_after_the_highest(tmp_path: Path) -> None:
+    assert run_folder.next_run_path(tmp_path / "none").name == "run-001"
+    for name in ("run-002", "run-011", "run-x", "other"):
+        (tmp_path / name).mkdir()
+    assert run_folder.next_run_path(tmp_path).name == "run-012"
+
+
+def test_the_latest_run_with_the_same_configuration_is_found(tmp_path: Path) -> None:
+    for member in (0, 1, 0, 2):
+        run_folder.new_run_folder(run_folder.next_run_path(tmp_path), {"member": member})
+    assert run_folder.latest_run_path(tmp_path, {"member": 0}).name == "run-003"
+    assert run_folder.latest_run_path(tmp_path, {"member": 7}).name == "run-005"

@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from prostate_alm.training.settings import exit_on_usage_error, read_settings, unknown_overrides
+
+VALID = {
+    "manifest": None,
+    "member": 0,
+    "seed": 0,
+    "loss": "bce",
+    "alm": True,
+    "mu0": 0.2,
+    "rho": 2.0,
+    "delta": 1.0,
+    "pretrain_epochs": 1,
+    "alm_epochs": 1,
+    "batch_size": 2,
+    "learning_rate": 1e-3,
+    "device": "cpu",
+    "output_dir": None,
+    "tracking_uri": None,
+    "resume": False,
+    "overwrite": False,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), (True, True), ("False", False)])
+def test_the_command_line_gives_true_as_a_word(text: object, value: bool) -> None:
+    assert read_settings(**VALID | {"alm": text}).alm is value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("member", -1, "member must be greater than or equal to 0, got -1"),
+        ("batch_size", 1, "batch_size must be greater than or equal to 2, got 1"),
+        ("learning_rate", 0, "learning_rate must be greater than 0, got 0"),
+        ("mu0", float("nan"), "mu0 must be"),
+        ("rho", 0.99, "rho must be greater than or equal to 1, got 0.99"),
+        ("delta", -0.1, "delta must be greater than or equal to 0, got -0.1"),
+        ("loss", "bcee", "loss must be 'bce', 's_ml'"),
+        ("alm", "perhaps", "alm must be a valid boolean"),
+        ("pretrain_epochs", "ten", "pretrain_epochs must be a valid integer"),
+        ("device", "gpu", "device must be auto, cpu, or a device that this machine has, got 'gpu'"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_rule_and_value(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_settings(**VALID | {name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("member", 0), ("batch_size", 2), ("rho", 1), ("delta", 0)])
+def test_the_closed_end_of_a_range_is_allowed(name: str, value: object) -> None:
+    assert getattr(read_settings(**VALID | {name: value}), name) == value
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="member") as caught:
+        read_settings(**VALID | {"member": -1, "rho": 0})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"member": 0, "network_def": {"features": 3}, "pretrain_epochs": 1}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--member", "3"],
+        ["--member=3"],
+        ["--pretrain-epochs", "3"],
+        ["--network_def#features", "3"],
+        ["--network_def::features", "3"],
+        ["--+network_def", "{}"],
+        ["--logging_file", "log.conf"],
+        ["--member", "--pretrain_epochs", "2"],
+    ],
+)
+def test_known_overrides_pass(config_file: Path, arguments: list[str]) -> None:
+    assert unknown_overrides(["run", "training", "--config_file", str(config_file), *arguments]) == []
+
+
+def test_a_misspelt_override_is_named_with_the_nearest_known_one(config_file: Path) -> None:
+    (fault,) = unknown_overrides(["run", "training", "--config_file", str(config_file), "--pretrain_epoch", "3"])
+    assert "--pretrain_epoch " in fault
+    assert "Did you mean --pretrain_epochs?" in fault
+
+
+def test_an_override_like_nothing_lists_what_there_is(config_file: Path) -> None:
+    (fault,) = unknown_overrides(["run", "training", f"--config_file={config_file}", "--zzz", "3"])
+    assert "Available: ['member', 'network_def', 'pretrain_epochs']" in fault
+
+
+def test_keys_of_all_config_files_are_known(config_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"+extra": 1}))
+    both = f"['{config_file}','{other}']"
+    assert unknown_overrides(["run", "--config_file", both, "--extra", "2", "--member", "1"]) == []
+
+
+def test_a_fault_of_the_caller_ends_with_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise ValueError("thing must be rule, got value. Do this.")
+
+    with pytest.raises(SystemExit) as caught:
+        exit_on_usage_error(refuse)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: thing must be rule, got value. Do this.\n"
+
+
+def test_a_fault_of_the_program_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_on_usage_error(lambda: 1 / 0)
