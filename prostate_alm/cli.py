@@ -3,48 +3,69 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from prostate_alm import __version__
 from prostate_alm.progress import progress_bar
 
 OK, SOME_REFUSED, USAGE_ERROR = 0, 1, 2
+INTERRUPTED, READER_GONE = 130, 141
+"""128 plus the number of the signal, as shells count: SIGINT, SIGPIPE."""
 
-_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and that takes no abbreviated options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"error: {message}. See: {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `prostate-alm`.
 
     Returns:
-        0 on success, 1 when some studies were refused or a check failed, 2 for a fault of the caller.
+        0 on success, 1 when a manifest was built without some refused studies, 2 for input that cannot be used, 130
+        when interrupted, 141 when the reader of the output has gone (as `head` does).
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        options = _parser().parse_args(arguments)
         code: int = options.action(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is left in the buffer must not be tried again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     except (ValueError, OSError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        _print_error(_one_line(error))
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return code
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prostate-alm", description="Classifiers that must not miss the critical class."
-    )
+def _parser() -> _Parser:
+    parser = _Parser(prog="prostate-alm", description="Classifiers that must not miss the critical class.")
     parser.add_argument("--version", action="version", version=f"prostate-alm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_phantom(commands)
@@ -54,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _group(commands: _Commands, name: str, text: str) -> _Commands:
-    return commands.add_parser(name, help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
+    group = commands.add_parser(name, help=text, description=text)
+    return group.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
 
 def _add_phantom(commands: _Commands) -> None:
@@ -84,15 +106,16 @@ def _add_phantom(commands: _Commands) -> None:
 def _make_phantom(options: argparse.Namespace) -> int:
     from prostate_alm.imaging.phantom import make_cohort
 
+    # absent options are not passed on: the defaults are those of make_cohort
     chosen = {"difficulty": options.difficulty, "b_values_s_per_mm2": options.b_values and tuple(options.b_values)}
-    labels = make_cohort(
+    folder = make_cohort(
         options.output,
         studies=options.studies,
         seed=options.seed,
         progress=progress_bar("making studies"),
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    print(f"{options.studies} studies and their labels: {labels}")
+    print(f"{options.studies} studies with labels.csv: {folder}")
     return OK
 
 
@@ -101,7 +124,8 @@ def _add_study(commands: _Commands) -> None:
     explain = group.add_parser(
         "explain",
         help="say which series would be used, and why",
-        description="Say for each series of a DICOM study what it is taken for, whether it is used, and why.",
+        description="Say for each series of a DICOM study what it is taken for, whether it is used, and why. "
+        "Exit code 2 when the study cannot be used.",
     )
     explain.add_argument("directory", type=Path, metavar="DIR", help="folder of the study, searched recursively")
     explain.add_argument("--json", action="store_true", help="print JSON")
@@ -113,7 +137,10 @@ def _explain_study(options: argparse.Namespace) -> int:
 
     selection = explain_study(options.directory)
     print(json.dumps(selection.to_dict(), indent=1) if options.json else selection.to_text())
-    return OK if selection.refused is None else SOME_REFUSED
+    if selection.refused is None:
+        return OK
+    _print_error(f"{selection.refused.code}: {selection.refused.reason}")
+    return USAGE_ERROR
 
 
 def _add_manifest(commands: _Commands) -> None:
@@ -133,12 +160,13 @@ def _add_manifest(commands: _Commands) -> None:
     build.add_argument("--label-definition", default="", metavar="TEXT", help="what label 1 means")
     build.add_argument("--licence", default="", metavar="TEXT", help="licence of the data")
     build.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
+    build.add_argument("--workers", type=int, metavar="N", help="largest number of processes (default: one per core)")
     build.add_argument("--json", action="store_true", help="print JSON")
     build.set_defaults(action=_build_manifest)
     check = group.add_parser(
         "check",
         help="check a manifest and the checksums of its volumes",
-        description="Check a manifest against its schema and each volume against its checksum (exit code 1: faults).",
+        description="Check a manifest against its schema and each volume against its checksum (exit code 2: faults).",
     )
     check.add_argument("manifest", type=Path, metavar="JSON")
     check.add_argument("--json", action="store_true", help="print JSON")
@@ -147,6 +175,7 @@ def _add_manifest(commands: _Commands) -> None:
 
 def _build_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.build import build_manifest
+    from prostate_alm.data.workers import available_workers
 
     result = build_manifest(
         options.dicom_dir,
@@ -158,6 +187,7 @@ def _build_manifest(options: argparse.Namespace) -> int:
         label_definition=options.label_definition,
         licence=options.licence,
         overwrite=options.overwrite,
+        workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies"),
     )
     refused = result.manifest.refused
@@ -166,7 +196,7 @@ def _build_manifest(options: argparse.Namespace) -> int:
             "manifest": str(options.output),
             "studies": len(result.manifest.studies),
             "refused": [study.model_dump() for study in refused],
-            "unlabelled": list(result.unlabelled),
+            "unlabelled": len(result.unlabelled),
         }
         print(json.dumps(summary, indent=1))
     else:
@@ -174,7 +204,7 @@ def _build_manifest(options: argparse.Namespace) -> int:
         for study in refused:
             print(f"refused {study.id} ({study.code}): {study.reason}")
         if result.unlabelled:
-            print(f"left out for want of a label: {', '.join(result.unlabelled)}")
+            print(f"{len(result.unlabelled)} folders have no label and were left out")
     return SOME_REFUSED if refused else OK
 
 
@@ -182,12 +212,15 @@ def _check_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.manifest import check_files, read_manifest
 
     manifest = read_manifest(options.manifest)
-    faults = check_files(manifest, options.manifest)
+    faults = check_files(manifest, options.manifest, progress=progress_bar("checking volumes"))
     if options.json:
         print(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
-    else:
-        for fault in faults:
-            print(fault)
-        if not faults:
-            print(f"{len(manifest.studies)} studies, all volumes as the manifest says")
-    return SOME_REFUSED if faults else OK
+    elif not faults:
+        print(f"{len(manifest.studies)} studies, all volumes as the manifest says")
+    for fault in faults:
+        _print_error(fault)
+    return USAGE_ERROR if faults else OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,8 @@ from collections.abc import Callable
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all) after each item."""
 
+_DELAY_S = 0.5  # work that is done by then shows no bar
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,17 +17,20 @@ def silent(done: int, total: int) -> None:
 
 
 def progress_bar(name: str) -> Progress:
-    """Return a `Progress` that shows the bar `name` on stderr when that is a terminal.
+    """Return a `Progress` that shows the bar `name` on stderr when that is a terminal and the work takes a while.
 
     Args:
         name: what is being done, e.g. "reading studies".
+
+    >>> show = progress_bar("reading studies")  # here stderr is no terminal: silent
+    >>> show(1, 2)
     """
     from tqdm import tqdm  # tqdm is needed only here
 
     if not sys.stderr.isatty():
         logger.info("%s ...", name)
         return silent
-    bar = tqdm(desc=name, unit="study")
+    bar = tqdm(desc=name, unit="study", delay=_DELAY_S)
 
     def show(done: int, total: int) -> None:
         bar.total = total

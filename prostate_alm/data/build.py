@@ -1,18 +1,19 @@
 """From a folder of DICOM studies and a table of labels to a manifest with converted volumes."""
 
-import gzip
-import hashlib
-import shutil
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from prostate_alm import __version__
+from prostate_alm.data.convert import (
+    DWI_FILE,
+    SOFTWARE,
+    T2_FILE,
+    Sidecar,
+    convert_study,
+    require_conversion_or_nothing,
+)
 from prostate_alm.data.labels import Label, read_labels
 from prostate_alm.data.manifest import (
     Manifest,
@@ -23,35 +24,20 @@ from prostate_alm.data.manifest import (
     VolumeFile,
     sha256_of_file,
     write_manifest,
-    write_text_atomically,
 )
+from prostate_alm.data.patients import require_joined_patients
 from prostate_alm.data.splits import split_patients
+from prostate_alm.data.workers import map_in_order
 from prostate_alm.imaging.dicom import StudyRefused
-from prostate_alm.imaging.volume import Volume, load_study
+from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.progress import Progress, silent
 
-MODEL_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
-"""The b-values of the paper's protocol (section 5.1), to which every cohort is harmonised."""
-
-T2_FILE, DWI_FILE, SIDECAR_FILE = "t2.nii.gz", "dwi.nii.gz", "study.json"
-
-
-class Sidecar(BaseModel):
-    """What `study.json` beside the volumes of a study says of how they were made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source_sha256: str
-    b_values_s_per_mm2: tuple[float, ...]
-    b_values_acquired_s_per_mm2: tuple[float, ...]
-    b_values_computed: tuple[bool, ...]
-    series: tuple[dict[str, Any], ...]
-    sha256: dict[str, str]
+_LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The manifest that was written, and the ids of folders that have no label and were left out."""
+    """The manifest that was written, and the names of folders that have no label and were left out."""
 
     manifest: Manifest
     unlabelled: tuple[str, ...]
@@ -69,68 +55,61 @@ def build_manifest(
     label_definition: str = "",
     licence: str = "",
     overwrite: bool = False,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> BuildResult:
     """Convert each labelled study once and write the cohort's manifest.
 
-    The study of label `id` is the folder `dicom_dir/id`. Its volumes go to `<output without .json>/id/`: `t2.nii.gz`
-    (I, J, K), `dwi.nii.gz` (I, J, K, B) on the grid of T2, and `study.json`, which says how they were made. A study
-    that was converted before from the same files is not converted again. A study that cannot be used is listed in the
-    manifest's `refused` and does not stop the others.
+    The study of label `id` is the folder `dicom_dir/id`. Its volumes go to `<output without .json>/id/`, see
+    `convert_study`. A study that was converted before from the same files is not converted again. A study that cannot
+    be used is listed in the manifest's `refused` and does not stop the others. The manifest is written last.
 
     Args:
         dicom_dir: folder with one sub-folder per study.
         labels_csv: see `labels.read_labels`.
         output: the manifest to write; ends in `.json`.
-        b_values_s_per_mm2: b-values of the volumes; computed by a fit where they were not acquired.
+        b_values_s_per_mm2: b-values of the volumes, distinct, >= 0; computed by a fit where they were not acquired.
         test_share: share of the patients in the test split when the labels have no `split` column, in (0, 1).
-        seed: seed of that split.
+        seed: seed of that split, in [0, 2^32 - 1].
         source: where the studies come from, in words.
         label_definition: what label 1 means, in words.
         licence: licence of the data, in words.
         overwrite: replace a manifest that is already there.
+        workers: largest number of processes, >= 1; the result is the same. More than one needs the usual
+            `if __name__ == "__main__":` of multiprocessing in a script.
         progress: called with (studies done, studies in all) after each study.
 
     Raises:
-        ManifestError: the labels are unusable, an id has no folder, `output` exists, or no study is left of a class.
+        ManifestError: an argument or the labels are unusable, an id has no folder, one person is two patients, `output`
+            exists or its folder of volumes holds something else, or no study is left of a class.
         SplitError: too few patients of a class for a test split.
+        OSError: the volumes or the manifest cannot be written.
     """
-    if output.suffix != ".json":
-        raise ManifestError(f"output must end in .json, got {output}. Name the manifest, e.g. data_manifest/NAME.json.")
-    if output.exists() and not overwrite:
-        raise ManifestError(
-            f"output must not exist, got the manifest {output}. Choose another name or give --overwrite."
-        )
-    if not 0.0 < test_share < 1.0:
-        raise ManifestError(f"test_share must be between 0 and 1, got {test_share}. Choose for example 0.25.")
+    _check_numbers(b_values_s_per_mm2, test_share=test_share, seed=seed, workers=workers)
+    volumes_dir = _check_output(output, overwrite=overwrite)
     labels = read_labels(labels_csv)
-    unlabelled = _match_folders(dicom_dir, labels)
-    volumes_dir = output.with_suffix("")
-    volumes_dir.mkdir(parents=True, exist_ok=True)
-    b_values = tuple(float(b) for b in b_values_s_per_mm2)
-    converted: dict[str, Sidecar] = {}
-    refused: list[RefusedStudy] = []
-    for done, label in enumerate(labels, start=1):
-        try:
-            converted[label.id] = convert_study(
-                dicom_dir / label.id, volumes_dir / label.id, b_values_s_per_mm2=b_values
-            )
-        except StudyRefused as error:
-            refused.append(RefusedStudy(id=label.id, code=error.code, reason=error.reason))
-        progress(done, len(labels))
+    labels_sha256 = sha256_of_file(labels_csv)
+    unlabelled = _match_folders(dicom_dir, labels, volumes_dir)
+    require_joined_patients(labels, dicom_dir)
+    _splits(labels, test_share=test_share, seed=seed)  # too few patients: say so before the long work
+    convert = partial(
+        _convert_or_refuse, dicom_dir=dicom_dir, volumes_dir=volumes_dir, b_values_s_per_mm2=tuple(b_values_s_per_mm2)
+    )
+    converted, refused = _convert_all(convert, labels, volumes_dir, workers=workers, progress=progress)
     kept = [label for label in labels if label.id in converted]
     _require_both_classes(kept, refused)
     splits = _splits(kept, test_share=test_share, seed=seed)
+    provenance = Provenance(
+        created_by=SOFTWARE,
+        labels_sha256=labels_sha256,
+        source=source,
+        label_definition=label_definition,
+        licence=licence,
+    )
     manifest = Manifest(
         name=output.stem,
-        b_values_s_per_mm2=b_values,
-        provenance=Provenance(
-            created_by=f"prostate-alm {__version__}",
-            labels_sha256=sha256_of_file(labels_csv),
-            source=source,
-            label_definition=label_definition,
-            licence=licence,
-        ),
+        b_values_s_per_mm2=tuple(b_values_s_per_mm2),
+        provenance=provenance,
         studies=tuple(_record(label, splits[label.id], converted[label.id], volumes_dir.name) for label in kept),
         refused=tuple(refused),
     )
@@ -138,20 +117,85 @@ def build_manifest(
     return BuildResult(manifest, unlabelled)
 
 
-def _match_folders(dicom_dir: Path, labels: Sequence[Label]) -> tuple[str, ...]:
+def _check_numbers(b_values_s_per_mm2: Sequence[float], *, test_share: float, seed: int, workers: int) -> None:
+    values = list(b_values_s_per_mm2)
+    if not values or len(set(values)) < len(values) or not all(math.isfinite(b) and b >= 0 for b in values):
+        raise ManifestError(f"b-values must be distinct and >= 0, got {values}. The model's are 100, 600 and 1000.")
+    if not 0.0 < test_share < 1.0:
+        raise ManifestError(f"test_share must be between 0 and 1, got {test_share}. Choose for example 0.25.")
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise ManifestError(f"seed must be from 0 to {_LARGEST_SEED}, got {seed}. Choose for example 0.")
+    if workers < 1:
+        raise ManifestError(f"workers must be at least 1, got {workers}. One process is the least.")
+
+
+def _check_output(output: Path, *, overwrite: bool) -> Path:
+    """Return the folder of the volumes; raise where the manifest would replace something."""
+    if output.suffix != ".json":
+        raise ManifestError(f"output must end in .json, got {output}. Name the manifest, e.g. data_manifest/NAME.json.")
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise ManifestError(
+            f"output must not exist, got {output}, which does. Choose another name, or give --overwrite to replace a "
+            "manifest."
+        )
+    return output.with_suffix("")
+
+
+def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) -> tuple[str, ...]:
+    """Return the folders without a label; raise for a label without a folder and for volumes among DICOM files."""
     if not dicom_dir.is_dir():
         raise ManifestError(
             f"DICOM_DIR must be a folder with one sub-folder per study, got {dicom_dir}. Check the path."
         )
-    folders = {path.name for path in dicom_dir.iterdir() if path.is_dir()}
+    volumes = volumes_dir.resolve()
+    folders = {
+        one.name for one in dicom_dir.iterdir() if one.is_dir() and one.name[0] != "." and one.resolve() != volumes
+    }
     unknown = [label.id for label in labels if label.id not in folders]
-    if unknown:
+    unlabelled = folders - {label.id for label in labels}
+    if unknown:  # the names of other folders are not shown: they may be those of patients
         raise ManifestError(
-            f"each id of the labels must be a folder of {dicom_dir}, "
-            f"got {unknown[0]!r} and {len(unknown) - 1} more without one. "
-            f"Correct the ids. Available: {sorted(folders)[:5]}"
+            f"each id of the labels must be a folder of {dicom_dir}, got {unknown[0]!r} "
+            f"and {len(unknown) - 1} more without one ({len(unlabelled)} folders have no label). Correct the ids."
         )
-    return tuple(sorted(folders - {label.id for label in labels}))
+    dicom = [dicom_dir.resolve() / label.id for label in labels]
+    if volumes == dicom_dir.resolve() or any(volumes.is_relative_to(folder) for folder in dicom):
+        raise ManifestError(
+            f"volumes must not go among the DICOM files, got {volumes_dir}, which holds some. Choose another output."
+        )
+    return tuple(sorted(unlabelled))
+
+
+def _convert_or_refuse(
+    name: str, *, dicom_dir: Path, volumes_dir: Path, b_values_s_per_mm2: Sequence[float]
+) -> Sidecar | RefusedStudy:
+    try:
+        return convert_study(dicom_dir / name, volumes_dir / name, b_values_s_per_mm2=b_values_s_per_mm2)
+    except StudyRefused as error:
+        return RefusedStudy(id=name, code=error.code, reason=error.reason)
+
+
+def _convert_all(
+    convert: "partial[Sidecar | RefusedStudy]",
+    labels: Sequence[Label],
+    volumes_dir: Path,
+    *,
+    workers: int,
+    progress: Progress,
+) -> tuple[dict[str, Sidecar], list[RefusedStudy]]:
+    names = [label.id for label in labels]
+    for name in names:
+        require_conversion_or_nothing(volumes_dir / name)
+    volumes_dir.mkdir(parents=True, exist_ok=True)
+    converted: dict[str, Sidecar] = {}
+    refused: list[RefusedStudy] = []
+    for name, outcome in zip(names, map_in_order(convert, names, workers=workers), strict=True):
+        if isinstance(outcome, RefusedStudy):
+            refused.append(outcome)
+        else:
+            converted[name] = outcome
+        progress(len(converted) + len(refused), len(names))
+    return converted, refused
 
 
 def _require_both_classes(kept: Sequence[Label], refused: Sequence[RefusedStudy]) -> None:
@@ -191,60 +235,3 @@ def _record(label: Label, split: str, sidecar: Sidecar, folder: str) -> StudyRec
         b_values_acquired_s_per_mm2=sidecar.b_values_acquired_s_per_mm2,
         b_values_computed=sidecar.b_values_computed,
     )
-
-
-def convert_study(study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequence[float]) -> Sidecar:
-    """Write the volumes of one study and return its sidecar; do nothing when that was done from the same files.
-
-    The sidecar is written last, so that a folder without one is unfinished and made again.
-
-    Raises:
-        StudyRefused: the study cannot be used.
-    """
-    source_sha256 = _source_sha256(study_dir)
-    earlier = _read_sidecar(output_dir / SIDECAR_FILE)
-    if earlier and (earlier.source_sha256, earlier.b_values_s_per_mm2) == (
-        source_sha256,
-        tuple(b_values_s_per_mm2),
-    ):
-        return earlier
-    volumes = load_study(study_dir, b_values_s_per_mm2=b_values_s_per_mm2)
-    if output_dir.exists():
-        shutil.rmtree(output_dir)
-    output_dir.mkdir(parents=True)
-    _save(volumes.t2.voxels, volumes.t2, output_dir / T2_FILE)
-    _save(np.stack([volume.voxels for volume in volumes.dwi], axis=-1), volumes.t2, output_dir / DWI_FILE)
-    sidecar = Sidecar(
-        source_sha256=source_sha256,
-        b_values_s_per_mm2=tuple(b_values_s_per_mm2),
-        b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
-        b_values_computed=volumes.b_values_computed,
-        series=tuple(volumes.selection.to_dict()["series"]),
-        sha256={name: sha256_of_file(output_dir / name) for name in (T2_FILE, DWI_FILE)},
-    )
-    write_text_atomically(output_dir / SIDECAR_FILE, sidecar.model_dump_json(indent=1) + "\n")
-    return sidecar
-
-
-def _read_sidecar(path: Path) -> Sidecar | None:
-    if not path.is_file():
-        return None
-    try:
-        return Sidecar.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError:  # written by another version: convert again
-        return None
-
-
-def _source_sha256(study_dir: Path) -> str:
-    """Hash the contents of all files of a study: independent of their names and order."""
-    digests = sorted(sha256_of_file(path) for path in study_dir.rglob("*") if path.is_file())
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _save(voxels: np.ndarray, grid: Volume, path: Path) -> None:
-    """Save as NIfTI; 16 bits with a slope keep the file small, the quantisation is 1/65535 of the range."""
-    image = nib.Nifti1Image(np.asarray(voxels, dtype=np.float32), grid.affine_ras_mm)
-    image.set_data_dtype(np.int16)
-    image.header.set_xyzt_units("mm")
-    # a fixed time stamp: same input, same bytes
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))

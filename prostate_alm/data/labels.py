@@ -1,7 +1,7 @@
 """The table of labels that a person writes for a cohort: one row a study."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,41 +24,50 @@ class Label:
 def read_labels(path: Path) -> list[Label]:
     """Read a CSV table with the columns `id` and `label`, and optionally `patient` and `split` (train or test).
 
+    Other columns are refused: a misspelt `patient` would put one person's studies in two splits without a word.
+
     Returns:
-        The rows sorted by id. Without a `patient` column each study is its own patient.
+        The rows sorted by id. A study whose `patient` is empty or absent is its own patient.
 
     Raises:
-        ManifestError: the file cannot be read, a column is missing, an id repeats, a value is out of range, or all
-            labels are the same.
+        ManifestError: the file cannot be read, a column is missing or unknown, an id repeats, a value is out of range,
+            all labels are the same, or a patient lies in two splits.
     """
     rows = [_label(row, place) for place, row in _rows(path)]
     repeated = repeats(row.id for row in rows)
     if repeated:
-        raise ManifestError(f"ids of the labels must be unique, got {repeated[0]!r} twice in {path}. Keep one row.")
+        raise ManifestError(
+            f"ids of the labels must be unique, got {repeated[0]!r} more than once in {path}. Keep one row."
+        )
     classes = {row.label for row in rows}
     if classes != {0, 1}:
         raise ManifestError(
             f"labels must hold both 0 and 1, got only {sorted(classes)} in the {len(rows)} rows of {path}. "
             "A classifier needs studies of both classes."
         )
-    splits = {row.split is None for row in rows}
-    if len(splits) > 1:
+    _check_splits(rows, path)
+    return sorted(rows, key=lambda row: row.id)
+
+
+def _check_splits(rows: Sequence[Label], path: Path) -> None:
+    if len({row.split is None for row in rows}) > 1:
         raise ManifestError(
             f"split must be filled for all rows or for none, got both in {path}. Fill or empty the column."
         )
-    return sorted(rows, key=lambda row: row.id)
+    split_of: dict[str, str | None] = {}
+    for row in rows:
+        if split_of.setdefault(row.patient, row.split) != row.split:
+            raise ManifestError(
+                f"studies of one patient must lie in one split, got the study {row.id!r} in another in {path}. "
+                "Correct the column `split` or `patient`."
+            )
 
 
 def _rows(path: Path) -> list[tuple[str, Mapping[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            missing = [name for name in COLUMNS if name not in columns]
-            if missing:
-                raise ManifestError(
-                    f"labels must have the columns {list(COLUMNS)}, got {list(columns)} in {path}. Add {missing}."
-                )
+            _check_columns(list(reader.fieldnames or ()), path)
             return [(f"{path} line {reader.line_num}", row) for row in reader]
     except OSError as error:
         raise ManifestError(
@@ -68,12 +77,29 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, str]]]:
         raise ManifestError(f"labels must be a CSV file in UTF-8, got {path}: {error}. Export it again.") from error
 
 
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise ManifestError(
+            f"labels must have the columns {list(COLUMNS)}, got {list(columns)} in {path}. "
+            f"Add {missing} and separate columns by commas."
+        )
+    unknown = [name for name in columns if name not in (*COLUMNS, *OPTIONAL_COLUMNS)] + repeats(columns)
+    if unknown:
+        raise ManifestError(
+            f"columns of the labels must be known and unique, got {unknown[0]!r} in {path}. "
+            f"Rename or delete it. Available: {[*COLUMNS, *OPTIONAL_COLUMNS]}"
+        )
+
+
 def _label(row: Mapping[str, str], place: str) -> Label:
+    if None in row:  # where csv puts the values beyond the last column
+        raise ManifestError(f"a row must have one value per column, got more in {place}. Quote values with commas.")
     text = (row["label"] or "").strip()
     if text not in ("0", "1"):
         raise ManifestError(f"label must be 0 or 1, got {text!r} in {place}. Correct the row.")
     name = (row["id"] or "").strip()
-    if not name or Path(name).name != name or name in (".", ".."):
+    if not name or Path(name).name != name or name in (".", "..") or not name.isprintable():
         raise ManifestError(f"id must be the name of a study's folder, got {name!r} in {place}. Correct the row.")
     split = (row.get("split") or "").strip() or None
     if split not in (None, "train", "test"):

@@ -1,16 +1,20 @@
 """The cohort manifest: one JSON per cohort, its schema, how it is read and how it is checked."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prostate_alm.progress import Progress, silent
 
 SCHEMA_VERSION: Literal[1] = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+BValue = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ManifestError(ValueError):
@@ -22,10 +26,17 @@ class _Record(BaseModel):
 
 
 class VolumeFile(_Record):
-    """A converted volume: `path` relative to the manifest, and the SHA-256 of its bytes."""
+    """A converted volume: `path` relative to the manifest, below its folder, with `/`; the SHA-256 of its bytes."""
 
-    path: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    path: str = Field(min_length=1)
+    sha256: Sha256
+
+    @field_validator("path")
+    @classmethod
+    def _below_the_manifest(cls, path: str) -> str:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path or ":" in path:
+            raise ValueError("path must be relative to the manifest and below its folder")
+        return path
 
 
 class StudyRecord(_Record):
@@ -41,14 +52,14 @@ class StudyRecord(_Record):
     split: Literal["train", "test"]
     t2: VolumeFile
     dwi: VolumeFile
-    b_values_acquired_s_per_mm2: tuple[float, ...]
+    b_values_acquired_s_per_mm2: tuple[BValue, ...] = Field(min_length=1)
     b_values_computed: tuple[bool, ...]
 
 
 class RefusedStudy(_Record):
     """A labelled study that is not part of the cohort, and why."""
 
-    id: str
+    id: str = Field(min_length=1)
     code: str
     reason: str
 
@@ -57,7 +68,7 @@ class Provenance(_Record):
     """Where the cohort comes from: software, labels and free words on source, label definition and licence."""
 
     created_by: str
-    labels_sha256: str
+    labels_sha256: Sha256
     source: str = ""
     label_definition: str = ""
     licence: str = ""
@@ -67,22 +78,24 @@ class Manifest(_Record):
     """A cohort: labelled studies whose volumes lie beside the manifest.
 
     Raises:
-        pydantic.ValidationError: when ids repeat, when studies of one patient lie in two splits, or when
+        pydantic.ValidationError: when ids or b-values repeat, when studies of one patient lie in two splits, or when
             `b_values_computed` of a study is not as long as `b_values_s_per_mm2`.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(min_length=1)
-    b_values_s_per_mm2: tuple[float, ...]
+    b_values_s_per_mm2: tuple[BValue, ...] = Field(min_length=1)
     provenance: Provenance
     studies: tuple[StudyRecord, ...] = Field(min_length=1)
     refused: tuple[RefusedStudy, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
-        repeated = repeats(study.id for study in self.studies)
+        repeated = repeats([study.id for study in self.studies] + [study.id for study in self.refused])
         if repeated:
             raise ValueError(f"study ids must be unique, got {repeated[0]!r} more than once")
+        if len(set(self.b_values_s_per_mm2)) < len(self.b_values_s_per_mm2):
+            raise ValueError(f"b_values_s_per_mm2 must be distinct, got {list(self.b_values_s_per_mm2)}")
         pairs = {(study.patient, study.split) for study in self.studies}
         shared = repeats(patient for patient, _ in pairs)
         if shared:
@@ -112,33 +125,33 @@ def read_manifest(path: Path) -> Manifest:
         ManifestError: the file is missing, is not JSON, or breaks the schema.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError as error:
         raise ManifestError(
             f"manifest must be a readable file, got {path} ({error.strerror}). "
             "Build one with: prostate-alm manifest build DICOM_DIR --labels labels.csv --output NAME.json"
         ) from error
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"manifest must be JSON, got {error.msg} in {path} line {error.lineno} column {error.colno}. "
-            "Build it again with: prostate-alm manifest build"
-        ) from error
-    return _validated(content, path)
-
-
-def _validated(content: object, path: Path) -> Manifest:
-    try:
-        return Manifest.model_validate(content)
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ManifestError(
-            f"manifest must follow schema version {SCHEMA_VERSION}, got: {first['msg']} in {path} at {place}{more}. "
-            "See data_manifest/README.md for the schema."
-        ) from error
+        raise ManifestError(_fault_in_words(error, path)) from error
+
+
+def _fault_in_words(error: ValidationError, path: Path) -> str:
+    """Return the first fault as one line; never the faulty value, which may be anything."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return (
+            f"manifest must be JSON, got {first['ctx']['error']} in {path}. "
+            "Build it again with: prostate-alm manifest build"
+        )
+    place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    rule = first["msg"].removeprefix("Value error, ")
+    return (
+        f"manifest must follow schema version {SCHEMA_VERSION}, got: {rule} in {path} at {place}{more}. "
+        "See data_manifest/README.md for the schema."
+    )
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -149,8 +162,11 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` to a temporary file beside `path`, then rename it over `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there is one only when writing failed
 
 
 def sha256_of_file(path: Path) -> str:
@@ -159,24 +175,35 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_files(manifest: Manifest, manifest_path: Path) -> list[str]:
+def check_files(manifest: Manifest, manifest_path: Path, *, progress: Progress = silent) -> list[str]:
     """Compare every volume with its checksum.
+
+    Args:
+        manifest: the cohort.
+        manifest_path: where it was read from; the paths of its volumes are relative to that folder.
+        progress: called with (studies done, studies in all) after each study.
 
     Returns:
         One line for each volume that is missing or changed; empty when all are as the manifest says.
     """
     faults = []
-    for study in manifest.studies:
+    for done, study in enumerate(manifest.studies, start=1):
         for kind, volume in (("t2", study.t2), ("dwi", study.dwi)):
-            path = manifest_path.parent / volume.path
-            if not path.is_file():
-                faults.append(
-                    f"{kind} of study {study.id} must exist, got no file at {volume.path} beside {manifest_path.name}. "
-                    "Build the manifest again."
-                )
-            elif sha256_of_file(path) != volume.sha256:
-                faults.append(
-                    f"{kind} of study {study.id} must have the manifest's SHA-256, got another in {volume.path}. "
-                    "The file changed since the manifest was built: restore it or build the manifest again."
-                )
+            fault = _volume_fault(volume, manifest_path)
+            if fault:
+                faults.append(f"{kind} of study {study.id} {fault}")
+        progress(done, len(manifest.studies))
     return faults
+
+
+def _volume_fault(volume: VolumeFile, manifest_path: Path) -> str:
+    """Return what is wrong with a volume, '' when nothing is."""
+    path = manifest_path.parent / volume.path
+    if not path.is_file():
+        return f"must exist, got no file at {volume.path} beside {manifest_path.name}. Build the manifest again."
+    if sha256_of_file(path) != volume.sha256:
+        return (
+            f"must have the manifest's SHA-256, got another in {volume.path}. "
+            "The file changed since the manifest was built: restore it or build the manifest again."
+        )
+    return ""

@@ -1,5 +1,6 @@
 """Splits by patient: the test split of a cohort and the 80/20 split of each ensemble member."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ def split_patients(
     Args:
         labels: study id -> 0 or 1.
         patients: study id -> patient.
-        share: share of the patients in the smaller part, in (0, 1).
+        share: share of the patients in the smaller part, in (0, 1); it has two at least.
         seed: the same seed gives the same split, whatever the order of the mappings.
         purpose: what the smaller part is for; used in errors only.
 
@@ -31,7 +32,7 @@ def split_patients(
         Sorted ids of the larger part and of the smaller part.
 
     Raises:
-        SplitError: a part would have no positive or no negative patient.
+        SplitError: a part would have no positive or no negative patient, which needs about 1 / share of each.
 
     >>> labels = {f"s{i}": int(i < 3) for i in range(10)}
     >>> large, small = split_patients(labels, {i: i for i in labels}, share=0.4, seed=0, purpose="test")
@@ -41,32 +42,33 @@ def split_patients(
     names = sorted({patients[study] for study in labels})
     positive = {patients[study] for study, label in labels.items() if label == 1}
     classes = [int(name in positive) for name in names]
-    _require_both_classes(classes, share, purpose)
-    large, small = train_test_split(names, test_size=share, random_state=seed, stratify=classes)
-    chosen = set(small)
+    _require_two_of_each(classes, purpose)
+    size = min(max(math.ceil(share * len(names)), 2), len(names) - 2)  # room for both classes in both parts
+    large, small = train_test_split(names, test_size=size, random_state=seed, stratify=classes)
     for part in (large, small):
-        _require_both_classes_in(part, positive, purpose)
+        _require_both_classes(part, positive, purpose)
+    chosen = set(small)
     ids = sorted(labels)
     return [i for i in ids if patients[i] not in chosen], [i for i in ids if patients[i] in chosen]
 
 
-def _require_both_classes(classes: Sequence[int], share: float, purpose: str) -> None:
+def _require_two_of_each(classes: Sequence[int], purpose: str) -> None:
     for value, name in ((1, "positive"), (0, "negative")):
         count = classes.count(value)
-        if count < 2 or round(count * share) >= count:
+        if count < 2:
             raise SplitError(
-                f"the cohort must have at least 2 {name} patients to set some aside for {purpose}, got {count}. "
-                "Add studies or change the share."
+                f"there must be at least 2 {name} patients to set some aside for {purpose}, got {count} among "
+                f"{len(classes)}. Add {name} studies."
             )
 
 
-def _require_both_classes_in(part: Sequence[str], positive: set[str], purpose: str) -> None:
+def _require_both_classes(part: Sequence[str], positive: set[str], purpose: str) -> None:
     found = {name in positive for name in part}
     if found != {True, False}:
         missing = "positive" if True not in found else "negative"
         raise SplitError(
-            f"both sides of the {purpose} split must have positives and negatives, got a side without any {missing} "
-            f"among {len(part)} patients. Add {missing} studies or change the share."
+            f"both parts of the {purpose} split must have positives and negatives, got {len(part)} patients without a "
+            f"{missing} one in a part. Add {missing} studies or name the splits in the labels."
         )
 
 
@@ -89,6 +91,14 @@ def split_member(
         patients: study id -> patient.
         seed: seed of the experiment.
         member: number of the member, from 0.
+
+    Raises:
+        SplitError: fewer positives or negatives than a member needs in both parts.
+
+    >>> labels = {f"s{i}": int(i < 5) for i in range(15)}
+    >>> train, validation = split_member(labels, {i: i for i in labels}, seed=0, member=0)
+    >>> len(train), len(validation), sum(labels[i] for i in validation)
+    (12, 3, 1)
     """
     return split_patients(
         labels, patients, share=VALIDATION_SHARE, seed=member_seed(seed, member), purpose="validation"

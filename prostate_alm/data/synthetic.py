@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prostate_alm.data.build import build_manifest
+from prostate_alm.data.workers import available_workers
 from prostate_alm.imaging.phantom import make_cohort
 from prostate_alm.progress import Progress, silent
 
@@ -24,6 +25,9 @@ def ensure_synthetic_cohort(
         studies: number of studies.
         seed: seed of the cohort; the same seed gives the same studies.
         progress: name of the work -> what is called after each study, e.g. `progress_bar`.
+
+    Raises:
+        ValueError: `studies` or `seed` is out of range, or there are too few studies to split.
     """
     name = f"phantom-{studies}-seed{seed}"
     manifest = folder / f"{name}.json"
@@ -39,6 +43,7 @@ def ensure_synthetic_cohort(
         source="synthetic studies of prostate-alm, see docs/phantom.md",
         label_definition="1 = equivocal lesion (contrast would have helped), 0 = none or unmistakable",
         licence="Apache-2.0",
+        workers=available_workers(),
         progress=progress("reading studies"),
     )
     return manifest
