@@ -47,15 +47,15 @@ TISSUES = {
     "rectal wall": Tissue(0.80, 62.0, 1.45),
     "stool": Tissue(0.55, 45.0, 1.20),
     "capsule": Tissue(0.75, 45.0, 1.40),
-    "peripheral zone": Tissue(0.92, 150.0, 1.75),
-    "transition zone": Tissue(0.86, 92.0, 1.42),
+    "peripheral zone": Tissue(0.90, 130.0, 1.70),
+    "transition zone": Tissue(0.86, 90.0, 1.45),
     "pseudo-capsule": Tissue(0.80, 55.0, 1.40),
     "fibromuscular stroma": Tissue(0.78, 50.0, 1.35),
-    "glandular nodule": Tissue(0.92, 165.0, 1.80),
-    "stromal nodule": Tissue(0.82, 66.0, 1.30),
-    "urethra": Tissue(0.92, 170.0, 1.80),
+    "glandular nodule": Tissue(0.90, 135.0, 1.75),
+    "stromal nodule": Tissue(0.82, 68.0, 1.30),
+    "urethra": Tissue(0.90, 150.0, 1.80),
     "prostatitis": Tissue(0.88, 88.0, 1.52),
-    "lesion": Tissue(0.85, 70.0, 0.62),
+    "lesion": Tissue(0.90, 92.0, 0.55),
 }
 
 
@@ -105,7 +105,7 @@ class Anatomy:
 def lesion_contrast(conspicuity: float, *, difficulty: float) -> float:
     """Share of the way from healthy tissue to frank cancer that a lesion goes in T2 and ADC.
 
-    contrast = c^(0.4 + difficulty)
+    contrast = c^(0.2 + difficulty)
 
     Args:
         conspicuity: c, within [0, 1].
@@ -120,7 +120,7 @@ def lesion_contrast(conspicuity: float, *, difficulty: float) -> float:
     >>> lesion_contrast(1.0, difficulty=0.7)
     1.0
     """
-    return float(conspicuity ** (0.4 + difficulty))
+    return float(conspicuity ** (0.2 + difficulty))
 
 
 def draw_anatomy(verdict: Verdict, rng: np.random.Generator, *, difficulty: float) -> Anatomy:
@@ -229,7 +229,7 @@ def _muscles(gland: Structure, rng: np.random.Generator) -> list[Structure]:
 
 def _bladder(gland: Structure, rng: np.random.Generator) -> list[Structure]:
     _, half_height, half_length = gland.half_axes_mm
-    fill = float(rng.uniform(0.75, 1.25))
+    fill = float(rng.uniform(0.65, 1.0))  # patients are asked to void first
     radii = (32.0 * fill, 26.0 * fill, 24.0 * fill)
     lumen = Structure(
         "urine",
@@ -374,7 +374,7 @@ def _lesion(verdict: Verdict, gland: Structure, rng: np.random.Generator, *, dif
     across, along, size = float(rng.uniform(0.3, 0.85)), float(rng.uniform(-0.42, 0.42)), float(rng.uniform(0, 1))
     if verdict.kind == "no lesion":
         return None
-    radius_mm = 10.5 + 3.5 * size if verdict.kind == "unmistakable" else 5.5 + 2.5 * size
+    radius_mm = 11.0 + 3.5 * size if verdict.kind == "unmistakable" else 6.0 + 2.5 * size
     half_width, half_height, half_length = gland.half_axes_mm
     inner = (half_width - 0.75 * radius_mm, half_height - 0.75 * radius_mm)  # most of the lesion is inside the gland
     azimuth = math.asin(across) if zone == "PZ" else math.pi - 0.6 * across

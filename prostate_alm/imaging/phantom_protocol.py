@@ -17,7 +17,7 @@ B_VALUE_FORMS = {
     "philips bytes": ("Philips Medical Systems",),
 }
 ADC_B_VALUES = ("none", "lowest", "highest")
-T2_ECHO_TIME_MS, DIFFUSION_ECHO_TIME_MS = 101.0, 66.0
+T2_ECHO_TIME_MS, DIFFUSION_ECHO_TIME_MS = 101.0, 58.0
 T2_IMAGE_TYPES = {
     "SIEMENS": ["ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D"],
     "GE MEDICAL SYSTEMS": ["ORIGINAL", "PRIMARY", "OTHER"],

@@ -28,7 +28,7 @@ TEXTURE_STEP_MM, TEXTURE_NODES = 2.6, 37
 LEAST_UNEVENNESS = 0.6  # of the quadratic form; bounds how far a lump reaches
 SLAB_VOXELS = 32768
 MINIMUM_BODY_MM = 100.0  # only the body's outline, which is neither turned nor bent, is as large as this
-TEXTURE_SHARE = {"peripheral zone": 0.10, "transition zone": 0.13}
+TEXTURE_SHARE = {"peripheral zone": 0.06, "transition zone": 0.08}
 
 
 @dataclass(frozen=True)
