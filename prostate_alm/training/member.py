@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.utils import set_determinism
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
-from prostate_alm.data.splits import split_member
+from prostate_alm.data.splits import member_seed, split_member
 from prostate_alm.data.synthetic import ensure_synthetic_cohort
 from prostate_alm.progress import progress_bar
 from prostate_alm.training import results, run_folder, tracking
@@ -57,6 +58,8 @@ class Member:
 def prepare_member(bundle: str, **values: Any) -> Member:
     """Check everything that a user can get wrong, make the synthetic cohort if none is given, and claim the folder.
 
+    Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights.
+
     Ends the process with exit code 2 and one line per fault on stderr when something is wrong.
 
     Args:
@@ -64,6 +67,7 @@ def prepare_member(bundle: str, **values: Any) -> Member:
         values: the fields of `Settings`.
     """
     prepared: Member = exit_on_usage_error(lambda: _prepare(bundle, values))
+    set_determinism(seed=member_seed(prepared.settings.seed, prepared.settings.member, 0))  # for the first weights
     return prepared
 
 

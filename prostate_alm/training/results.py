@@ -19,6 +19,8 @@ FALSE_NEGATIVES = (0, 1)
 def summarise(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Return the paper's figures: AUC, FPR at 100, 95 and 90 % TPR, FPR at 0 and 1 false negatives, and the counts.
 
+    `fpr_at_fn1` is absent when there is one positive only.
+
     Args:
         labels: (N,), 0 or 1.
         logits: (N,), larger for positives.
@@ -27,7 +29,11 @@ def summarise(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     return {
         "auc": auc(labels, logits),
         **fpr_at_high_tpr(labels, logits),
-        **{f"fpr_at_fn{count}": fpr_at_false_negatives(labels, logits, count) for count in FALSE_NEGATIVES},
+        **{
+            f"fpr_at_fn{count}": fpr_at_false_negatives(labels, logits, count)
+            for count in FALSE_NEGATIVES
+            if count < positives
+        },
         "positives": positives,
         "negatives": len(labels) - positives,
     }

@@ -120,13 +120,19 @@ def prepare_store(tracking_uri: str, experiment: str) -> None:
     try:
         client = MlflowClient(tracking_uri)
         if client.get_experiment_by_name(experiment) is None:
-            client.create_experiment(experiment)
+            client.create_experiment(experiment, artifact_location=_artifact_location(tracking_uri, experiment))
     except (MlflowException, OSError) as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(
             f"tracking_uri must be a store that MLflow can write to, got {tracking_uri} ({first_line}). "
             f"Give for example --tracking_uri {DEFAULT_URI}"
         ) from error
+
+
+def _artifact_location(tracking_uri: str, experiment: str) -> str | None:
+    """Put files beside an SQLite store, wherever the command runs; leave the choice to any other store."""
+    path = tracking_uri.removeprefix("sqlite:///")
+    return None if path == tracking_uri else (Path(path).resolve().parent / "mlruns" / experiment).as_uri()
 
 
 def start_member_run(

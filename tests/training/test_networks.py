@@ -13,7 +13,7 @@ def small_net() -> CascadeNet:
 
 
 def paper_forward(net: CascadeNet, image: torch.Tensor) -> torch.Tensor:
-    """The paper's order, convolution, ReLU, max-pooling, in plain memory and double precision."""
+    """Compute in the paper's order: convolution, ReLU, max-pooling."""
     features = []
     for path, part in zip(net.paths, image.split([1, 3], dim=1), strict=True):
         convolutions = [layer for layer in path if isinstance(layer, nn.Conv3d)]

@@ -19,7 +19,7 @@ def test_a_folder_with_files_is_never_taken(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="output_dir must be a new or empty folder"):
         run_folder.new_run_folder(tmp_path, CONFIG)
-    with pytest.raises(RunFolderError, match="must hold a run's config.json to be overwritten"):
+    with pytest.raises(RunFolderError, match=r"must hold a run's config\.json to be overwritten"):
         run_folder.overwritten_run_folder(tmp_path, CONFIG)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -50,7 +50,7 @@ def test_resuming_where_nothing_is_starts_anew(tmp_path: Path) -> None:
 def test_resuming_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run_folder.new_run_folder(path, CONFIG)
-    with pytest.raises(RunFolderError, match="got another manifest_sha256 .*'cd', was 'ab'"):
+    with pytest.raises(RunFolderError, match=r"got another manifest_sha256 .*'cd', was 'ab'"):
         run_folder.resumed_run_folder(path, CONFIG | {"manifest_sha256": "cd"})
     assert run_folder.RunFolder(path).read_json(run_folder.CONFIG) == CONFIG
 

@@ -1,0 +1,217 @@
+"""The prostate bundle as a user runs it: one command in a process of its own."""
+
+import csv
+import json
+import os
+import pydoc
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from monai.bundle import ConfigParser
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
+EPOCHS = ("--pretrain_epochs", "3", "--alm_epochs", "3")
+
+
+def command(*arguments: object) -> list[str]:
+    base = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(BUNDLE / "train.json")]
+    return [*base, *map(str, arguments)]
+
+
+def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def environment() -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    return clean | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Path, workplace: Path) -> subprocess.CompletedProcess[str]:
+    return run("--manifest", cohort, "--output_dir", "whole", *EPOCHS, folder=workplace)
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_command_trains_and_says_where_the_results_are(
+    trained: subprocess.CompletedProcess[str], workplace: Path, cohort: Path
+) -> None:
+    assert trained.returncode == 0, trained.stderr
+    assert "test AUC" in trained.stdout
+    assert trained.stdout.rstrip().endswith("results: whole")
+    metrics = json.loads((workplace / "whole" / "metrics.json").read_text())
+    rows = predictions(workplace / "whole")
+    studies = {study["id"]: study for study in json.loads(cohort.read_text())["studies"]}
+    test_rows = [row for row in rows if row["split"] == "test"]
+    assert {row["sample_id"] for row in test_rows} == {i for i, study in studies.items() if study["split"] == "test"}
+    assert all(int(row["label"]) == studies[row["sample_id"]]["label"] for row in rows)
+    assert metrics["test"]["positives"] == sum(int(row["label"]) for row in test_rows)
+
+
+def test_the_weights_load_safely_into_the_network_of_the_config(
+    trained: subprocess.CompletedProcess[str], workplace: Path
+) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(BUNDLE / "train.json"))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(workplace / "whole" / "model.pt", weights_only=True))
+    torch.load(workplace / "whole" / "checkpoint.pt", weights_only=True)
+
+
+def test_mlflow_holds_the_member_beneath_its_ensemble(
+    trained: subprocess.CompletedProcess[str], workplace: Path, cohort: Path
+) -> None:
+    client = MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    identity = json.loads((workplace / "whole" / "tracking.json").read_text())
+    member = client.get_run(identity["run_id"])
+    assert member.info.status == "FINISHED"
+    assert member.data.tags["mlflow.parentRunId"] == identity["parent_id"]
+    assert client.get_run(identity["parent_id"]).info.status == "FINISHED"
+    metrics = json.loads((workplace / "whole" / "metrics.json").read_text())
+    assert member.data.metrics["test_auc"] == pytest.approx(metrics["test"]["auc"])
+    assert member.data.metrics["best_val_auc"] == pytest.approx(metrics["validation"]["auc"])
+    assert [m.step for m in client.get_metric_history(member.info.run_id, "val_auc")] == [1, 2, 3, 4, 5, 6]
+    for name in ("train_loss", "alm_q_mean", "alm_violated_share", "alm_gradient_ratio", "alm_mu", "alm_lambda_median"):
+        assert name in member.data.metrics
+    assert member.data.params["delta"] == "1.0"
+    assert {file.path for file in client.list_artifacts(member.info.run_id)} >= {"roc.png", "config.json"}
+
+
+@pytest.mark.parametrize("kill_at_epoch", [1, 4])
+def test_a_run_killed_and_resumed_gives_the_same_numbers(
+    kill_at_epoch: int, trained: subprocess.CompletedProcess[str], cohort: Path, workplace: Path
+) -> None:
+    name = f"killed-{kill_at_epoch}"
+    arguments = ("--manifest", cohort, "--output_dir", name, *EPOCHS)
+    with subprocess.Popen(
+        command(*arguments), cwd=workplace, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        stage, epoch = ("pretrain", kill_at_epoch) if kill_at_epoch <= 3 else ("alm", kill_at_epoch - 3)
+        for line in process.stdout:
+            if line.startswith(f"{stage} epoch {epoch}/"):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    resumed = run(*arguments, "--resume", "true", folder=workplace)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"pretrain epoch {min(kill_at_epoch, 3)}/" not in resumed.stdout
+    for file in ("predictions.csv", "metrics.json", "history.csv"):
+        assert (workplace / name / file).read_bytes() == (workplace / "whole" / file).read_bytes(), file
+    identity = json.loads((workplace / name / "tracking.json").read_text())
+    client = MlflowClient(f"sqlite:///{workplace}/mlflow.db")
+    assert client.get_run(identity["run_id"]).info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(identity["run_id"], "val_auc")] == [1, 2, 3, 4, 5, 6]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_results_of_a_run_are_not_overwritten_unasked(
+    trained: subprocess.CompletedProcess[str], cohort: Path, workplace: Path
+) -> None:
+    before = files_of(workplace / "whole")
+    again = run("--manifest", cohort, "--output_dir", "whole", *EPOCHS, folder=workplace)
+    assert again.returncode == 2
+    assert_one_line(again.stderr, "output_dir must be a new or empty folder, got whole")
+    assert files_of(workplace / "whole") == before
+
+
+def assert_one_line(stderr: str, text: str) -> None:
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    assert text in lines[0]
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pretrain_epoch", "3"), "Did you mean --pretrain_epochs?"),
+        (("--manifest", "nowhere.json"), "manifest must be a readable file, got nowhere.json"),
+        (("--learning_rate", "-1"), "learning_rate must be greater than 0, got -1"),
+    ],
+)
+def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    result = run(*arguments, folder=tmp_path)
+    assert result.returncode == 2
+    assert_one_line(result.stderr, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_is_told_to_mlflow_and_to_the_shell(cohort: Path, tmp_path: Path) -> None:
+    result = run("--manifest", cohort, "--output_dir", "out", "--learning_rate", "1e30", *EPOCHS, folder=tmp_path)
+    assert result.returncode not in (0, 2)
+    assert "PHANTOM-" in result.stderr  # the samples whose logits were not finite
+    identity = json.loads((tmp_path / "out" / "tracking.json").read_text())
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.get_run(identity["run_id"]).info.status == "FAILED"
+    assert client.get_run(identity["parent_id"]).info.status == "FAILED"
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Yield each `_target_` of a config."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and "_target_" in node:
+        yield node["_target_"]
+    for child in children:
+        yield from targets(child)
+
+
+def test_each_target_of_the_config_exists() -> None:
+    names = set(targets(json.loads((BUNDLE / "train.json").read_text())))
+    assert len(names) > 10
+    assert [name for name in names if pydoc.locate(name) is None] == []
+
+
+def test_the_network_takes_what_the_metadata_say() -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(BUNDLE / "train.json"))
+    image = json.loads((BUNDLE / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    assert parser.get_parsed_content("image_size") == image["spatial_shape"]
+    network = parser.get_parsed_content("network_def")
+    assert network(torch.zeros(2, image["num_channels"], *image["spatial_shape"])).shape == (2, 1)
+
+
+def test_a_real_study_trains_together_with_synthetic_ones(shared: Path, dicom_cohort: Path, tmp_path: Path) -> None:
+    for study in sorted(path for path in dicom_cohort.iterdir() if path.is_dir()):
+        (tmp_path / "dicom").mkdir(exist_ok=True)
+        (tmp_path / "dicom" / study.name).symlink_to(study)
+    (tmp_path / "dicom" / "ProstateX-0001").symlink_to(shared / "data" / "prostatex" / "ProstateX-0001")
+    labels = (dicom_cohort / "labels.csv").read_text().rstrip() + "\nProstateX-0001,0\n"
+    rows = labels.splitlines()
+    with_split = [rows[0] + ",split"] + [f"{row},{'test' if i % 3 == 0 else 'train'}" for i, row in enumerate(rows[1:])]
+    with_split[-1] = "ProstateX-0001,0,train"
+    (tmp_path / "labels.csv").write_text("\n".join(with_split) + "\n")
+    build = subprocess.run(
+        f"{sys.executable} -m prostate_alm.cli manifest build dicom --labels labels.csv --output mixed.json".split(),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stderr
+    real = next(s for s in json.loads((tmp_path / "mixed.json").read_text())["studies"] if s["id"] == "ProstateX-0001")
+    assert real["b_values_acquired_s_per_mm2"] == [50, 400, 800]
+    assert real["b_values_computed"] == [True, True, True]
+    result = run("--manifest", "mixed.json", "--pretrain_epochs", "1", "--alm_epochs", "1", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
