@@ -219,13 +219,13 @@ class KeepBest:
         if score > self.score:
             self.score, self.epoch = score, epoch
             self.network_state = copy.deepcopy(self._network.state_dict())
-        elif epoch - self.epoch >= self._patience:
+        elif self.is_exhausted:
             self._trainer.terminate()
 
     @property
     def is_exhausted(self) -> bool:
         """Whether the patience was used up at the trainer's present epoch."""
-        return self._trainer.state.epoch - self.epoch >= self._patience
+        return bool(self._trainer.state.epoch - self.epoch >= self._patience)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, its epoch and the network's state then."""

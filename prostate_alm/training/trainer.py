@@ -29,6 +29,7 @@ from prostate_alm.training.handlers import (
     UpdateMultipliers,
     mean_output_loss,
 )
+from prostate_alm.training.precision import AutocastInferer, fastest_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class TwoStageTraining:
         self.device = torch.device(device)
         self.history: list[dict[str, float]] = []
         self._make_optimizer = optimizer
+        self._inferer = AutocastInferer(self.device, fastest_dtype(self.device))
         self._randomizers = randomizers
 
     @property
@@ -185,12 +187,13 @@ class TwoStageTraining:
             optimizer=optimizer,
             loss_function=TargetLoss(loss),
             prepare_batch=prepare_batch,
+            inferer=self._inferer,
             decollate=False,
             optim_set_to_none=True,
         )
         evaluator, _ = self._evaluator(self.loaders.validation)
         best = KeepBest(self.network, "val_score", patience=self.schedule.patience, trainer=trainer)
-        parts = {"network": self.network, "optimizer": optimizer, "best": best, "loss": loss}
+        parts: dict[str, Any] = {"network": self.network, "optimizer": optimizer, "best": best, "loss": loss}
         if saved:
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
@@ -243,6 +246,7 @@ class TwoStageTraining:
             val_data_loader=loader,
             network=self.network,
             prepare_batch=prepare_batch,
+            inferer=self._inferer,
             decollate=False,
         )
         metrics.attach(evaluator, "ranking")
