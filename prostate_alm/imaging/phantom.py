@@ -16,16 +16,19 @@ from prostate_alm.imaging.phantom_reader import DEFAULT_DIFFICULTY, observer_auc
 from prostate_alm.imaging.phantom_study import (
     COMPUTED_B_VALUE_S_PER_MM2,
     DEFAULT_B_VALUES_S_PER_MM2,
+    DiffusionVolumes,
     PhantomStudy,
     StoredVolume,
     StudyPlan,
     make_study,
     plan_study,
+    render_diffusion,
     render_study,
 )
 
 __all__ = [
     "DEFAULT_DIFFICULTY",
+    "DiffusionVolumes",
     "PhantomStudy",
     "StudyPlan",
     "StoredVolume",
@@ -33,9 +36,12 @@ __all__ = [
     "make_study",
     "observer_auc",
     "plan_study",
+    "render_diffusion",
     "render_study",
     "write_study",
 ]
+
+PHANTOM_VERSION = 1  # raised with every change of the pixels, so that no cohort is a mixture
 
 
 def write_study(study: PhantomStudy, directory: Path) -> Path:
@@ -84,7 +90,7 @@ def study_series(study: PhantomStudy) -> list[Series]:
     ['localizer', 't2 sagittal', 't2 axial']
     """
     protocol, b_values = study.plan.protocol, study.plan.b_values_s_per_mm2
-    traces = tuple(_stack(volume, b) for volume, b in zip(study.diffusion, b_values, strict=True))
+    traces = tuple(_stack(volume, b) for volume, b in zip(study.diffusion.traces, b_values, strict=True))
     groups = [traces] if protocol.one_series else [(trace,) for trace in traces]
     adc_b_value = {"none": None, "lowest": b_values[0], "highest": b_values[-1]}[protocol.adc_b_value]
     contents: list[tuple[str, tuple[Stack, ...]]] = [
@@ -92,8 +98,8 @@ def study_series(study: PhantomStudy) -> list[Series]:
         ("t2 sagittal", (_stack(study.sagittal, None),)),
         ("t2 axial", (_stack(study.t2, None),)),
         *(("diffusion", group) for group in groups),
-        ("adc", (_stack(study.adc, adc_b_value),)),
-        ("computed", (_stack(study.computed, COMPUTED_B_VALUE_S_PER_MM2),)),
+        ("adc", (_stack(study.diffusion.adc, adc_b_value),)),
+        ("computed", (_stack(study.diffusion.computed, COMPUTED_B_VALUE_S_PER_MM2),)),
     ]
     return [
         Series(role=role, number=number, stacks=stacks, b_values_s_per_mm2=b_values)
@@ -147,12 +153,12 @@ def make_cohort(
         raise ValueError(f"studies must be >= 1, got {studies} in make_cohort. The default is 60.")
     settings: dict[str, Any] = {
         "seed": seed,
-        "difficulty": difficulty,
-        "positive_share": positive_share,
+        "difficulty": float(difficulty),
+        "positive_share": float(positive_share),
         "b_values_s_per_mm2": tuple(float(value) for value in b_values_s_per_mm2),
     }
     plans = [plan_study(index, **settings) for index in range(1, studies + 1)]
-    _claim(output_dir, settings)
+    _claim(output_dir, settings | {"version": PHANTOM_VERSION})
     for done, plan in enumerate(plans, start=1):
         _write_once(plan, output_dir)
         if progress is not None:

@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from prostate_alm.imaging.phantom_protocol import Protocol, b_value_header, sequence_header
-from prostate_alm.imaging.phantom_signal import Grid
+from prostate_alm.imaging.phantom_render import Grid
 
 FIXED_DATE, FIXED_TIME = "20000101", "120000"  # plainly not a real visit
 IMPLEMENTATION_UID = "2.25.187364908201743650918273645091827364509"

@@ -20,27 +20,25 @@ from prostate_alm.imaging.phantom_reader import (
     draw_verdict,
     label_of,
 )
-from prostate_alm.imaging.phantom_signal import (
+from prostate_alm.imaging.phantom_render import (
     DIFFUSION_PROPERTIES,
     SPIN_ECHO_PROPERTIES,
     Array,
     Grid,
     Matrix,
     TissueMaps,
-    add_rician_noise,
     block_mean,
     centred_grid,
-    diffusion_signal,
     finer,
-    fit_adc,
     render,
-    spin_echo,
 )
+from prostate_alm.imaging.phantom_signal import add_rician_noise, diffusion_signal, fit_adc, spin_echo
 
 COMPUTED_B_VALUE_S_PER_MM2 = 1400.0
 T2_NOISE = 0.012  # of the signal of pure water at TE = 0
 DIFFUSION_NOISE = 0.006
 ADC_UNIT_MM2_PER_S = 1e-6
+T2_SCALE, DIFFUSION_SCALE = 1500.0, 900.0  # stored value of pure water at TE = 0, b = 0 and a gain of 1
 MAXIMUM_PIXEL = 4095
 DEFAULT_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
 # Directions of columns, rows and slices in the patient's frame, one a row.
@@ -76,7 +74,8 @@ class StudyPlan:
     image_axes: Matrix
     t2_centre_mm: Matrix
     diffusion_centre_mm: Matrix
-    noise: np.random.SeedSequence
+    gain: float
+    noise_seed: tuple[int, int]
 
     @property
     def label(self) -> int:
@@ -98,21 +97,27 @@ class StudyPlan:
 
 
 @dataclass(frozen=True)
-class PhantomStudy:
-    """One study in memory: its plan with the truth, and the volumes as they will be stored.
+class DiffusionVolumes:
+    """One volume for each b-value, the ADC map in 1e-6 mm2/s, the computed high-b volume; all on one grid.
 
-    `diffusion` holds one volume for each b-value of the plan; `maps` holds the noiseless tissue maps on the
-    diffusion grid.
+    `maps` holds the noiseless tissue maps there, with `gland_share`, the prostate's share of every voxel.
     """
+
+    traces: tuple[StoredVolume, ...]
+    adc: StoredVolume
+    computed: StoredVolume
+    maps: TissueMaps
+
+
+@dataclass(frozen=True)
+class PhantomStudy:
+    """One study in memory: its plan with the truth, and the volumes as they will be stored."""
 
     plan: StudyPlan
     t2: StoredVolume
     sagittal: StoredVolume
     localizer: tuple[StoredVolume, ...]
-    diffusion: tuple[StoredVolume, ...]
-    adc: StoredVolume
-    computed: StoredVolume
-    maps: TissueMaps
+    diffusion: DiffusionVolumes
 
 
 def plan_study(
@@ -155,12 +160,13 @@ def plan_study(
     drawn_protocol = draw_protocol(of_protocol)
     return StudyPlan(
         identifier=f"PHANTOM-{index:04d}",
-        uid_key=f"{seed}/{index}/{difficulty}/{positive_share}/{b_values}",
+        uid_key=f"{seed}/{index}/{float(difficulty)}/{float(positive_share)}/{b_values}",
         b_values_s_per_mm2=b_values,
         verdict=verdict,
         anatomy=draw_anatomy(verdict, of_anatomy, difficulty=difficulty),
         protocol=protocol or drawn_protocol,
-        noise=streams[4],
+        gain=float(np.random.default_rng(streams[4]).uniform(0.6, 1.5)),
+        noise_seed=(seed, index),
         **_draw_frame(of_frame),
     )
 
@@ -196,7 +202,7 @@ def make_study(
         `docs/phantom.md`.
 
     >>> study = make_study(1, seed=0)
-    >>> study.plan.identifier, len(study.diffusion), study.t2.pixels.dtype.name
+    >>> study.plan.identifier, len(study.diffusion.traces), study.t2.pixels.dtype.name
     ('PHANTOM-0001', 3, 'uint16')
     """
     plan = plan_study(
@@ -222,25 +228,48 @@ def render_study(plan: StudyPlan) -> PhantomStudy:
     Reference:
         `docs/phantom.md`.
     """
-    rng = np.random.default_rng(plan.noise)
-    gain = float(rng.uniform(0.6, 1.5))
+    return PhantomStudy(
+        plan=plan,
+        t2=_t2_axial(plan),
+        sagittal=_sagittal(plan),
+        localizer=_localizer(plan),
+        diffusion=render_diffusion(plan),
+    )
+
+
+def render_diffusion(plan: StudyPlan) -> DiffusionVolumes:
+    """Render the diffusion volumes of a plan alone; they are those of `render_study`.
+
+    Args:
+        plan: what `plan_study` drew.
+
+    Returns:
+        Traces, ADC map and computed high-b volume.
+
+    Reference:
+        `docs/phantom.md`, the section on physics.
+
+    >>> len(render_diffusion(plan_study(1)).traces)
+    3
+    """
     grid = centred_grid(plan.diffusion_centre_mm, plan.image_axes, spacing_mm=(2.0, 2.0, 3.0), shape=(20, 72, 96))
-    maps, signals = _diffusion_signals(plan, grid, rng)
     b_values = plan.b_values_s_per_mm2
+    maps, signals = _diffusion_signals(plan, grid, _noise(plan, 0))
     adc = fit_adc(signals, b_values)
     computed = signals[0] * np.exp(-np.float32(COMPUTED_B_VALUE_S_PER_MM2 - b_values[0]) * adc)
     measured = signals[0] > 6 * DIFFUSION_NOISE  # scanners blank the ADC map where there is only noise
-    scale = np.float32(900 * gain)
-    return PhantomStudy(
-        plan=plan,
-        t2=_t2_axial(plan, rng, gain=gain),
-        sagittal=_sagittal(plan, rng, gain=gain),
-        localizer=_localizer(plan, rng, gain=gain),
-        diffusion=tuple(StoredVolume(_stored(signal * scale), grid) for signal in signals),
+    scale = np.float32(DIFFUSION_SCALE * plan.gain)
+    return DiffusionVolumes(
+        traces=tuple(StoredVolume(_stored(signal * scale), grid) for signal in signals),
         adc=StoredVolume(_stored(adc * measured / np.float32(ADC_UNIT_MM2_PER_S)), grid),
         computed=StoredVolume(_stored(computed * scale), grid),
         maps=maps,
     )
+
+
+def _noise(plan: StudyPlan, series: int) -> np.random.Generator:
+    """Return the noise of one series; each has its own, so that any can be rendered without the others."""
+    return np.random.default_rng([*plan.noise_seed, series])
 
 
 def _check_b_values(b_values_s_per_mm2: tuple[float, ...]) -> tuple[float, ...]:
@@ -293,17 +322,16 @@ def _diffusion_signals(plan: StudyPlan, grid: Grid, rng: np.random.Generator) ->
     return coarse, signals
 
 
-def _t2_volume(
-    plan: StudyPlan, grid: Grid, rng: np.random.Generator, *, gain: float, oversampling: tuple[int, int, int]
-) -> StoredVolume:
-    maps = render(plan.anatomy, finer(plan.in_gland(grid), oversampling), properties=SPIN_ECHO_PROPERTIES)
-    signal = block_mean(spin_echo(maps, echo_time_ms=T2_ECHO_TIME_MS), oversampling) * _coil_shading(grid, rng)
+def _t2_volume(plan: StudyPlan, grid: Grid, rng: np.random.Generator, *, slice_parts: int = 1) -> StoredVolume:
+    parts = (slice_parts, 1, 1)
+    maps = render(plan.anatomy, finer(plan.in_gland(grid), parts), properties=SPIN_ECHO_PROPERTIES)
+    signal = block_mean(spin_echo(maps, echo_time_ms=T2_ECHO_TIME_MS), parts) * _coil_shading(grid, rng)
     noisy = add_rician_noise(signal, T2_NOISE, rng)
-    return StoredVolume(_stored(noisy * np.float32(1500 * gain)), grid)
+    return StoredVolume(_stored(noisy * np.float32(T2_SCALE * plan.gain)), grid)
 
 
 def _coil_shading(grid: Grid, rng: np.random.Generator) -> Array:
-    """Slowly varying sensitivity: a plane and a bowl, about +-25 % over the field of view."""
+    """Return a slowly varying sensitivity: a plane and a bowl, about +-25 % over the field of view."""
     slices, rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) for n in grid.shape)
     slope = rng.uniform(-0.12, 0.12, size=3).astype(np.float32)
     bowl = np.float32(rng.uniform(0.0, 0.20))
@@ -311,22 +339,23 @@ def _coil_shading(grid: Grid, rng: np.random.Generator) -> Array:
     return np.asarray(1.0 + plane + bowl * (rows[None, :, None] ** 2 - 0.3), dtype=np.float32)
 
 
-def _t2_axial(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> StoredVolume:
+def _t2_axial(plan: StudyPlan) -> StoredVolume:
     grid = centred_grid(plan.t2_centre_mm, plan.image_axes, spacing_mm=(0.9, 0.9, 3.0), shape=(20, 176, 176))
-    return _t2_volume(plan, grid, rng, gain=gain, oversampling=(2, 1, 1))
+    return _t2_volume(plan, grid, _noise(plan, 1), slice_parts=2)
 
 
-def _sagittal(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> StoredVolume:
+def _sagittal(plan: StudyPlan) -> StoredVolume:
     grid = centred_grid(plan.t2_centre_mm, SAGITTAL, spacing_mm=(1.25, 1.25, 4.0), shape=(13, 144, 144))
-    return _t2_volume(plan, grid, rng, gain=gain, oversampling=(1, 1, 1))
+    return _t2_volume(plan, grid, _noise(plan, 2))
 
 
-def _localizer(plan: StudyPlan, rng: np.random.Generator, *, gain: float) -> tuple[StoredVolume, ...]:
+def _localizer(plan: StudyPlan) -> tuple[StoredVolume, ...]:
+    rng = _noise(plan, 3)
     grids = [
         centred_grid(plan.t2_centre_mm, axes, spacing_mm=(4.5, 4.5, 12.0), shape=(3, 72, 72))
         for axes in (AXIAL, CORONAL, SAGITTAL)
     ]
-    return tuple(_t2_volume(plan, grid, rng, gain=gain, oversampling=(1, 1, 1)) for grid in grids)
+    return tuple(_t2_volume(plan, grid, rng) for grid in grids)
 
 
 def _stored(values: Array) -> NDArray[np.uint16]:
