@@ -11,7 +11,7 @@ from prostate_alm.data.convert import (
     SOFTWARE,
     T2_FILE,
     Sidecar,
-    convert_study,
+    convert_or_refuse,
     require_conversion_or_nothing,
 )
 from prostate_alm.data.labels import Label, read_labels
@@ -25,10 +25,9 @@ from prostate_alm.data.manifest import (
     sha256_of_file,
     write_manifest,
 )
-from prostate_alm.data.patients import require_joined_patients
+from prostate_alm.data.patients import joined_patients
 from prostate_alm.data.splits import split_patients
 from prostate_alm.data.workers import map_in_order
-from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.progress import Progress, silent
 
@@ -80,20 +79,21 @@ def build_manifest(
         progress: called with (studies done, studies in all) after each study.
 
     Raises:
-        ManifestError: an argument or the labels are unusable, an id has no folder, one person is two patients, `output`
-            exists or its folder of volumes holds something else, or no study is left of a class.
+        ManifestError: an argument or the labels are unusable, an id has no folder, one person is in two splits,
+            `output` exists or its folder of volumes holds something else, or no study is left of a class.
         SplitError: too few patients of a class for a test split.
         OSError: the volumes or the manifest cannot be written.
     """
     _check_numbers(b_values_s_per_mm2, test_share=test_share, seed=seed, workers=workers)
     volumes_dir = _check_output(output, overwrite=overwrite)
-    labels = read_labels(labels_csv)
+    table = read_labels(labels_csv)
     labels_sha256 = sha256_of_file(labels_csv)
-    unlabelled = _match_folders(dicom_dir, labels, volumes_dir)
-    require_joined_patients(labels, dicom_dir)
-    _splits(labels, test_share=test_share, seed=seed)  # too few patients: say so before the long work
+    unlabelled = _match_folders(dicom_dir, table, volumes_dir)
+    labels = joined_patients(table, dicom_dir)
+    if table[0].split is None:
+        _splits(labels, test_share=test_share, seed=seed)  # too few patients: say so before the long work
     convert = partial(
-        _convert_or_refuse, dicom_dir=dicom_dir, volumes_dir=volumes_dir, b_values_s_per_mm2=tuple(b_values_s_per_mm2)
+        convert_or_refuse, dicom_dir=dicom_dir, volumes_dir=volumes_dir, b_values_s_per_mm2=tuple(b_values_s_per_mm2)
     )
     converted, refused = _convert_all(convert, labels, volumes_dir, workers=workers, progress=progress)
     kept = [label for label in labels if label.id in converted]
@@ -166,15 +166,6 @@ def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) 
     return tuple(sorted(unlabelled))
 
 
-def _convert_or_refuse(
-    name: str, *, dicom_dir: Path, volumes_dir: Path, b_values_s_per_mm2: Sequence[float]
-) -> Sidecar | RefusedStudy:
-    try:
-        return convert_study(dicom_dir / name, volumes_dir / name, b_values_s_per_mm2=b_values_s_per_mm2)
-    except StudyRefused as error:
-        return RefusedStudy(id=name, code=error.code, reason=error.reason)
-
-
 def _convert_all(
     convert: "partial[Sidecar | RefusedStudy]",
     labels: Sequence[Label],
@@ -210,7 +201,7 @@ def _require_both_classes(kept: Sequence[Label], refused: Sequence[RefusedStudy]
 
 def _splits(labels: Sequence[Label], *, test_share: float, seed: int) -> dict[str, str]:
     if labels[0].split is not None:
-        return {label.id: str(label.split) for label in labels}
+        return _named_splits(labels)
     train, test = split_patients(
         {label.id: label.label for label in labels},
         {label.id: label.patient for label in labels},
@@ -219,6 +210,18 @@ def _splits(labels: Sequence[Label], *, test_share: float, seed: int) -> dict[st
         purpose="test",
     )
     return dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
+
+
+def _named_splits(labels: Sequence[Label]) -> dict[str, str]:
+    first_of: dict[str, Label] = {}
+    for label in labels:
+        first = first_of.setdefault(label.patient, label)
+        if first.split != label.split:
+            raise ManifestError(
+                f"studies of one person must lie in one split, got {first.id!r} and {label.id!r} in two: "
+                "their DICOM Patient ID says that they are one patient. Correct the column `split`."
+            )
+    return {label.id: str(label.split) for label in labels}
 
 
 def _record(label: Label, split: str, sidecar: Sidecar, folder: str) -> StudyRecord:

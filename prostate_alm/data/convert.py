@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prostate_alm import __version__
-from prostate_alm.data.manifest import ManifestError, sha256_of_file
+from prostate_alm.data.manifest import ManifestError, RefusedStudy, sha256_of_file
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.volume import StudyVolumes, load_study
 
@@ -42,6 +42,16 @@ class Sidecar(BaseModel):
     b_values_computed: tuple[bool, ...]
     series: tuple[dict[str, Any], ...]
     sha256: dict[str, str]
+
+
+def convert_or_refuse(
+    name: str, *, dicom_dir: Path, volumes_dir: Path, b_values_s_per_mm2: Sequence[float]
+) -> Sidecar | RefusedStudy:
+    """Convert the study in `dicom_dir/name` to `volumes_dir/name`; return why not when it cannot be used."""
+    try:
+        return convert_study(dicom_dir / name, volumes_dir / name, b_values_s_per_mm2=b_values_s_per_mm2)
+    except StudyRefused as error:
+        return RefusedStudy(id=name, code=error.code, reason=error.reason)
 
 
 def convert_study(study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequence[float]) -> Sidecar:

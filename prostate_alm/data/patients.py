@@ -3,51 +3,52 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
 from pydicom.errors import InvalidDicomError
 
 from prostate_alm.data.labels import Label
-from prostate_alm.data.manifest import ManifestError
 
 logger = logging.getLogger(__name__)
 
 
-def require_joined_patients(labels: Sequence[Label], dicom_dir: Path) -> None:
-    """Refuse labels that make two patients of one: the same Patient ID in DICOM, different `patient` in the table.
+def joined_patients(labels: Sequence[Label], dicom_dir: Path) -> list[Label]:
+    """Return the labels with one `patient` for all studies of one DICOM Patient ID.
 
-    Such studies could come to lie on both sides of a split, and the result would look better than it is. An empty
-    Patient ID says nothing. One that all studies share is a placeholder of de-identification: then the table alone
-    decides. The identifiers are compared in memory and are neither stored nor shown.
+    Studies of one person on both sides of a split make the result look better than it is. An empty Patient ID says
+    nothing. One that all studies share is a placeholder of de-identification: then the table alone decides. The
+    identifiers are compared in memory and are neither stored nor shown.
 
     Args:
         labels: the rows of the table.
         dicom_dir: folder with one sub-folder per id.
 
-    Raises:
-        ManifestError: names two studies that must have the same `patient`.
+    Returns:
+        The same rows in the same order; joined patients have the first of their names.
     """
-    studies_of: dict[str, list[Label]] = {}
+    ids_of = _studies_of_patient_ids(labels, dicom_dir)
+    if len(labels) > 1 and len(ids_of) == 1 and "" not in ids_of:
+        logger.warning("all studies have one DICOM Patient ID: taken for a placeholder, the labels tell patients apart")
+        return list(labels)
+    name_of = {label.patient: label.patient for label in labels}
+    for patient_id, studies in ids_of.items():
+        names = {name_of[one.patient] for one in studies}
+        if patient_id and len(names) > 1:
+            shown = ", ".join(one.id for one in studies[:3])
+            logger.warning("%d studies have one DICOM Patient ID and count as one patient: %s", len(studies), shown)
+            name_of.update({patient: min(names) for patient, name in name_of.items() if name in names})
+    return [replace(label, patient=name_of[label.patient]) for label in labels]
+
+
+def _studies_of_patient_ids(labels: Sequence[Label], dicom_dir: Path) -> dict[str, list[Label]]:
+    found: dict[str, list[Label]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom quotes odd values, which may identify the patient
         for label in labels:
-            studies_of.setdefault(_patient_id(dicom_dir / label.id), []).append(label)
-    if len(studies_of) == 1 and "" not in studies_of:
-        logger.warning(
-            "all studies carry one DICOM Patient ID: taken for a placeholder, the labels tell patients apart"
-        )
-        return
-    studies_of.pop("", None)
-    for studies in studies_of.values():
-        for one, other in pairwise(studies):
-            if one.patient != other.patient:
-                raise ManifestError(
-                    "studies of one person must have the same `patient` in the labels, "
-                    f"got different ones for {one.id!r} and {other.id!r}, whose DICOM Patient ID is the same. "
-                    "Give both the same value (or correct the Patient ID, if it is a placeholder)."
-                )
+            found.setdefault(_patient_id(dicom_dir / label.id), []).append(label)
+    return found
 
 
 def _patient_id(study_dir: Path) -> str:

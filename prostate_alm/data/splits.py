@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 VALIDATION_SHARE = 0.2
 """Share of the training studies that a member keeps for validation (section 5.1 of the paper)."""
@@ -39,6 +38,8 @@ def split_patients(
     >>> len(large), len(small), sum(labels[i] for i in small)
     (6, 4, 1)
     """
+    from sklearn.model_selection import train_test_split  # takes a second, which reading a manifest need not wait for
+
     names = sorted({patients[study] for study in labels})
     positive = {patients[study] for study, label in labels.items() if label == 1}
     classes = [int(name in positive) for name in names]
