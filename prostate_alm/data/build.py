@@ -147,7 +147,11 @@ def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) 
         raise ManifestError(
             f"DICOM_DIR must be a folder with one sub-folder per study, got {dicom_dir}. Check the path."
         )
-    volumes = volumes_dir.resolve()
+    volumes, dicom = volumes_dir.resolve(), dicom_dir.resolve()
+    if volumes == dicom or any(volumes.is_relative_to(dicom / label.id) for label in labels):
+        raise ManifestError(
+            f"volumes must not go among the DICOM files, got {volumes_dir}, which is for those. Choose another output."
+        )
     folders = {
         one.name for one in dicom_dir.iterdir() if one.is_dir() and one.name[0] != "." and one.resolve() != volumes
     }
@@ -157,11 +161,6 @@ def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) 
         raise ManifestError(
             f"each id of the labels must be a folder of {dicom_dir}, got {unknown[0]!r} "
             f"and {len(unknown) - 1} more without one ({len(unlabelled)} folders have no label). Correct the ids."
-        )
-    dicom = [dicom_dir.resolve() / label.id for label in labels]
-    if volumes == dicom_dir.resolve() or any(volumes.is_relative_to(folder) for folder in dicom):
-        raise ManifestError(
-            f"volumes must not go among the DICOM files, got {volumes_dir}, which holds some. Choose another output."
         )
     return tuple(sorted(unlabelled))
 

@@ -76,6 +76,8 @@ def _require_both_classes(part: Sequence[str], positive: set[str], purpose: str)
 def member_seed(seed: int, member: int, *streams: int) -> int:
     """Return a seed for (seed, member, streams...): statistically independent, the same on every machine.
 
+    Zeros at the end do not count: the stream 0 is that of the bare member, so number further streams from 1.
+
     >>> member_seed(0, 3) == member_seed(0, 3), member_seed(0, 3) == member_seed(3, 0)
     (True, False)
     """
