@@ -255,7 +255,7 @@ def _coordinates(grid: Grid, box: Box, structure: Structure) -> list[Array]:
 def _cover(structure: Structure, grid: Grid, box: Box) -> Array:
     """Return the share of every voxel that the structure covers: a ramp over its edge, by the distance to the surface.
 
-    distance = (q - 1) / |grad q| with q = sum (x_i / a_i)^2, to first order (Taubin 1991).
+    distance = f / |grad f| with f = sqrt(sum (x_i / a_i)^2) - 1: exact for a sphere, else to first order (Taubin 1991).
     """
     x, y, z = _coordinates(grid, box, structure)
     a, b, c = (np.float32(1.0 / value) for value in structure.half_axes_mm)
@@ -273,9 +273,10 @@ def _cover(structure: Structure, grid: Grid, box: Box) -> Array:
         q *= np.maximum(uneven, np.float32(LEAST_UNEVENNESS), out=uneven)
     edge_mm = np.float32(structure.soft_mm + float(np.mean(grid.spacing_mm)))
     np.sqrt(slope, out=slope)
-    slope *= 2.0 * edge_mm
+    slope *= edge_mm
     slope += np.float32(1e-6)
-    q -= 1.0
+    np.sqrt(q, out=q)
+    q *= q - 1.0
     q /= slope
     if structure.shell_mm:  # from the distance to the surface to the distance to the wall's middle
         half = np.float32(0.5 * structure.shell_mm / edge_mm)

@@ -1,0 +1,103 @@
+"""The label: probabilities against scipy, the observer's AUC against a Monte Carlo, exact stratification."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from prostate_alm.imaging.phantom_reader import (
+    DEFAULT_DIFFICULTY,
+    EQUIVOCAL_BAND,
+    POPULATIONS,
+    draw_verdict,
+    equivocal_probability,
+    label_of,
+    observer_auc,
+    reader_noise_sd,
+)
+
+
+@pytest.mark.parametrize("difficulty", [0.0, DEFAULT_DIFFICULTY, 1.0])
+def test_probability_is_that_of_scipys_normal_distribution(difficulty: float) -> None:
+    conspicuity = np.linspace(0, 1, 41)
+    perceived = stats.norm(conspicuity, reader_noise_sd(difficulty))
+    expected = perceived.cdf(EQUIVOCAL_BAND[1]) - perceived.cdf(EQUIVOCAL_BAND[0])
+    np.testing.assert_allclose(equivocal_probability(conspicuity, difficulty), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("difficulty", [0.1, DEFAULT_DIFFICULTY, 0.5, 1.0])
+def test_observer_auc_is_what_scikit_learn_finds_in_a_large_draw(difficulty: float) -> None:
+    rng = np.random.default_rng(1)
+    number = 200_000
+    population = rng.choice(len(POPULATIONS), size=number, p=[one.share for one in POPULATIONS])
+    low, high = (np.array([getattr(one, f"conspicuity_{end}") for one in POPULATIONS]) for end in ("low", "high"))
+    conspicuity = rng.uniform(low[population], high[population])
+    perceived = conspicuity + rng.normal(0, reader_noise_sd(difficulty), number)
+    label = (perceived > EQUIVOCAL_BAND[0]) & (perceived < EQUIVOCAL_BAND[1])
+    drawn = roc_auc_score(label, equivocal_probability(conspicuity, difficulty).round(12))
+    assert observer_auc(difficulty) == pytest.approx(drawn, abs=0.004)  # four standard errors of the draw
+
+
+def test_verdicts_given_the_label_have_the_observers_auc() -> None:
+    rng = np.random.default_rng(2)
+    labels = [0, 1] * 1500
+    conspicuity = np.array([draw_verdict(label, rng, difficulty=0.5).conspicuity for label in labels])
+    drawn = roc_auc_score(labels, equivocal_probability(conspicuity, 0.5).round(12))
+    assert drawn == pytest.approx(observer_auc(0.5), abs=0.02)
+
+
+def test_observer_at_the_default_difficulty_is_good_and_imperfect() -> None:
+    assert 0.98 < observer_auc(DEFAULT_DIFFICULTY) < 0.995
+    assert observer_auc(0.45) == pytest.approx(0.93, abs=0.005)  # the paper's AUC on its own cohort
+
+
+def test_observer_never_gains_from_difficulty() -> None:
+    aucs = [observer_auc(difficulty) for difficulty in np.linspace(0, 1, 21)]
+    assert all(harder <= easier for easier, harder in pairwise(aucs))
+
+
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.1, 1 / 9, 0.3, 0.5, 0.85]), blocks=st.integers(1, 12))
+def test_whole_blocks_of_ten_hold_the_share_exactly(seed: int, share: float, blocks: int) -> None:
+    labels = [label_of(index, seed=seed, positive_share=share) for index in range(1, 10 * blocks + 1)]
+    assert sum(labels) == round(10 * blocks * share)
+
+
+def test_labels_differ_between_seeds_and_blocks() -> None:
+    patterns = {
+        tuple(label_of(10 * block + place, seed=seed, positive_share=0.3) for place in range(1, 11))
+        for seed in range(5)
+        for block in range(5)
+    }
+    assert len(patterns) > 15
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"index": 0}, "index must be >= 1, got 0"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"positive_share": 0.0}, "positive_share must be strictly between 0 and 1"),
+        ({"positive_share": float("nan")}, "positive_share must be strictly between 0 and 1"),
+    ],
+)
+def test_parameters_out_of_range_are_named(change: dict[str, float], message: str) -> None:
+    parameters = {"index": 1, "seed": 0, "positive_share": 0.3} | change
+    with pytest.raises(ValueError, match=message):
+        label_of(parameters.pop("index"), **parameters)
+
+
+@pytest.mark.parametrize("difficulty", [-0.01, 1.01, float("nan")])
+def test_difficulty_outside_its_range_is_refused(difficulty: float) -> None:
+    with pytest.raises(ValueError, match="difficulty must be within"):
+        observer_auc(difficulty)
+
+
+def test_label_and_nodes_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="label must be 0 or 1, got 2"):
+        draw_verdict(2, np.random.default_rng(0), difficulty=0.1)
+    with pytest.raises(ValueError, match="nodes must be >= 1, got 0"):
+        observer_auc(0.1, nodes=0)
