@@ -147,8 +147,8 @@ def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) 
         raise ManifestError(
             f"DICOM_DIR must be a folder with one sub-folder per study, got {dicom_dir}. Check the path."
         )
-    volumes, dicom = volumes_dir.resolve(), dicom_dir.resolve()
-    if volumes == dicom or any(volumes.is_relative_to(dicom / label.id) for label in labels):
+    volumes = volumes_dir.resolve()
+    if volumes == dicom_dir.resolve() or any(volumes.is_relative_to((dicom_dir / one.id).resolve()) for one in labels):
         raise ManifestError(
             f"volumes must not go among the DICOM files, got {volumes_dir}, which is for those. Choose another output."
         )

@@ -426,11 +426,12 @@ def test_nothing_of_the_patient_reaches_manifest_sidecar_or_messages(
     dicom, labels = six
     caplog.set_level("DEBUG")
     original = (dicom / sorted(labels)[0]).resolve()
-    for name, spoil in {"GOOD": None, "AGAIN": None, "BAD": without_a_slice, "WORSE": cut_in_header}.items():
-        shutil.copytree(original, dicom / name)
-        edit(list((dicom / name).rglob("*.dcm")), PatientName=NAME, PatientID=ID, PatientBirthDate=BIRTH_DATE)
-        if spoil is not None:
-            spoil(dicom / name)
+    shutil.copytree(original, dicom / "GOOD")
+    edit(list((dicom / "GOOD").rglob("*.dcm")), PatientName=NAME, PatientID=ID, PatientBirthDate=BIRTH_DATE)
+    for name in ("AGAIN", "BAD", "WORSE"):
+        shutil.copytree(dicom / "GOOD", dicom / name)
+    without_a_slice(dicom / "BAD")
+    cut_in_header(dicom / "WORSE")
     secrets = {NAME, ID, BIRTH_DATE, "PLANTED"}
     uids = [pydicom.dcmread(path) for path in (dicom / "GOOD").rglob("*.dcm")]
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
