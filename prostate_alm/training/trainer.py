@@ -90,7 +90,8 @@ def prepare_batch(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the images and the targets (labels and sample ids) of a batch on the device."""
     targets = {LABELS: batch[LABELS].to(device, non_blocking=non_blocking), SAMPLE_IDS: list(batch[SAMPLE_IDS])}
-    return batch["image"].to(device, non_blocking=non_blocking), targets
+    image = batch["image"].as_subclass(torch.Tensor)  # MetaTensor makes every operation of a network slower
+    return image.to(device, non_blocking=non_blocking), targets
 
 
 class TwoStageTraining:
