@@ -1,9 +1,9 @@
 """One DICOM study to volumes on disk: two NIfTI files and a sidecar that says how they were made."""
 
-import gzip
 import hashlib
 import logging
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from prostate_alm.imaging.volume import StudyVolumes, load_study
 T2_FILE, DWI_FILE, SIDECAR_FILE = "t2.nii.gz", "dwi.nii.gz", "study.json"
 SOFTWARE = f"prostate-alm {__version__}"
 
+_GZIP_FORMAT = 16 + zlib.MAX_WBITS  # zlib's sign for a gzip header and trailer
 _SCANNER_COORDINATES = 1  # the NIfTI code of an affine that gives the scanner's own millimetres
 
 logger = logging.getLogger(__name__)
@@ -159,8 +160,10 @@ def _nifti(voxels: NDArray[np.float32], affine_ras_mm: NDArray[np.float64]) -> b
     image.set_qform(affine_ras_mm, code=_SCANNER_COORDINATES)
     image.set_data_dtype(np.int16)
     image.header.set_xyzt_units("mm")
-    # a fixed time stamp: same input, same bytes; level 1 takes half the time of 6 and 0.5 % more space
-    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    # Noise has no repeated strings: looking for runs only takes half the time of level 1 and 7 to 19 % more space.
+    # zlib writes no time stamp: same input, same bytes.
+    compressor = zlib.compressobj(1, zlib.DEFLATED, _GZIP_FORMAT, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    return compressor.compress(image.to_bytes()) + compressor.flush()
 
 
 def _move(partial: Path, output_dir: Path) -> None:
