@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,14 @@ from prostate_alm.data.synthetic import ensure_synthetic_cohort
 from prostate_alm.progress import progress_bar
 from prostate_alm.training import results, run_folder, tracking
 from prostate_alm.training.run_folder import RunFolder
-from prostate_alm.training.settings import Settings, check_command_line, exit_on_usage_error, read_settings
+from prostate_alm.training.settings import (
+    Settings,
+    bundle_arguments,
+    bundle_configuration,
+    check_command_line,
+    exit_on_usage_error,
+    read_settings,
+)
 from prostate_alm.training.trainer import TwoStageTraining
 
 SYNTHETIC_COHORT_FOLDER = Path("data")
@@ -72,6 +80,7 @@ def prepare_member(bundle: str, **values: Any) -> Member:
 
 
 def _prepare(bundle: str, values: dict[str, Any]) -> Member:
+    _silence_missing_decoders()
     check_command_line()
     settings = read_settings(**values)
     path = settings.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
@@ -86,10 +95,17 @@ def _prepare(bundle: str, values: dict[str, Any]) -> Member:
     return Member(bundle, settings, config, train, validation, test, folder)
 
 
+def _silence_missing_decoders() -> None:
+    """MONAI tells of a GPU decoder for DICOM that is not installed; volumes are NIfTI here, so nobody misses it."""
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+
+
 def _config(settings: Settings, *, manifest_path: Path) -> dict[str, Any]:
     """Return all that determines the numbers of a run, and what they were made with."""
     return {
         "settings": settings.model_dump(mode="json", exclude=_NOT_IN_CONFIG),
+        **bundle_configuration(bundle_arguments()),
         "manifest": manifest_path.name,
         "manifest_sha256": sha256_of_file(manifest_path),
         "versions": {

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from prostate_alm.data.manifest import sha256_of_file
+
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""
 
@@ -107,6 +109,22 @@ def unknown_overrides(arguments: Sequence[str]) -> list[str]:
     return faults
 
 
+def bundle_configuration(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what a command line gives besides the settings: the config files, by checksum, and other overrides.
+
+    Together with the settings this determines a run: a resumed run must have the same.
+
+    Args:
+        arguments: the command line after the program.
+    """
+    named = _named_arguments(arguments)
+    files = _config_files(named.get("config_file", ""))
+    overrides = {
+        name: value for name, value in named.items() if name not in _NOT_OVERRIDES | set(Settings.model_fields)
+    }
+    return {"config_files": {path.name: sha256_of_file(path) for path in files}, "overrides": overrides}
+
+
 def _named_arguments(arguments: Sequence[str]) -> dict[str, str]:
     named = {}
     for position, argument in enumerate(arguments):
@@ -140,15 +158,18 @@ def exit_on_usage_error(action: Callable[[], Any]) -> Any:
         raise SystemExit(USAGE_ERROR) from error
 
 
+def bundle_arguments() -> list[str]:
+    """Return the arguments of this process when it is `python -m monai.bundle`, else none."""
+    is_bundle_command = Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+    return sys.argv[1:] if is_bundle_command else []
+
+
 def check_command_line() -> None:
     """Refuse unknown overrides when this process is `python -m monai.bundle`.
 
     Raises:
         ValueError: one line for each unknown override.
     """
-    program = Path(sys.argv[0])
-    if program.parts[-3:] != ("monai", "bundle", "__main__.py"):
-        return
-    faults = unknown_overrides(sys.argv[1:])
+    faults = unknown_overrides(bundle_arguments())
     if faults:
         raise ValueError("\n".join(faults))

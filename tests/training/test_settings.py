@@ -1,9 +1,10 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from prostate_alm.training.settings import exit_on_usage_error, read_settings, unknown_overrides
+from prostate_alm.training.settings import bundle_configuration, exit_on_usage_error, read_settings, unknown_overrides
 
 VALID = {
     "manifest": None,
@@ -118,3 +119,13 @@ def test_a_fault_of_the_caller_ends_with_code_2_and_one_line(capsys: pytest.Capt
 def test_a_fault_of_the_program_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         exit_on_usage_error(lambda: 1 / 0)
+
+
+def test_what_determines_a_run_besides_its_settings_is_recorded(config_file: Path) -> None:
+    arguments = ["run", "training", "--config_file", str(config_file), "--member", "3", "--network_def#features", "4"]
+    recorded = bundle_configuration(arguments)
+    assert recorded["overrides"] == {"network_def#features": "4"}
+    checksum = hashlib.sha256(config_file.read_bytes()).hexdigest()
+    assert recorded["config_files"] == {"train.json": checksum}
+    config_file.write_text("{}")
+    assert bundle_configuration(arguments) != recorded
