@@ -17,9 +17,11 @@ class StratifiedBatchSampler(Sampler[list[int]]):
         labels: 0 or 1 per sample, (N,).
         batch_size: largest number of samples in a batch, at least 2.
         seed: seed of the order.
+        rank: number of this process among those that train together; it gets every `ranks`-th row of each batch.
+        ranks: number of processes.
 
     Raises:
-        ValueError: batch_size is below 2.
+        ValueError: batch_size is below 2, or so small that a process would get an empty batch.
 
     >>> batches = list(StratifiedBatchSampler([1, 0, 0, 1, 0, 0], batch_size=3, seed=0))
     >>> sorted(index for batch in batches for index in batch)
@@ -28,11 +30,17 @@ class StratifiedBatchSampler(Sampler[list[int]]):
     [1, 1]
     """
 
-    def __init__(self, labels: Sequence[int], batch_size: int, *, seed: int) -> None:
+    def __init__(self, labels: Sequence[int], batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}. A ranking needs two samples.")
         self._classes = [np.flatnonzero(np.asarray(labels) == value) for value in (1, 0)]
         self._batches = -(-len(labels) // batch_size)
+        if len(labels) // self._batches < ranks:
+            raise ValueError(
+                f"batch_size must leave a sample for each of {ranks} processes, got {batch_size} for {len(labels)} "
+                "samples. Choose a larger one or fewer processes."
+            )
+        self._rank, self._ranks = rank, ranks
         self._seed = seed
         self._epoch = 0
 
@@ -48,4 +56,5 @@ class StratifiedBatchSampler(Sampler[list[int]]):
         # positives first, then negatives, dealt like cards: sizes and shares differ by one at most
         order = np.concatenate([generator.permutation(indices) for indices in self._classes])
         for batch in range(self._batches):
-            yield generator.permutation(order[batch :: self._batches]).tolist()
+            rows = generator.permutation(order[batch :: self._batches])
+            yield rows[self._rank :: self._ranks].tolist()

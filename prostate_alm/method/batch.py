@@ -162,8 +162,28 @@ def join_ranks(batch: Batch, *, mu: float) -> Batch:
     start = sum(sizes[: dist.get_rank()])
     values = rows[:, 0].contiguous().view(torch.float64).to(batch.logits.device, batch.logits.dtype)
     logits: Tensor = _OwnRows.apply(batch.logits, values, start)  # type: ignore[no-untyped-call]  # torch gives it no types
-    base_weight = len(batch.labels) * len(sizes) / sum(sizes)
-    return Batch(logits, rows[:, 1].tolist(), rows[:, 2].tolist(), base_weight)
+    weight = _share(len(batch.labels), total=sum(sizes))
+    return Batch(logits, rows[:, 1].tolist(), rows[:, 2].tolist(), weight)
+
+
+def base_weight(rows: int, *, device: torch.device) -> float:
+    """Return the weight of this rank's mean over samples that makes the mean over ranks the mean over all samples.
+
+    A collective call when torch.distributed is initialised, else 1.
+
+    Args:
+        rows: number of rows of this rank, at least 0.
+        device: where tensors of this rank live.
+    """
+    if not is_distributed():
+        return 1.0
+    total = torch.tensor([rows], dtype=torch.int64, device=_wire(device))
+    dist.all_reduce(total)
+    return _share(rows, total=int(total))
+
+
+def _share(rows: int, *, total: int) -> float:
+    return rows * dist.get_world_size() / max(total, 1)
 
 
 def refuse_batch(*, mu: float, device: torch.device) -> None:

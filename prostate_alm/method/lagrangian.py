@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prostate_alm.method.batch import (
     Batch,
     NonFiniteLogitsError,
+    base_weight,
     check_batch,
     check_finite,
     digest,
@@ -331,7 +332,8 @@ class ConstrainedLoss(nn.Module):
         if self.term is None:
             self._calls += 1
             check_finite(logits, sample_ids, step=self._calls - 1)
-            return self._base(logits, labels)
+            base = self._base(logits, labels) if len(logits) else logits.sum()
+            return base * base_weight(len(logits), device=logits.device)
         to_base, to_term = logits.view_as(logits), logits.view_as(logits)
         if self.training and to_base.requires_grad:
             self.term.measure_gradients(base=to_base, constraint=to_term)

@@ -16,6 +16,7 @@ from prostate_alm.data.splits import member_seed, split_member
 from prostate_alm.data.synthetic import ensure_synthetic_cohort
 from prostate_alm.progress import progress_bar
 from prostate_alm.training import results, run_folder, tracking
+from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.run_folder import RunFolder
 from prostate_alm.training.settings import (
     Settings,
@@ -68,13 +69,19 @@ def prepare_member(bundle: str, **values: Any) -> Member:
 
     Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights.
 
+    Where several processes train together, rank 0 does all that first, and the others take its folder.
+
     Ends the process with exit code 2 and one line per fault on stderr when something is wrong.
 
     Args:
         bundle: name of the bundle; experiment in MLflow and default folder under `outputs/`.
         values: the fields of `Settings`.
     """
-    prepared: Member = exit_on_usage_error(lambda: _prepare(bundle, values))
+    prepared = leader_first(
+        lambda: exit_on_usage_error(lambda: _prepare(bundle, values)),
+        tell=lambda member: str(member.folder.path),
+        follow=lambda path: _prepare(bundle, values | {"output_dir": path, "resume": True, "overwrite": False}),
+    )
     set_determinism(seed=member_seed(prepared.settings.seed, prepared.settings.member, 0))  # for the first weights
     return prepared
 
@@ -188,11 +195,14 @@ def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
     """Train, evaluate and write the results; the MLflow run ends as FINISHED, or as FAILED when anything goes wrong.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`; empty on other ranks than 0, which only take part in the training.
     """
     if member.folder.is_finished:
         logger.info("%s is finished already; its results stay as they are", member.folder.path)
         return _report(member, member.folder.read_json(run_folder.METRICS))
+    if not is_leader():
+        training.run(member.folder.file(run_folder.CHECKPOINT))
+        return {}
     run = _open_run(member)
     try:
         training.run(member.folder.file(run_folder.CHECKPOINT), on_epoch=run.log_epochs)

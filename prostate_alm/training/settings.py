@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -14,6 +14,8 @@ from prostate_alm.data.manifest import sha256_of_file
 
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""
+
+T = TypeVar("T")
 
 _NOT_OVERRIDES = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
 
@@ -144,7 +146,7 @@ def _top_level_keys(path: Path) -> list[str]:
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.suffix == ".json" else []
 
 
-def exit_on_usage_error(action: Callable[[], Any]) -> Any:
+def exit_on_usage_error(action: Callable[[], T]) -> T:
     """Call `action`; turn its ValueError or OSError into lines on stderr and exit code 2.
 
     MONAI evaluates a config inside its own error handling, which buries a message under some 190 lines; leaving the

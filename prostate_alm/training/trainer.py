@@ -12,12 +12,14 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from prostate_alm.data.splits import member_seed
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
+from prostate_alm.training.distributed import is_distributed, is_leader
 from prostate_alm.training.handlers import (
     LABELS,
     SAMPLE_IDS,
@@ -103,6 +105,9 @@ class TwoStageTraining:
     After each epoch the whole state goes to a checkpoint; a run that was killed at any time and is resumed gives the
     numbers of an uninterrupted one.
 
+    In a process group each rank trains on its part of every batch and validates on all samples, so that all ranks see
+    the same AUC; rank 0 writes.
+
     Args:
         network: images (B, C, ...) -> logits (B, 1); trained in place.
         loss: F and the constraint, or F alone.
@@ -130,6 +135,7 @@ class TwoStageTraining:
         self.schedule = schedule
         self.device = torch.device(device)
         self.history: list[dict[str, float]] = []
+        self._replica = DistributedDataParallel(self.network) if is_distributed() else self.network
         self._make_optimizer = optimizer
         self._inferer = AutocastInferer(self.device, fastest_dtype(self.device))
         self._randomizers = randomizers
@@ -184,7 +190,7 @@ class TwoStageTraining:
             device=self.device,
             max_epochs=stage.epochs,
             train_data_loader=self.loaders.train,
-            network=self.network,
+            network=self._replica,
             optimizer=optimizer,
             loss_function=TargetLoss(loss),
             prepare_batch=prepare_batch,
@@ -208,8 +214,9 @@ class TwoStageTraining:
         @trainer.on(Events.EPOCH_COMPLETED)
         def remember(engine: Engine) -> None:
             self.history.append(self._row(stage, loss, mean_loss=mean_loss(), metrics=evaluator.state.metrics))
-            state = {name: part.state_dict() for name, part in parts.items()}
-            _save(state | {"stage": stage.number, "epoch": engine.state.epoch, "history": self.history}, checkpoint)
+            if is_leader():
+                state = {name: part.state_dict() for name, part in parts.items()}
+                _save(state | {"stage": stage.number, "epoch": engine.state.epoch, "history": self.history}, checkpoint)
             if on_epoch:
                 on_epoch(self.history)
 
@@ -283,7 +290,8 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
 def _show_progress(trainer: Engine, evaluator: Engine, *, name: str) -> None:
     """Show a bar per stage on a terminal, a log line per epoch elsewhere."""
     first, last = trainer.state.epoch, trainer.state.max_epochs
-    bar = tqdm(total=last, initial=first, desc=name, unit="epoch", disable=not sys.stderr.isatty())
+    hidden = not (sys.stderr.isatty() and is_leader())
+    bar = tqdm(total=last, initial=first, desc=name, unit="epoch", disable=hidden)
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def advance(engine: Engine) -> None:

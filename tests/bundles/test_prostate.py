@@ -169,6 +169,50 @@ def test_a_crash_is_told_to_mlflow_and_to_the_shell(cohort: Path, tmp_path: Path
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+BOTH_FILES = f"['{BUNDLE / 'train.json'}','{BUNDLE / 'multi_gpu_train.json'}']"
+
+
+def history(folder: Path, column: str) -> list[float]:
+    with (folder / "history.csv").open() as stream:
+        return [float(row[column]) for row in csv.DictReader(stream) if row[column]]
+
+
+def test_two_processes_train_as_one_does(cohort: Path, tmp_path: Path) -> None:
+    # without augmentation, whose random numbers differ with the order in which samples are drawn, and with a plain
+    # optimizer: the sign-like first steps of Adam turn rounding into differences of the size of the learning rate
+    plain = ("--augment", "$@centre_crop", "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", "0.02")
+    common = ("--manifest", cohort, *EPOCHS, *plain)
+    alone = run(*common, "--output_dir", "alone", folder=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    together = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+            *("-m", "monai.bundle", "run", "training", "--config_file", BOTH_FILES),
+            *map(str, common),
+            *("--output_dir", "together"),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.count("results: together") == 1
+    for column in ("val_loss", "alm_q_mean", "alm_lambda_maximum"):
+        one, two = (history(tmp_path / name, column) for name in ("alone", "together"))
+        assert two == pytest.approx(one, rel=1e-6), column
+    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert len(runs) == 4  # a parent and a member for each of the two trainings
+
+
+def test_the_overlay_for_several_processes_needs_torchrun(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", BOTH_FILES]
+    result = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert_one_line(result.stderr, "must be run by torchrun")
+
+
 def targets(node: Any) -> Iterator[str]:
     """Yield each `_target_` of a config."""
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
