@@ -209,8 +209,9 @@ def test_a_reader_that_leaves_is_no_error(small: Path) -> None:
     assert (explain.returncode, stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("presses", [1, 3])  # the impatient press again
 def test_an_interrupted_build_says_so_and_goes_on_the_next_time(
-    dicom_cohort: Path, cohort: Path, tmp_path: Path
+    dicom_cohort: Path, cohort: Path, tmp_path: Path, presses: int
 ) -> None:
     rows = (dicom_cohort / "labels.csv").read_text().splitlines()[:10]  # nine studies are worth two workers
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
@@ -222,8 +223,10 @@ def test_an_interrupted_build_says_so_and_goes_on_the_next_time(
     running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while running.poll() is None and not (tmp_path / "c" / names[5]).exists():
         time.sleep(0.02)
-    os.killpg(running.pid, signal.SIGINT)  # Ctrl-C reaches the workers, too
-    _, stderr = running.communicate()
+    for _ in range(presses):
+        os.killpg(running.pid, signal.SIGINT)  # Ctrl-C reaches the workers, too
+        time.sleep(0.01)
+    _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
     assert stderr == "interrupted; what was finished is kept, run the same command to go on\n"
     assert not (tmp_path / "c.json").exists()

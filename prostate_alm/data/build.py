@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -179,12 +180,13 @@ def _convert_all(
     volumes_dir.mkdir(parents=True, exist_ok=True)
     converted: dict[str, Sidecar] = {}
     refused: list[RefusedStudy] = []
-    for name, outcome in zip(names, map_in_order(convert, names, workers=workers), strict=True):
-        if isinstance(outcome, RefusedStudy):
-            refused.append(outcome)
-        else:
-            converted[name] = outcome
-        progress(len(converted) + len(refused), len(names))
+    with closing(map_in_order(convert, names, workers=workers)) as outcomes:
+        for name, outcome in zip(names, outcomes, strict=True):
+            if isinstance(outcome, RefusedStudy):
+                refused.append(outcome)
+            else:
+                converted[name] = outcome
+            progress(len(converted) + len(refused), len(names))
     return converted, refused
 
 

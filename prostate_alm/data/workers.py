@@ -3,11 +3,11 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 _ITEMS_WORTH_A_WORKER = 4  # a worker takes as long to start as 4 studies take to convert
 _MOST_WORKERS = 8  # beyond, the disk is the limit; each takes 0.3 GB
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def available_workers() -> int:
-    """Return how many processes this machine should run: its free choice of cores, 8 at most.
+    """Return how many processes this machine should run: one per core that is free for us, 8 at most.
 
     >>> 1 <= available_workers() <= 8
     True
@@ -28,11 +28,17 @@ def available_workers() -> int:
     return min(cores, _MOST_WORKERS)
 
 
-def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order, as soon as it is known.
+def map_in_order(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int
+) -> Generator[Result, None, None]:
+    """Yield `function(item)` for each item, in order, as soon as it is known; closing the iteration ends the workers.
+
+    Worker w of W does the items w, w + W, w + 2W, ... and sends its results through a pipe of its own. Unlike the pools
+    of the standard library this has no locks and threads that an interruption could leave in disorder. What a worker
+    that died left undone is done here.
 
     Args:
-        function: can be pickled when workers > 1; what it raises is raised here and ends the iteration.
+        function: can be pickled when workers > 1, and may be killed at any time; what it raises is raised here.
         items: the items; few of them are done in this process, since a worker takes a second to start.
         workers: largest number of processes, >= 1.
 
@@ -43,19 +49,43 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], *, w
     if useful < 2:
         yield from map(function, items)
         return
-    done = 0
-    # spawned, not forked: a forked copy of a process with threads (torch, ITK) may hang
-    with ProcessPoolExecutor(useful, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent) as pool:
+    team = [_start(function, items[first::useful]) for first in range(useful)]
+    dead: set[int] = set()
+    try:
+        for index, item in enumerate(items):
+            worker = index % useful
+            try:
+                error, result = team[worker][1].recv()
+            except EOFError:
+                if worker not in dead:
+                    logger.warning("a worker process died (out of memory?): its work is done without it")
+                dead.add(worker)
+                error, result = None, function(item)
+            if error is not None:
+                raise error
+            yield result
+    finally:
+        for process, _ in team:
+            process.terminate()
+        for process, _ in team:
+            process.join()
+
+
+def _start(function: Callable[[Item], Any], items: Sequence[Item]) -> tuple[BaseProcess, Connection]:
+    context = get_context("spawn")  # a forked copy of a process with threads (torch, ITK) may hang
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(function, items, sender), daemon=True)
+    process.start()
+    sender.close()  # the worker's copy is the only one, so that its death ends the pipe
+    return process, receiver
+
+
+def _work(function: Callable[[Item], Any], items: Sequence[Item], sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    for item in items:
         try:
-            for result in pool.map(function, items):
-                yield result
-                done += 1
-        except BrokenProcessPool:
-            logger.warning("a worker process died (out of memory?): going on without workers")
-        finally:
-            pool.shutdown(cancel_futures=True)
-    yield from map(function, items[done:])
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+            outcome = (None, function(item))
+        except Exception as error:  # raised again where the result is wanted
+            sender.send((error, None))
+            return
+        sender.send(outcome)

@@ -1,6 +1,9 @@
 """Work in several processes: the order, the errors, and a worker that dies."""
 
 import math
+import signal
+import time
+from multiprocessing import active_children
 
 import pytest
 
@@ -21,18 +24,22 @@ def test_an_error_of_the_function_ends_the_iteration() -> None:
     assert [next(results), next(results)] == [2.0, 1.0]
     with pytest.raises(ValueError, match="math domain error"):
         next(results)
+    assert list(results) == []
+
+
+def test_closing_the_iteration_ends_the_workers() -> None:
+    results = map_in_order(time.sleep, [0.0] + [60.0] * 7, workers=2)
+    next(results)
+    workers = active_children()
+    assert len(workers) == 2
+    results.close()
+    for worker in workers:
+        worker.join(timeout=10)
+        assert worker.exitcode == -signal.SIGTERM
 
 
 def test_the_work_of_a_worker_that_dies_is_done_here(caplog: pytest.LogCaptureFixture) -> None:
     deadly = "__import__('os')._exit(1) if __import__('multiprocessing').parent_process() else 'alive'"
-    assert list(map_in_order(eval, ["1", "2", "3", deadly, "5", "6", "7", "8"], workers=2)) == [
-        1,
-        2,
-        3,
-        "alive",
-        5,
-        6,
-        7,
-        8,
-    ]
-    assert "a worker process died" in caplog.text
+    items = ["1", "2", "3", deadly, "5", "6", "7", "8"]
+    assert list(map_in_order(eval, items, workers=2)) == [1, 2, 3, "alive", 5, 6, 7, 8]
+    assert caplog.text.count("a worker process died") == 1
