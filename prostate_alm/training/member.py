@@ -3,6 +3,7 @@
 import logging
 import platform
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from monai.utils import set_determinism
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
 from prostate_alm.data.splits import member_seed, split_member
 from prostate_alm.data.synthetic import ensure_synthetic_cohort
+from prostate_alm.method.losses import BaseLoss, make_loss
 from prostate_alm.progress import progress_bar
 from prostate_alm.training import results, run_folder, tracking
 from prostate_alm.training.distributed import is_leader, leader_first
@@ -189,6 +191,28 @@ def _sample(study: StudyRecord, folder: Path) -> Sample:
         "label": int(study.label),
         "sample_id": study.id,
     }
+
+
+def base_loss(member: Member, parameters: Mapping[str, Any]) -> BaseLoss:
+    """Return F(θ) of the member's settings; losses that weigh classes get the class counts of its training samples.
+
+    Ends the process with exit code 2 when a parameter is unknown or out of range.
+
+    Args:
+        member: holds the name of the loss and the training labels.
+        parameters: parameters of `make_loss`, e.g. {"gamma": 4}; those not named keep their defaults.
+    """
+    positives = sum(member.train_labels)
+    counts = (len(member.train_labels) - positives, positives)
+    needed = {"class_counts": counts} if member.settings.loss in ("cb_bce", "ldam") else {}
+
+    def make() -> BaseLoss:
+        try:
+            return make_loss(member.settings.loss, **needed | dict(parameters))
+        except TypeError as error:  # a parameter that the loss does not have
+            raise ValueError(str(error)) from error
+
+    return exit_on_usage_error(make)
 
 
 def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
