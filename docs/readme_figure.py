@@ -1,7 +1,7 @@
 """Draw docs/images/readme.png: a synthetic study beside the ROC curve of a trained member.
 
-    make train
-    python docs/readme_figure.py outputs/prostate/run-001
+make train
+python docs/readme_figure.py outputs/prostate/run-001
 """
 
 import csv
