@@ -14,7 +14,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
 
-from prostate_alm.method.lagrangian import AugmentedLagrangian
+from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_tpr
 
 LABELS, SAMPLE_IDS = "label", "sample_id"
@@ -236,11 +236,37 @@ class KeepBest:
         self.score, self.epoch, self.network_state = state["score"], state["epoch"], state["network"]
 
 
-def mean_output_loss(trainer: Engine) -> Callable[[], float]:
-    """Follow the training loss and return a function that gives its mean since the start of the epoch."""
-    losses: list[torch.Tensor] = []
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: losses.clear())
-    trainer.add_event_handler(
-        IterationEvents.LOSS_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].detach())
-    )
-    return lambda: float(torch.stack(losses).mean()) if losses else math.nan
+class EpochLosses:
+    """Means of the loss and of its two parts over the steps of an epoch, on this rank.
+
+    Args:
+        loss: F and the constraint, or F alone.
+    """
+
+    def __init__(self, loss: ConstrainedLoss) -> None:
+        self._total: list[torch.Tensor] = []
+        self._base: list[torch.Tensor] = []
+        self._constrained = loss.term is not None
+        self._base_module = loss.base
+
+    def attach(self, trainer: Engine) -> None:
+        """Follow the steps of `trainer`."""
+        hook = self._base_module.register_forward_hook(lambda _, __, value: self._base.append(value.detach()))
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
+        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self._remember)
+        trainer.add_event_handler(Events.COMPLETED, lambda _: hook.remove())
+
+    def _forget(self, _: Engine) -> None:
+        self._total.clear()
+        self._base.clear()
+
+    def _remember(self, trainer: Engine) -> None:
+        self._total.append(trainer.state.output["loss"].detach())
+
+    def means(self) -> dict[str, float]:
+        """Return `train_loss` and, with a constraint, its parts `train_base_loss` and `train_constraint`."""
+        total = float(torch.stack(self._total).mean())
+        if not self._constrained:
+            return {"train_loss": total}
+        base = float(torch.stack(self._base).mean())
+        return {"train_loss": total, "train_base_loss": base, "train_constraint": total - base}

@@ -24,12 +24,12 @@ from prostate_alm.training.handlers import (
     LABELS,
     SAMPLE_IDS,
     ClipGradients,
+    EpochLosses,
     KeepBest,
     ObserveValidation,
     RankingMetrics,
     SeedEpochs,
     UpdateMultipliers,
-    mean_output_loss,
 )
 from prostate_alm.training.precision import AutocastInferer, fastest_dtype
 
@@ -209,11 +209,12 @@ class TwoStageTraining:
         self._attach_method(trainer, evaluator, loss=loss, stage=stage)
         ValidationHandler(interval=1, validator=evaluator).attach(trainer)
         best.attach(evaluator)
-        mean_loss = mean_output_loss(trainer)
+        losses = EpochLosses(loss)
+        losses.attach(trainer)
 
         @trainer.on(Events.EPOCH_COMPLETED)
         def remember(engine: Engine) -> None:
-            self.history.append(self._row(stage, loss, mean_loss=mean_loss(), metrics=evaluator.state.metrics))
+            self.history.append(self._row(stage, loss, means=losses.means(), metrics=evaluator.state.metrics))
             if is_leader():
                 state = {name: part.state_dict() for name, part in parts.items()}
                 _save(state | {"stage": stage.number, "epoch": engine.state.epoch, "history": self.history}, checkpoint)
@@ -238,10 +239,10 @@ class TwoStageTraining:
             ObserveValidation(loss.term).attach(evaluator)
 
     def _row(
-        self, stage: Stage, loss: ConstrainedLoss, *, mean_loss: float, metrics: Mapping[str, float]
+        self, stage: Stage, loss: ConstrainedLoss, *, means: Mapping[str, float], metrics: Mapping[str, float]
     ) -> dict[str, float]:
         """Return the figures of one epoch; `step` counts the epochs of both stages."""
-        row = {"step": float(len(self.history) + 1), "stage": float(stage.number), "train_loss": mean_loss}
+        row = {"step": float(len(self.history) + 1), "stage": float(stage.number), **means}
         row |= {key: float(value) for key, value in metrics.items() if key.startswith("val_")}
         if loss.term is not None:
             row |= _diagnostics(loss.term)

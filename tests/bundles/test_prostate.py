@@ -88,7 +88,15 @@ def test_mlflow_holds_the_member_beneath_its_ensemble(
     assert member.data.metrics["test_auc"] == pytest.approx(metrics["test"]["auc"])
     assert member.data.metrics["best_val_auc"] == pytest.approx(metrics["validation"]["auc"])
     assert [m.step for m in client.get_metric_history(member.info.run_id, "val_auc")] == [1, 2, 3, 4, 5, 6]
-    for name in ("train_loss", "alm_q_mean", "alm_violated_share", "alm_gradient_ratio", "alm_mu", "alm_lambda_median"):
+    for name in (
+        "train_loss",
+        "train_constraint",
+        "alm_q_mean",
+        "alm_violated_share",
+        "alm_gradient_ratio",
+        "alm_mu",
+        "alm_lambda_median",
+    ):
         assert name in member.data.metrics
     assert member.data.params["delta"] == "1.0"
     assert {file.path for file in client.list_artifacts(member.info.run_id)} >= {"roc.png", "config.json"}

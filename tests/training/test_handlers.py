@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
-from prostate_alm.training.handlers import ClipGradients, RankingMetrics, UpdateMultipliers
+from prostate_alm.training.handlers import ClipGradients, EpochLosses, RankingMetrics, UpdateMultipliers
 from prostate_alm.training.trainer import TargetLoss, prepare_batch
 
 BATCHES = [
@@ -124,6 +124,34 @@ def test_clipping_bounds_the_norm_of_all_gradients_together() -> None:
     start, _, _ = make_parts()
     moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), start.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-4)  # learning rate times norm_max
+
+
+def test_the_parts_of_the_loss_are_its_base_and_the_constraint() -> None:
+    network, term, optimizer = make_parts()
+    loss = ConstrainedLoss(nn.BCEWithLogitsLoss(), term)
+    first = batches()[:1]
+    logits = network(first[0]["image"]).flatten().detach()
+    positives, negatives = logits[first[0]["label"] == 1], logits[first[0]["label"] == 0]
+    violations = (1.0 - (positives[:, None] - negatives[None, :])).clamp_min(0).sum(dim=1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=first,
+        network=network,
+        optimizer=optimizer,
+        loss_function=TargetLoss(loss),
+        prepare_batch=prepare_batch,
+        decollate=False,
+        epoch_length=1,
+    )
+    losses = EpochLosses(loss)
+    losses.attach(trainer)
+    trainer.run()
+    means = losses.means()
+    assert means["train_constraint"] == pytest.approx((0.5 * (violations**2).sum() / (2 * 2 * 2)).item())
+    assert means["train_base_loss"] == pytest.approx(
+        nn.functional.binary_cross_entropy_with_logits(logits, first[0]["label"].double()).item()
+    )
 
 
 def filled(labels: list[int], logits: list[float]) -> RankingMetrics:
