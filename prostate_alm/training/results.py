@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prostate_alm.method.metrics import auc, fpr_at_false_negatives
-from prostate_alm.training.handlers import RankingMetrics, fpr_at_high_tpr
+from prostate_alm.training.scores import RankingMetrics, fpr_at_high_tpr
 
 matplotlib.rcParams["svg.hashsalt"] = "prostate-alm"
 

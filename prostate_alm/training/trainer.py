@@ -21,17 +21,15 @@ from prostate_alm.data.splits import member_seed
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.training.distributed import is_distributed, is_leader
 from prostate_alm.training.handlers import (
-    LABELS,
-    SAMPLE_IDS,
     ClipGradients,
     EpochLosses,
     KeepBest,
     ObserveValidation,
-    RankingMetrics,
     SeedEpochs,
     UpdateMultipliers,
 )
 from prostate_alm.training.precision import AutocastInferer, fastest_dtype
+from prostate_alm.training.scores import LABELS, SAMPLE_IDS, RankingMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from prostate_alm.training import results
-from prostate_alm.training.handlers import RankingMetrics
+from prostate_alm.training.scores import RankingMetrics
 
 
 @pytest.fixture(scope="module")
