@@ -37,6 +37,7 @@ class MemberRun:
         self.run_id = run_id
         self.parent_id = parent_id
         self._owns_parent = owns_parent
+        self._logged_step: int | None = None  # asked of the store once
 
     def identity(self) -> dict[str, Any]:
         """Return what `resume_member_run` needs."""
@@ -50,7 +51,7 @@ class MemberRun:
 
     def log_epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Log rows of per-epoch metrics that the run does not have yet; the key `step` numbers the rows, from 1."""
-        done = self._last_step()
+        done = self._last_step() if self._logged_step is None else self._logged_step
         now = get_current_time_millis()
         metrics = [
             Metric(key, value, now, int(row["step"]))
@@ -61,6 +62,7 @@ class MemberRun:
         ]
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
+        self._logged_step = max((int(row["step"]) for row in rows), default=done)
 
     def _last_step(self) -> int:
         history = self._client.get_metric_history(self.run_id, "val_auc")
