@@ -99,8 +99,8 @@ def _prepare(bundle: str, values: dict[str, Any]) -> Member:
         raise ValueError("\n".join(faults))
     train, validation, test = member_samples(manifest, path.parent, seed=settings.seed, member=settings.member)
     config = _config(settings, manifest_path=path)
-    folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)
     tracking.prepare_store(tracking.resolve_uri(settings.tracking_uri), bundle)
+    folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
     return Member(bundle, settings, config, train, validation, test, folder)
 
 

@@ -33,11 +33,6 @@ class RunFolder:
         """Whether the run wrote its results: they are written last."""
         return self.file(METRICS).is_file()
 
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether there is a checkpoint to go on from and no result yet."""
-        return self.file(CHECKPOINT).is_file() and not self.is_finished
-
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run atomically."""
         write_text_atomically(self.file(name), json.dumps(content, indent=1) + "\n")

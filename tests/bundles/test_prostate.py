@@ -163,6 +163,13 @@ def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_store_that_cannot_be_used_claims_no_folder(cohort: Path, tmp_path: Path) -> None:
+    result = run("--manifest", cohort, "--output_dir", "out", "--tracking_uri", "nonsense://x", folder=tmp_path)
+    assert result.returncode == 2
+    assert_one_line(result.stderr, "tracking_uri must be a store that MLflow can write to")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_crash_is_told_to_mlflow_and_to_the_shell(cohort: Path, tmp_path: Path) -> None:
     result = run("--manifest", cohort, "--output_dir", "out", "--learning_rate", "1e30", *EPOCHS, folder=tmp_path)
     assert result.returncode not in (0, 2)

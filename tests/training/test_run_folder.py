@@ -12,7 +12,7 @@ def test_a_new_folder_is_claimed_with_its_configuration(tmp_path: Path) -> None:
     folder = run_folder.new_run_folder(tmp_path / "new", CONFIG)
     assert folder.read_json(run_folder.CONFIG) == CONFIG
     assert not folder.is_finished
-    assert not folder.is_interrupted
+    assert not folder.file(run_folder.CHECKPOINT).exists()
 
 
 def test_a_folder_with_files_is_never_taken(tmp_path: Path) -> None:
@@ -39,7 +39,9 @@ def test_resuming_opens_the_same_run(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run_folder.new_run_folder(path, CONFIG)
     (path / run_folder.CHECKPOINT).write_bytes(b"")
-    assert run_folder.resumed_run_folder(path, CONFIG).is_interrupted
+    folder = run_folder.resumed_run_folder(path, CONFIG)
+    assert folder.file(run_folder.CHECKPOINT).is_file()
+    assert not folder.is_finished
 
 
 def test_resuming_where_nothing_is_starts_anew(tmp_path: Path) -> None:
