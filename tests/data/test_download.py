@@ -129,6 +129,16 @@ def test_a_broken_connection_keeps_what_arrived_and_the_next_call_goes_on_from_t
     assert contents(tmp_path / "pictures") == FILES
 
 
+def test_a_server_that_falls_silent_is_not_waited_for_without_end(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prostate_alm.data.download._TIMEOUT_S", 0.2)
+    server.behaviour.stop_after, server.behaviour.stall = 1 << 18, True  # a whole chunk arrives, and then nothing
+    with pytest.raises(DownloadError, match=rf"got {1 << 18} from .* \(timed out\)\. Run again"):
+        ensure_folder(server.archive, tmp_path / "pictures")
+    assert (tmp_path / "pictures.tar.gz.part").read_bytes() == CONTENT[: 1 << 18]
+
+
 def test_a_killed_process_leaves_nothing_half_made_and_the_next_one_goes_on(server: Server, tmp_path: Path) -> None:
     server.behaviour.stop_after, server.behaviour.stall = HALF, True
     code = (
