@@ -16,14 +16,24 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def start(uri: str) -> tracking.MemberRun:
+def start(uri: str, *, flush_interval_s: float = 0.0, parent_id: str | None = None) -> tracking.MemberRun:
     return tracking.start_member_run(
         tracking_uri=uri,
         experiment="cohort",
         ensemble_name="bce-alm",
         member_name="member-03",
         tags={"manifest_sha256": "ab"},
+        parent_id=parent_id,
+        flush_interval_s=flush_interval_s,
     )
+
+
+def steps(uri: str, run: tracking.MemberRun, metric: str = "val_auc") -> list[int]:
+    return [entry.step for entry in MlflowClient(uri).get_metric_history(run.run_id, metric)]
+
+
+def epochs(count: int) -> list[dict[str, float]]:
+    return [{"step": float(step), "val_auc": 0.5, "val_loss": 1.0} for step in range(1, count + 1)]
 
 
 def test_the_member_lies_beneath_its_ensemble(uri: str) -> None:
@@ -42,14 +52,90 @@ def test_each_epoch_is_logged_once_however_often_the_history_is_shown(uri: str) 
     resumed = tracking.resume_member_run(tracking_uri=uri, identity=run.identity())
     assert resumed is not None
     resumed.log_epochs(history)
+    resumed.finish()
     logged = MlflowClient(uri).get_metric_history(run.run_id, "val_auc")
     assert [(metric.step, metric.value) for metric in logged] == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
 def test_more_epochs_than_one_call_takes(uri: str) -> None:
     run = start(uri)
-    run.log_epochs([{"step": float(step), "val_auc": 0.5, "val_loss": 1.0} for step in range(1, 701)])
-    assert len(MlflowClient(uri).get_metric_history(run.run_id, "val_loss")) == 700
+    run.log_epochs(epochs(700))
+    assert steps(uri, run, "val_loss") == list(range(1, 701))
+
+
+@pytest.mark.parametrize("end", ["finish", "fail"])
+def test_epochs_wait_to_be_sent_together_and_none_is_lost_at_the_end(uri: str, end: str) -> None:
+    run = start(uri, flush_interval_s=60.0)
+    for count in (1, 2, 3):
+        run.log_epochs(epochs(count))
+    assert steps(uri, run) == []
+    getattr(run, end)()
+    assert steps(uri, run) == [1, 2, 3]
+
+
+def test_epochs_that_a_kill_kept_from_being_sent_come_with_the_resumed_run(uri: str) -> None:
+    killed = start(uri, flush_interval_s=60.0)
+    killed.log_epochs(epochs(2))
+    killed.log_epochs(epochs(4))  # never sent
+    resumed = tracking.resume_member_run(tracking_uri=uri, identity=killed.identity())
+    assert resumed is not None
+    resumed.log_epochs(epochs(6))
+    resumed.finish()
+    assert steps(uri, resumed) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_member_beneath_a_given_parent_leaves_that_alone(uri: str) -> None:
+    parent_id = start(uri).parent_id
+    run = start(uri, parent_id=parent_id)
+    run.log_params({"mu0": 0.2})
+    run.log_summary({"test_auc": 0.9})
+    run.finish()
+    client = MlflowClient(uri)
+    parent = client.get_run(parent_id)
+    assert client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == parent_id
+    assert (parent.info.status, parent.data.params, parent.data.metrics) == ("RUNNING", {}, {})
+
+
+def test_nested_parameters_are_flat_in_the_store(uri: str) -> None:
+    run = start(uri)
+    run.log_params({"loss_parameters": {"gamma": 4}, "margin": None})
+    assert MlflowClient(uri).get_run(run.run_id).data.params == {"loss_parameters.gamma": "4"}
+
+
+def test_a_run_without_tracking_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking.prepare_store("none", "cohort") is False
+    run = start("none")
+    run.log_params({"mu0": 0.2})
+    run.log_epochs(epochs(2))
+    run.log_summary({"test_auc": 0.9})
+    run.log_files([tmp_path / "absent.json"])
+    run.finish()
+    run.fail()
+    assert run.identity() == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_resumed_without_tracking_keeps_its_identity(uri: str) -> None:
+    identity = start(uri).identity()
+    resumed = tracking.resume_member_run(tracking_uri="none", identity=identity)
+    assert resumed is not None
+    assert resumed.identity() == identity
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_text("no database" * 100)
+    with pytest.raises(ValueError, match=r"tracking_uri must be a store that MLflow can write to, .* not a database"):
+        tracking.prepare_store(f"sqlite:///{tmp_path}/notes.db", "cohort")
+
+
+def test_an_experiment_that_was_deleted_is_named(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.prepare_store(uri, "cohort") is True
+    client = MlflowClient(uri)
+    client.delete_experiment(client.get_experiment_by_name("cohort").experiment_id)
+    with pytest.raises(ValueError, match="experiment must not be a deleted one, got cohort"):
+        tracking.prepare_store(uri, "cohort")
 
 
 @pytest.mark.parametrize(("end", "status"), [("finish", "FINISHED"), ("fail", "FAILED")])

@@ -1,0 +1,31 @@
+"""MLflow: one parent run for an ensemble, one child run for each member. Nothing else imports mlflow.
+
+The files in the folders of results are the truth; a store holds a copy of them, which can be made at any time.
+"""
+
+from prostate_alm.training.tracking.ensemble_run import fail_ensemble_run, log_ensemble, start_ensemble_run
+from prostate_alm.training.tracking.member_run import MemberRun, resume_member_run, start_member_run
+from prostate_alm.training.tracking.store import (
+    DEFAULT_URI,
+    NO_TRACKING,
+    StoreUnreachableError,
+    prepare_store,
+    resolve_uri,
+)
+from prostate_alm.training.tracking.sync import SyncReport, sync_results
+
+__all__ = [
+    "DEFAULT_URI",
+    "NO_TRACKING",
+    "MemberRun",
+    "StoreUnreachableError",
+    "SyncReport",
+    "fail_ensemble_run",
+    "log_ensemble",
+    "prepare_store",
+    "resolve_uri",
+    "resume_member_run",
+    "start_ensemble_run",
+    "start_member_run",
+    "sync_results",
+]
