@@ -1,0 +1,78 @@
+"""The figures of the paper's CIFAR-10 tables (2, 4, 5, 6 and 8) and the effect of ALM in them."""
+
+import json
+from functools import lru_cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import NamedTuple
+
+from prostate_alm.training.experiment_plan import in_numbers
+
+LOSS_NAMES = MappingProxyType(
+    {
+        "bce": "BCE",
+        "s_ml": "S-ML",
+        "s_fl": "S-FL",
+        "a_ml": "A-ML",
+        "a_fl": "A-FL",
+        "w_bce": "W-BCE",
+        "cb_bce": "CB-BCE",
+        "msfe": "MSFE",
+        "mbauc": "MBAUC",
+        "ldam": "LDAM",
+    }
+)
+"""Names of the losses in the tables, in the paper's order."""
+
+RATE_COLUMNS = ("test_auc", "fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
+"""Columns of tables 2, 5 and 6, in percent."""
+
+
+class Key(NamedTuple):
+    """A cell of a table: class ratio 1:`ratio`, loss, `baseline` or `alm`, column."""
+
+    ratio: int
+    loss: str
+    training: str
+    column: str
+
+
+@lru_cache
+def paper_table(name: str) -> MappingProxyType[Key, float]:
+    """Return a table of the paper; AUCs and rates in percent, parameters as they are.
+
+    Args:
+        name: table2, table4, table5, table6 or table8.
+
+    >>> paper_table("table2")[Key(9, "a_fl", "alm", "test_auc")]
+    95.38
+    """
+    text = files("prostate_alm.training").joinpath("paper_tables.json").read_text(encoding="utf-8")
+    table = json.loads(text)[name]
+    figures: dict[Key, float] = {}
+    for class_ratio, loss, training, *cells in table["rows"]:
+        ratio = int(class_ratio.removeprefix("1:"))
+        named = cells[0] if isinstance(cells[0], dict) else dict(zip(table["columns"], cells, strict=True))
+        figures |= {Key(ratio, loss, training, column): in_numbers(cell, ratio) for column, cell in named.items()}
+    return MappingProxyType(figures)
+
+
+def paper_effects(name: str, ratio: int, column: str) -> dict[str, float]:
+    """Return ALM minus baseline of each loss that the table has with both.
+
+    Args:
+        name: table2, table5 or table6.
+        ratio: N of the class ratio 1:N.
+        column: one of `RATE_COLUMNS`.
+
+    Returns:
+        Differences in percentage points by loss; empty for a class ratio that the paper does not have.
+
+    >>> round(paper_effects("table2", 2, "test_auc")["bce"], 2)
+    0.74
+    """
+    table = paper_table(name)
+    with_both = [loss for loss in LOSS_NAMES if Key(ratio, loss, "alm", column) in table]
+    return {
+        loss: table[Key(ratio, loss, "alm", column)] - table[Key(ratio, loss, "baseline", column)] for loss in with_both
+    }
