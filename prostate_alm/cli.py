@@ -14,6 +14,7 @@ from prostate_alm import __version__
 from prostate_alm.progress import progress_bar
 
 OK, SOME_REFUSED, USAGE_ERROR = 0, 1, 2
+SOME_FAILED = SOME_REFUSED
 INTERRUPTED, READER_GONE = 130, 141
 """128 plus the number of the signal, as shells count: SIGINT, SIGPIPE."""
 
@@ -34,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `prostate-alm`.
 
     Returns:
-        0 on success, 1 when a manifest was built without some refused studies, 2 for input that cannot be used, 130
-        when interrupted, 141 when the reader of the output has gone (as `head` does).
+        0 on success, 1 when a manifest was built without some refused studies or a member of an ensemble failed, 2 for
+        input that cannot be used, 130 when interrupted, 141 when the reader of the output has gone (as `head` does).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         code: int = options.action(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -54,6 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; commands that pass the rest on to a bundle take it as `overrides`."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+    return options
 
 
 def _print_error(message: str) -> None:
@@ -73,6 +84,8 @@ def _parser() -> _Parser:
     _add_phantom(commands)
     _add_study(commands)
     _add_manifest(commands)
+    _add_ensemble(commands)
+    _add_track(commands)
     return parser
 
 
@@ -114,7 +127,7 @@ def _make_phantom(options: argparse.Namespace) -> int:
         options.output,
         studies=options.studies,
         seed=options.seed,
-        progress=progress_bar("making studies"),
+        progress=progress_bar("making studies", unit="study"),
         **{name: value for name, value in chosen.items() if value is not None},
     )
     print(f"{options.studies} studies with labels.csv: {folder}")
@@ -190,7 +203,7 @@ def _build_manifest(options: argparse.Namespace) -> int:
         licence=options.licence,
         overwrite=options.overwrite,
         workers=available_workers() if options.workers is None else options.workers,
-        progress=progress_bar("reading studies"),
+        progress=progress_bar("reading studies", unit="study"),
     )
     refused = result.manifest.refused
     if options.json:
@@ -214,7 +227,7 @@ def _check_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.manifest import check_files, read_manifest
 
     manifest = read_manifest(options.manifest)
-    faults = check_files(manifest, options.manifest, progress=progress_bar("checking volumes"))
+    faults = check_files(manifest, options.manifest, progress=progress_bar("checking volumes", unit="study"))
     if options.json:
         print(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
     elif not faults:
@@ -222,6 +235,107 @@ def _check_manifest(options: argparse.Namespace) -> int:
     for fault in faults:
         _print_error(fault)
     return USAGE_ERROR if faults else OK
+
+
+def _add_ensemble(commands: _Commands) -> None:
+    group = _group(commands, "ensemble", "members trained on different parts of the data, as one classifier")
+    train = group.add_parser(
+        "train",
+        help="train the members of an ensemble and combine them",
+        description="Train members 0, 1, ... with the bundle's own command, several at a time, combine them and log "
+        "them to MLflow. All other options are overrides of the bundle, e.g. --loss a_fl --ratio 9. Members with "
+        "results are not trained again, interrupted ones go on. Exit code 1 when a member failed.",
+    )
+    train.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, e.g. bundles/cifar10")
+    train.add_argument("--members", type=int, default=10, metavar="N", help="number of members (default: %(default)s)")
+    train.add_argument("--output", type=Path, default=Path("outputs"), metavar="DIR", help="(default: %(default)s)")
+    _add_execution(train)
+    train.add_argument("--json", action="store_true", help="print JSON")
+    train.set_defaults(action=_train_ensemble, overrides=[])
+    evaluate = group.add_parser(
+        "evaluate",
+        help="combine the finished members of an ensemble",
+        description="Combine the finished members in DIR, compare them with the baseline of the same loss, and write "
+        "metrics.json, predictions.csv, members.csv and roc.png into DIR.",
+    )
+    evaluate.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
+    evaluate.add_argument("--baseline", type=Path, metavar="DIR", help="ensemble to compare with")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(action=_evaluate_ensemble)
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, metavar="N", help="members at the same time (default: one per core)")
+    parser.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or a Ray cluster (default: %(default)s)",
+    )
+
+
+def _train_ensemble(options: argparse.Namespace) -> int:
+    from prostate_alm.training.ensemble_training import read_overrides, train_ensemble
+
+    report = train_ensemble(
+        options.bundle,
+        members=options.members,
+        overrides=read_overrides(options.overrides),
+        output_root=options.output,
+        jobs=options.jobs,
+        executor=options.executor,
+        progress=progress_bar("training members", unit="member"),
+    )
+    if options.json:
+        failures = {str(member): reason for member, reason in report.failures.items()}
+        print(json.dumps({"folder": str(report.folder), "failures": failures, "metrics": report.metrics}, indent=1))
+    elif report.metrics:
+        _print_ensemble(report.folder, report.metrics)
+    for member, reason in sorted(report.failures.items()):
+        _print_error(f"member {member} failed: {reason}")
+    return SOME_FAILED if report.failures else OK
+
+
+def _evaluate_ensemble(options: argparse.Namespace) -> int:
+    from prostate_alm.training.ensemble import evaluate_ensemble
+    from prostate_alm.training.ensemble_training import baseline_of
+
+    metrics = evaluate_ensemble(options.directory, baseline=options.baseline or baseline_of(options.directory))
+    if options.json:
+        print(json.dumps(metrics, indent=1))
+    else:
+        _print_ensemble(options.directory, metrics)
+    return OK
+
+
+def _print_ensemble(folder: Path, metrics: dict[str, Any]) -> None:
+    from prostate_alm.training.ensemble import to_text
+
+    print(to_text(metrics))
+    print(f"results: {folder}")
+
+
+def _add_track(commands: _Commands) -> None:
+    group = _group(commands, "track", "results in MLflow")
+    sync = group.add_parser(
+        "sync",
+        help="log results that MLflow does not hold yet",
+        description="Log each finished member and ensemble in and below DIR that the store does not hold completely, "
+        "for example after a training whose MLflow server was down. Doing it again logs nothing.",
+    )
+    sync.add_argument("directory", type=Path, nargs="?", default=Path("outputs"), metavar="DIR")
+    sync.add_argument("--tracking_uri", metavar="URI", help="(default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
+    sync.set_defaults(action=_sync_tracking)
+
+
+def _sync_tracking(options: argparse.Namespace) -> int:
+    from prostate_alm.training import tracking
+
+    uri = tracking.resolve_uri(options.tracking_uri)
+    print(
+        tracking.sync_results(options.directory, tracking_uri=uri, progress=progress_bar("logging results")).to_text()
+    )
+    return OK
 
 
 if __name__ == "__main__":

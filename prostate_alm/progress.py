@@ -16,11 +16,12 @@ def silent(done: int, total: int) -> None:
     """Show nothing."""
 
 
-def progress_bar(name: str) -> Progress:
+def progress_bar(name: str, *, unit: str = "") -> Progress:
     """Return a `Progress` that shows the bar `name` on stderr when that is a terminal and the work takes a while.
 
     Args:
         name: what is being done, e.g. "reading studies".
+        unit: what is counted.
 
     >>> show = progress_bar("reading studies")  # here stderr is no terminal: silent
     >>> show(1, 2)
@@ -30,7 +31,7 @@ def progress_bar(name: str) -> Progress:
     if not sys.stderr.isatty():
         logger.info("%s ...", name)
         return silent
-    bar = tqdm(desc=name, unit="study", delay=_DELAY_S)
+    bar = tqdm(desc=name, unit=unit or " done", delay=_DELAY_S)
 
     def show(done: int, total: int) -> None:
         bar.total = total

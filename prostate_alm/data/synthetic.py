@@ -11,6 +11,15 @@ from prostate_alm.progress import Progress, silent
 DEFAULT_STUDIES = 60
 
 
+def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0) -> Path:
+    """Return where `ensure_synthetic_cohort` puts the manifest.
+
+    >>> default_manifest_path(Path("data")).as_posix()
+    'data/phantom-60-seed0.json'
+    """
+    return folder / f"phantom-{studies}-seed{seed}.json"
+
+
 def ensure_synthetic_cohort(
     folder: Path,
     *,
@@ -29,11 +38,10 @@ def ensure_synthetic_cohort(
     Raises:
         ValueError: `studies` or `seed` is out of range, or there are too few studies to split.
     """
-    name = f"phantom-{studies}-seed{seed}"
-    manifest = folder / f"{name}.json"
+    manifest = default_manifest_path(folder, studies=studies, seed=seed)
     if manifest.is_file():
         return manifest
-    dicom_dir = folder / f"{name}-dicom"
+    dicom_dir = folder / f"{manifest.stem}-dicom"
     make_cohort(dicom_dir, studies=studies, seed=seed, progress=progress("making studies"))
     build_manifest(
         dicom_dir,

@@ -2,21 +2,17 @@
 
 import logging
 import platform
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from monai.utils import set_determinism
 
-from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
-from prostate_alm.data.splits import member_seed, split_member
-from prostate_alm.data.synthetic import ensure_synthetic_cohort
+from prostate_alm.data.splits import member_seed
 from prostate_alm.method.losses import BaseLoss, make_loss
-from prostate_alm.progress import progress_bar
 from prostate_alm.training import results, run_folder, tracking
 from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.run_folder import RunFolder
@@ -24,25 +20,38 @@ from prostate_alm.training.settings import (
     Settings,
     bundle_arguments,
     bundle_configuration,
-    check_command_line,
     exit_on_usage_error,
-    read_settings,
 )
 from prostate_alm.training.trainer import TwoStageTraining
 
-SYNTHETIC_COHORT_FOLDER = Path("data")
 OUTPUT_ROOT = Path("outputs")
-_NOT_IN_CONFIG = {"output_dir", "tracking_uri", "resume", "overwrite", "device", "manifest"}
 
 logger = logging.getLogger(__name__)
 
+S = TypeVar("S", bound=Settings)
+
 Sample = dict[str, Any]
-"""`t2` and `dwi` (paths of volumes), `label` (0 or 1) and `sample_id`."""
+"""`label` (0 or 1), `sample_id`, and what the bundle's transforms make the image from."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a member is trained, validated and tested on.
+
+    `test_extra` are the positives that a test set of the class ratio leaves out; `test` and `test_extra` together are
+    all test samples. `identity` says in `config.json` which data these are.
+    """
+
+    train: list[Sample]
+    validation: list[Sample]
+    test: list[Sample]
+    test_extra: list[Sample]
+    identity: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member that is ready to be trained: its bundle, settings, samples of the three splits and folder.
+    """A member that is ready to be trained: its bundle, settings, samples and folder.
 
     `config` is what determines its numbers, as written to `config.json`.
     """
@@ -50,24 +59,22 @@ class Member:
     bundle: str
     settings: Settings
     config: dict[str, Any]
-    train: list[Sample]
-    validation: list[Sample]
-    test: list[Sample]
+    samples: Samples
     folder: RunFolder
 
     @property
     def train_labels(self) -> list[int]:
         """Labels of the training samples, in order."""
-        return [sample["label"] for sample in self.train]
+        return [sample["label"] for sample in self.samples.train]
 
     @property
     def train_ids(self) -> list[str]:
         """Ids of the training samples, in order."""
-        return [sample["sample_id"] for sample in self.train]
+        return [sample["sample_id"] for sample in self.samples.train]
 
 
-def prepare_member(bundle: str, **values: Any) -> Member:
-    """Check everything that a user can get wrong, make the synthetic cohort if none is given, and claim the folder.
+def prepare(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> Member:
+    """Read the samples, check everything that a user can get wrong, and claim the folder.
 
     Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights.
 
@@ -76,47 +83,83 @@ def prepare_member(bundle: str, **values: Any) -> Member:
     Ends the process with exit code 2 and one line per fault on stderr when something is wrong.
 
     Args:
-        bundle: name of the bundle; experiment in MLflow and default folder under `outputs/`.
-        values: the fields of `Settings`.
+        bundle: name of the bundle; default folder under `outputs/`.
+        settings: the settings of the bundle.
+        read_samples: settings -> samples of the member.
     """
     prepared = leader_first(
-        lambda: exit_on_usage_error(lambda: _prepare(bundle, values)),
+        lambda: exit_on_usage_error(lambda: _prepare(bundle, settings, read_samples)),
         tell=lambda member: str(member.folder.path),
-        follow=lambda path: _prepare(bundle, values | {"output_dir": path, "resume": True, "overwrite": False}),
+        follow=lambda path: _prepare(bundle, _resuming(settings, path), read_samples),
     )
-    set_determinism(seed=member_seed(prepared.settings.seed, prepared.settings.member, 0))  # for the first weights
+    set_determinism(seed=member_seed(settings.seed, settings.member, 0))  # for the first weights
     return prepared
 
 
-def _prepare(bundle: str, values: dict[str, Any]) -> Member:
-    _silence_missing_decoders()
-    check_command_line()
-    settings = read_settings(**values)
-    path = settings.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
-    manifest = read_manifest(path)
-    faults = check_files(manifest, path)
-    if faults:
-        raise ValueError("\n".join(faults))
-    train, validation, test = member_samples(manifest, path.parent, seed=settings.seed, member=settings.member)
-    config = _config(settings, manifest_path=path)
-    tracking.prepare_store(tracking.resolve_uri(settings.tracking_uri), bundle)
+def _resuming(settings: S, path: str) -> S:
+    return settings.model_copy(update={"output_dir": Path(path), "resume": True, "overwrite": False})
+
+
+def _prepare(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> Member:
+    samples = read_samples(settings)
+    config = _config(bundle, settings, samples.identity)
+    tracking.prepare_store(tracking.resolve_uri(settings.tracking_uri), settings.experiment_name)
     folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
-    return Member(bundle, settings, config, train, validation, test, folder)
+    return Member(bundle, settings, config, samples, folder)
 
 
-def _silence_missing_decoders() -> None:
-    """MONAI tells of a GPU decoder for DICOM that is not installed; volumes are NIfTI here, so nobody misses it."""
-    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+def open_trained(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> Member:
+    """Return a member that was trained before, as its folder describes it, to evaluate it again.
+
+    Ends the process with exit code 2 and one line on stderr when there is none or its data are not at hand.
+
+    Args:
+        bundle: name of the bundle.
+        settings: where it lies (`output_dir`), the device and the data; the others are those that it was trained with.
+        read_samples: settings -> samples of the member.
+    """
+
+    def read() -> Member:
+        folder = RunFolder(settings.output_dir or Path())
+        config = folder.read_json(run_folder.CONFIG)
+        if not folder.is_finished or not config:
+            raise ValueError(
+                f"output_dir must be the folder of a trained member, got {settings.output_dir}. "
+                "Give for example --output_dir outputs/cifar10/run-001"
+            )
+        own = settings.model_copy(update=config["settings"])
+        samples = read_samples(own)
+        for key, value in samples.identity.items():
+            if config[key] != value:
+                raise ValueError(
+                    f"data must be those that the member was trained with, got {key} = {value}, was {config[key]} in "
+                    f"{folder.path}. Give the same data."
+                )
+        return Member(bundle, own, config, samples, folder)
+
+    return exit_on_usage_error(read)
 
 
-def _config(settings: Settings, *, manifest_path: Path) -> dict[str, Any]:
+def evaluate_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
+    """Evaluate the weights of a trained member; nothing is written.
+
+    Returns:
+        The figures, as in `metrics.json`.
+    """
+    weights = torch.load(member.folder.file(run_folder.MODEL), map_location="cpu", weights_only=True)
+    training.network.load_state_dict(weights)
+    loaders = training.loaders.evaluated()
+    return _report(member, results.summarise_splits({name: training.evaluate(part) for name, part in loaders.items()}))
+
+
+def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[str, Any]:
     """Return all that determines the numbers of a run, and what they were made with."""
     return {
-        "settings": settings.model_dump(mode="json", exclude=_NOT_IN_CONFIG),
-        **bundle_configuration(bundle_arguments()),
-        "manifest": manifest_path.name,
-        "manifest_sha256": sha256_of_file(manifest_path),
+        "bundle": bundle,
+        "experiment": settings.experiment_name,
+        "settings": settings.model_dump(mode="json", exclude=set(settings.not_in_config)),
+        **bundle_configuration(bundle_arguments(), type(settings)),
+        **identity,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("prostate-alm", "torch", "monai")},
@@ -143,64 +186,24 @@ def _open_run(member: Member) -> tracking.MemberRun:
     if run is None:
         run = tracking.start_member_run(
             tracking_uri=uri,
-            experiment=member.bundle,
-            ensemble_name=f"{settings.loss}-{'alm' if settings.alm else 'baseline'}",
+            experiment=settings.experiment_name,
+            ensemble_name=settings.ensemble_name,
             member_name=f"member-{settings.member:02d}",
-            tags={"manifest_sha256": member.config["manifest_sha256"]},
+            tags=member.samples.identity,
+            parent_id=settings.parent_run_id,
         )
-        run.log_params(member.config["settings"] | {"manifest": member.config["manifest"], "device": settings.device})
+        run.log_params(member.config["settings"] | {"device": settings.device})
         member.folder.write_json(run_folder.TRACKING, run.identity())
     return run
 
 
-def member_samples(
-    manifest: Manifest, folder: Path, *, seed: int, member: int
-) -> tuple[list[Sample], list[Sample], list[Sample]]:
-    """Return the training, validation and test samples of a member.
-
-    Args:
-        manifest: the cohort.
-        folder: where the manifest lies; its paths are relative to it.
-        seed: seed of the experiment.
-        member: number of the member, from 0.
-    """
-    by_id = {study.id: study for study in manifest.studies}
-    training = [study for study in manifest.studies if study.split == "train"]
-    labels = {study.id: int(study.label) for study in training}
-    patients = {study.id: study.patient for study in training}
-    train, validation = split_member(labels, patients, seed=seed, member=member)
-    test = [study.id for study in manifest.studies if study.split == "test"]
-    _require_test_of_both_classes([by_id[i] for i in test])
-    first, second, third = ([_sample(by_id[i], folder) for i in ids] for ids in (train, validation, test))
-    return first, second, third
-
-
-def _require_test_of_both_classes(studies: list[StudyRecord]) -> None:
-    classes = {study.label for study in studies}
-    if classes != {0, 1}:
-        raise ValueError(
-            f"the test split must hold both classes, got {len(studies)} studies with labels {sorted(classes)}. "
-            "Change the split column of the labels and build the manifest again."
-        )
-
-
-def _sample(study: StudyRecord, folder: Path) -> Sample:
-    return {
-        "t2": str(folder / study.t2.path),
-        "dwi": str(folder / study.dwi.path),
-        "label": int(study.label),
-        "sample_id": study.id,
-    }
-
-
-def base_loss(member: Member, parameters: Mapping[str, Any]) -> BaseLoss:
+def base_loss(member: Member) -> BaseLoss:
     """Return F(θ) of the member's settings; losses that weigh classes get the class counts of its training samples.
 
     Ends the process with exit code 2 when a parameter is unknown or out of range.
 
     Args:
-        member: holds the name of the loss and the training labels.
-        parameters: parameters of `make_loss`, e.g. {"gamma": 4}; those not named keep their defaults.
+        member: holds the name of the loss, its parameters (those not named keep their defaults) and the labels.
     """
     positives = sum(member.train_labels)
     counts = (len(member.train_labels) - positives, positives)
@@ -208,7 +211,7 @@ def base_loss(member: Member, parameters: Mapping[str, Any]) -> BaseLoss:
 
     def make() -> BaseLoss:
         try:
-            return make_loss(member.settings.loss, **needed | dict(parameters))
+            return make_loss(member.settings.loss, **needed | member.settings.loss_parameters)
         except TypeError as error:  # a parameter that the loss does not have
             raise ValueError(str(error)) from error
 
@@ -240,13 +243,9 @@ def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
 
 def _write_results(member: Member, training: TwoStageTraining, run: tracking.MemberRun) -> dict[str, Any]:
     folder = member.folder
-    splits = {
-        "validation": training.evaluate(training.loaders.validation),
-        "test": training.evaluate(training.loaders.test),
-    }
-    metrics: dict[str, Any] = {
-        split: results.summarise(scores.labels, scores.logits) for split, scores in splits.items()
-    }
+    loaders = training.loaders.evaluated()
+    splits = {name: training.evaluate(loader) for name, loader in loaders.items()}
+    metrics = results.summarise_splits(splits)
     results.write_predictions(folder.file(run_folder.PREDICTIONS), splits)
     results.write_history(folder.file(run_folder.HISTORY), training.history)
     results.draw_roc(folder.file(run_folder.ROC_FIGURE), splits["test"].labels, splits["test"].logits)

@@ -71,7 +71,9 @@ class CascadeNet(nn.Module):
             path(part.contiguous(memory_format=self._memory_format)).flatten(2).amax(2)  # (B, features[-1])
             for path, part in zip(self.paths, parts, strict=True)
         ]
-        logits: torch.Tensor = self.classifier(torch.cat(features, dim=1))  # (B, 1)
+        joined = torch.cat(features, dim=1).to(self.classifier.weight.dtype)  # (B, paths * features[-1])
+        # A product and a sum, since autocast would round a linear layer: logits of 8 bits tie, and ties are no ranking.
+        logits: torch.Tensor = (joined * self.classifier.weight).sum(1, keepdim=True) + self.classifier.bias  # (B, 1)
         return logits
 
 

@@ -3,9 +3,11 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prostate_alm.method.metrics import auc, fpr_at_false_negatives
@@ -14,6 +16,7 @@ from prostate_alm.training.scores import RankingMetrics, fpr_at_high_tpr
 matplotlib.rcParams["svg.hashsalt"] = "prostate-alm"
 
 FALSE_NEGATIVES = (0, 1)
+TEST_DRAWS = 100
 
 
 def summarise(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -39,6 +42,44 @@ def summarise(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     }
 
 
+def summarise_splits(splits: Mapping[str, RankingMetrics]) -> dict[str, dict[str, float]]:
+    """Return the figures of each evaluation of a member: what goes into `metrics.json`.
+
+    `validation` and `test` are splits. Where the test set keeps a class ratio and so leaves out positives
+    (`test_extra`), there are also `test_all_positives`, and `test_draws`: the mean over 100 test sets with as many
+    positives as `test`, each drawn at random.
+
+    Args:
+        splits: scores by name of the split.
+    """
+    figures = {name: summarise(splits[name].labels, splits[name].logits) for name in ("validation", "test")}
+    if "test_extra" in splits:
+        test, extra = splits["test"], splits["test_extra"]
+        figures |= summarise_extra(test.labels, test.logits, extra_logits=extra.logits)
+    return figures
+
+
+def summarise_extra(labels: np.ndarray, logits: np.ndarray, *, extra_logits: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return the figures with all positives, and the mean figures over draws with as many positives as the test set.
+
+    Args:
+        labels: (N,), 0 or 1, of the test set.
+        logits: (N,) of the test set.
+        extra_logits: (E,) of the positives that the test set leaves out.
+    """
+    negative, positive = logits[labels == 0], np.concatenate([logits[labels == 1], extra_logits])
+    positives = int(labels.sum())
+
+    def figures(chosen: np.ndarray) -> dict[str, float]:
+        truth = np.concatenate([np.zeros(len(negative)), np.ones(len(chosen))])
+        return summarise(truth, np.concatenate([negative, chosen]))
+
+    random = np.random.default_rng(0)
+    draws = [figures(random.choice(positive, positives, replace=False)) for _ in range(TEST_DRAWS)]
+    mean = {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]}
+    return {"test_all_positives": figures(positive), "test_draws": mean}
+
+
 def write_predictions(path: Path, splits: Mapping[str, RankingMetrics]) -> None:
     """Write one row per sample: `sample_id`, `split`, `label` and `logit` with all its digits."""
     with path.open("w", newline="", encoding="utf-8") as stream:
@@ -62,11 +103,48 @@ def draw_roc(path: Path, labels: np.ndarray, logits: np.ndarray) -> None:
     """Draw the ROC curve with the region of high TPR, where this project operates, shaded."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()
-    fpr, tpr = roc_points(labels, logits)
+    _prepare_roc_axes(axes, labels)
+    axes.plot(*roc_points(labels, logits), color="tab:blue", label=f"test, AUC {auc(labels, logits):.3f}")
+    axes.set_aspect("equal")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def draw_ensemble_roc(
+    path: Path, labels: np.ndarray, curves: Mapping[str, np.ndarray], *, members: Sequence[np.ndarray]
+) -> None:
+    """Draw the ROC curves of an ensemble, of what it is compared with and of its members; beside it, TPR above 85 %.
+
+    Args:
+        path: PNG to write.
+        labels: (N,), 0 or 1.
+        curves: name -> logits (N,); the first is the ensemble.
+        members: logits (N,) of each member.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for axes, lowest in zip(figure.subplots(1, 2), (0.0, 0.85), strict=True):
+        _prepare_roc_axes(axes, labels)
+        for number, member in enumerate(members):
+            label = "members" if number == 0 else None
+            axes.plot(*roc_points(labels, member), color="tab:blue", alpha=0.25, linewidth=0.8, label=label)
+        for (name, logits), style in zip(curves.items(), _CURVES, strict=False):
+            axes.plot(*roc_points(labels, logits), label=f"{name}, AUC {100 * auc(labels, logits):.2f} %", **style)
+        axes.set_ylim(lowest - 0.01 * (1 - lowest), 1 + 0.01 * (1 - lowest))
+    axes.set_title("high true positive rates")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=100)
+
+
+_CURVES: tuple[dict[str, Any], ...] = (
+    {"color": "tab:blue", "linewidth": 2},
+    {"color": "black", "linewidth": 1.5, "linestyle": "--"},
+)
+
+
+def _prepare_roc_axes(axes: Axes, labels: np.ndarray) -> None:
+    positives = int(labels.sum())
     axes.axhspan(0.9, 1.0, color="tab:orange", alpha=0.15, label="TPR of 90 % and more")
     axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8, linestyle=":")
-    axes.plot(fpr, tpr, color="tab:blue", label=f"test, AUC {auc(labels, logits):.3f}")
-    positives = int(labels.sum())
     axes.set(
         xlabel="false positive rate",
         ylabel="true positive rate",
@@ -74,9 +152,6 @@ def draw_roc(path: Path, labels: np.ndarray, logits: np.ndarray) -> None:
         ylim=(-0.01, 1.01),
         title=f"{positives} positives, {len(labels) - positives} negatives",
     )
-    axes.set_aspect("equal")
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
 
 
 def roc_points(labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -57,8 +57,10 @@ class RankingMetrics(Metric):
         return np.concatenate(self._logits)
 
     def compute(self) -> dict[str, float]:
-        """Return the metrics by name, each starting with `val_`."""
+        """Return the metrics by name, each starting with `val_`; none where there is one class only."""
         labels, logits = self.labels, self.logits
+        if len(np.unique(labels)) < 2:
+            return {}
         area = auc(labels, logits)
         cross_entropy = float(np.mean(np.logaddexp(0.0, logits) - labels * logits))
         positives = labels.sum()

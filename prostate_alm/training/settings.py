@@ -3,9 +3,10 @@
 import difflib
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,8 +21,10 @@ T = TypeVar("T")
 _NOT_OVERRIDES = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
 
 
-class Settings(BaseModel):
-    """Settings of one member; the defaults are in the bundle's train.json, the ranges are here.
+class Settings(BaseModel, ABC):
+    """Settings of one member in any bundle; the defaults are in the bundle's train.json, the ranges are here.
+
+    A bundle adds what its data need: `cohort_member.CohortSettings`, `cifar10_member.Cifar10Settings`.
 
     `mu0`, `rho` and `delta` are the paper's symbols (Eq. 8, Algorithm 1): penalty coefficient at the start, its factor
     when the validation AUC fell, and the margin between positives and negatives.
@@ -29,23 +32,65 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    manifest: Path | None
     member: int = Field(ge=0)
     seed: int = Field(ge=0)
     loss: Literal["bce", "s_ml", "a_ml", "s_fl", "a_fl", "w_bce", "cb_bce", "msfe", "mbauc", "ldam"]
+    loss_parameters: dict[str, float]
     alm: bool
     mu0: float = Field(gt=0, allow_inf_nan=False)
     rho: float = Field(ge=1, allow_inf_nan=False)
     delta: float = Field(ge=0, allow_inf_nan=False)
-    pretrain_epochs: int = Field(ge=1)
+    pretrain_epochs: int = Field(ge=0)
     alm_epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     device: str
     output_dir: Path | None
     tracking_uri: str | None
+    parent_run_id: str | None
     resume: bool
     overwrite: bool
+
+    not_in_config: ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "tracking_uri", "parent_run_id", "resume", "overwrite", "device"}
+    )
+    """What does not determine the numbers of a run."""
+
+    @property
+    @abstractmethod
+    def experiment_name(self) -> str:
+        """Name of the experiment in MLflow and of its folder of ensembles, e.g. `cifar10-0-1`."""
+
+    @property
+    @abstractmethod
+    def data_name(self) -> str:
+        """What the members of an ensemble are trained on, as the name of a folder, e.g. `1-9`."""
+
+    @property
+    def ensemble_name(self) -> str:
+        """How the members of an ensemble are trained, as the name of a folder, e.g. `a_fl-alm`."""
+        return f"{self.loss}-{'alm' if self.alm else 'baseline'}"
+
+    @abstractmethod
+    def ensure_data(self) -> Path:
+        """Return where the data are; make or fetch them where they are not given.
+
+        Members that start at the same time would do it several times: call this once before them.
+
+        Raises:
+            ValueError: the data cannot be used.
+        """
+
+    @classmethod
+    def of_bundle(cls, **values: Any) -> Self:
+        """Return the settings of a bundle's command line.
+
+        Ends the process with exit code 2 and one line for each unknown override or setting that breaks its rule.
+
+        Args:
+            values: one for each field.
+        """
+        return exit_on_usage_error(lambda: _read_after_check(cls, values))
 
     @field_validator("device")
     @classmethod
@@ -58,22 +103,29 @@ class Settings(BaseModel):
         return chosen
 
 
-def read_settings(**values: Any) -> Settings:
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], **values: Any) -> S:
     """Validate the settings of a bundle.
+
+    Args:
+        kind: the settings that the bundle has.
+        values: one for each field.
 
     Raises:
         ValueError: one line for each setting that breaks its rule.
-
-    >>> read_settings(member=-1)
-    Traceback (most recent call last):
-    ...
-    ValueError: member must be greater than or equal to 0, got -1...
     """
     try:
-        return Settings(**values)
+        return kind(**values)
     except ValidationError as error:
         faults = [fault for fault in error.errors() if fault["type"] != "missing"] or error.errors()
         raise ValueError("\n".join(_fault_in_words(fault) for fault in faults)) from error
+
+
+def _read_after_check(kind: type[S], values: dict[str, Any]) -> S:
+    check_command_line()
+    return read_settings(kind, **values)
 
 
 def _fault_in_words(fault: Any) -> str:
@@ -97,7 +149,7 @@ def unknown_overrides(arguments: Sequence[str]) -> list[str]:
     >>> unknown_overrides(["run", "training", "--seeed", "3"])
     []
     """
-    named = _named_arguments(arguments)
+    named = named_arguments(arguments)
     if "config_file" not in named:
         return []
     known = {key.lstrip("+") for path in _config_files(named["config_file"]) for key in _top_level_keys(path)}
@@ -111,23 +163,27 @@ def unknown_overrides(arguments: Sequence[str]) -> list[str]:
     return faults
 
 
-def bundle_configuration(arguments: Sequence[str]) -> dict[str, Any]:
+def bundle_configuration(arguments: Sequence[str], kind: type[Settings]) -> dict[str, Any]:
     """Return what a command line gives besides the settings: the config files, by checksum, and other overrides.
 
     Together with the settings this determines a run: a resumed run must have the same.
 
     Args:
         arguments: the command line after the program.
+        kind: the settings that the bundle has; they are recorded as such, not as overrides.
     """
-    named = _named_arguments(arguments)
+    named = named_arguments(arguments)
     files = _config_files(named.get("config_file", ""))
-    overrides = {
-        name: value for name, value in named.items() if name not in _NOT_OVERRIDES | set(Settings.model_fields)
-    }
+    overrides = {name: value for name, value in named.items() if name not in _NOT_OVERRIDES | set(kind.model_fields)}
     return {"config_files": {path.name: sha256_of_file(path) for path in files}, "overrides": overrides}
 
 
-def _named_arguments(arguments: Sequence[str]) -> dict[str, str]:
+def named_arguments(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the named arguments of a command line as texts: `--name value` and `--name=value`.
+
+    >>> named_arguments(["run", "training", "--ratio", "9", "--loss=bce"])
+    {'ratio': '9', 'loss': 'bce'}
+    """
     named = {}
     for position, argument in enumerate(arguments):
         if argument.startswith("--"):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from prostate_alm.data.splits import member_seed
+from prostate_alm.data.tensors import TensorLoader
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.training.distributed import is_distributed, is_leader
 from prostate_alm.training.handlers import (
@@ -36,13 +37,26 @@ logger = logging.getLogger(__name__)
 Batch = Mapping[str, Any]
 
 
+Loader = DataLoader[Any] | TensorLoader
+"""Batches with `image` (B, C, ...), `label` (B,) and `sample_id` (list of B ids)."""
+
+
 @dataclass(frozen=True)
 class Loaders:
-    """Where the samples come from; each batch has `image` (B, C, ...), `label` (B,) and `sample_id` (list of B ids)."""
+    """Where the samples come from.
 
-    train: DataLoader[Any]
-    validation: DataLoader[Any]
-    test: DataLoader[Any]
+    `test_extra` holds the positives that a test set of the class ratio leaves out, if any.
+    """
+
+    train: Loader
+    validation: Loader
+    test: Loader
+    test_extra: Loader | None = None
+
+    def evaluated(self) -> dict[str, Loader]:
+        """Return the loaders whose samples the trained network is evaluated on, by the name of their split."""
+        every = {"validation": self.validation, "test": self.test, "test_extra": self.test_extra}
+        return {name: loader for name, loader in every.items() if loader is not None}
 
 
 @dataclass(frozen=True)
@@ -144,13 +158,12 @@ class TwoStageTraining:
         term: AugmentedLagrangian | None = self.loss.term
         return term
 
-    def stages(self) -> tuple[Stage, Stage]:
-        """Return the two stages."""
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the two stages; the second alone where the first has no epoch."""
         constrained = self.constraint is not None
-        return (
-            Stage(0, "pretrain", self.schedule.pretrain_epochs, constrained=False),
-            Stage(1, "alm" if constrained else "continue", self.schedule.alm_epochs, constrained=constrained),
-        )
+        first = Stage(0, "pretrain", self.schedule.pretrain_epochs, constrained=False)
+        second = Stage(1, "alm" if constrained else "continue", self.schedule.alm_epochs, constrained=constrained)
+        return (first, second) if first.epochs else (second,)
 
     def run(self, checkpoint: Path, *, on_epoch: Callable[[list[dict[str, float]]], None] | None = None) -> KeepBest:
         """Train both stages and leave the network in its best state of the second.
@@ -246,7 +259,7 @@ class TwoStageTraining:
             row |= _diagnostics(loss.term)
         return row
 
-    def _evaluator(self, loader: DataLoader[Any]) -> tuple[SupervisedEvaluator, RankingMetrics]:
+    def _evaluator(self, loader: Loader) -> tuple[SupervisedEvaluator, RankingMetrics]:
         metrics = RankingMetrics()
         evaluator = SupervisedEvaluator(
             device=self.device,
@@ -259,7 +272,7 @@ class TwoStageTraining:
         metrics.attach(evaluator, "ranking")
         return evaluator, metrics
 
-    def evaluate(self, loader: DataLoader[Any]) -> RankingMetrics:
+    def evaluate(self, loader: Loader) -> RankingMetrics:
         """Run the network as it is over a loader; the result holds ids, labels and logits."""
         evaluator, metrics = self._evaluator(loader)
         evaluator.run()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from prostate_alm.data.manifest import read_manifest
-from prostate_alm.training.member import Member, base_loss, member_samples
+from prostate_alm.training.cohort_member import CohortSettings, member_samples
+from prostate_alm.training.member import Member, Samples, base_loss
 from prostate_alm.training.run_folder import RunFolder
 from prostate_alm.training.settings import read_settings
 
@@ -13,30 +14,32 @@ LOSSES = ("bce", "s_ml", "a_ml", "s_fl", "a_fl", "w_bce", "cb_bce", "msfe", "mba
 LABELS = [1, 0, 0, 1, 0, 0, 0]
 
 
-def make_member(loss: str) -> Member:
+def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member:
     settings = read_settings(
-        **dict.fromkeys(("manifest", "output_dir", "tracking_uri")),
+        CohortSettings,
+        **dict.fromkeys(("manifest", "output_dir", "tracking_uri", "parent_run_id")),
         **dict.fromkeys(("alm", "resume", "overwrite"), False),
         **dict.fromkeys(("member", "seed"), 0),
         **dict.fromkeys(("mu0", "rho", "delta", "learning_rate"), 1.0),
         **dict.fromkeys(("pretrain_epochs", "alm_epochs", "batch_size"), 2),
         loss=loss,
+        loss_parameters=parameters or {},
         device="cpu",
     )
     train = [{"label": label, "sample_id": str(i)} for i, label in enumerate(LABELS)]
-    return Member("prostate", settings, {}, train, [], [], RunFolder(Path("unused")))
+    return Member("prostate", settings, {}, Samples(train, [], [], [], {}), RunFolder(Path("unused")))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_that_a_user_may_name_can_be_made_and_falls_when_ranks_improve(loss: str) -> None:
-    function = base_loss(make_member(loss), {})
+    function = base_loss(make_member(loss))
     labels = torch.tensor(LABELS)
     right = 2.0 * (2 * labels.float() - 1)
     assert 0 <= function(right, labels) < function(-right, labels)
 
 
 def test_losses_that_weigh_classes_know_the_training_labels() -> None:
-    ours = base_loss(make_member("cb_bce"), {"beta": 0.99})
+    ours = base_loss(make_member("cb_bce", {"beta": 0.99}))
     logits, labels = torch.zeros(2), torch.tensor([1, 0])
     effective = [(1 - 0.99**count) / (1 - 0.99) for count in (2, 5)]  # Cui et al. 2019, effective number of samples
     weights = torch.tensor([1 / number for number in effective])
@@ -46,7 +49,7 @@ def test_losses_that_weigh_classes_know_the_training_labels() -> None:
 
 def test_an_unknown_parameter_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        base_loss(make_member("s_fl"), {"gama": 4})
+        base_loss(make_member("s_fl", {"gama": 4}))
     assert caught.value.code == 2
     assert "gama" in capsys.readouterr().err
 

@@ -38,3 +38,10 @@ def test_bfloat16_is_chosen_only_with_arithmetic_for_it() -> None:
     flags = cpuinfo.read_text()
     expected = torch.bfloat16 if "amx_bf16" in flags or "avx512_bf16" in flags else torch.float32
     assert fastest_dtype(CPU) == expected
+
+
+def test_close_samples_do_not_tie_in_bfloat16(network: nn.Module) -> None:
+    # logits of 8 bits would: over [1, 2) they have 128 values, and a ranking needs more
+    image = torch.randn(1, 4, 16, 16, 8) * torch.linspace(1, 1.2, 300)[:, None, None, None, None]
+    logits = AutocastInferer(CPU, torch.bfloat16)(image, network)
+    assert len(logits.unique()) > 250

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from prostate_alm.training.cohort_member import CohortSettings
 from prostate_alm.training.settings import bundle_configuration, exit_on_usage_error, read_settings, unknown_overrides
 
 VALID = {
@@ -11,6 +12,7 @@ VALID = {
     "member": 0,
     "seed": 0,
     "loss": "bce",
+    "loss_parameters": {},
     "alm": True,
     "mu0": 0.2,
     "rho": 2.0,
@@ -22,6 +24,7 @@ VALID = {
     "device": "cpu",
     "output_dir": None,
     "tracking_uri": None,
+    "parent_run_id": None,
     "resume": False,
     "overwrite": False,
 }
@@ -29,7 +32,7 @@ VALID = {
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), (True, True), ("False", False)])
 def test_the_command_line_gives_true_as_a_word(text: object, value: bool) -> None:
-    assert read_settings(**VALID | {"alm": text}).alm is value
+    assert read_settings(CohortSettings, **VALID | {"alm": text}).alm is value
 
 
 @pytest.mark.parametrize(
@@ -49,18 +52,18 @@ def test_the_command_line_gives_true_as_a_word(text: object, value: bool) -> Non
 )
 def test_a_setting_out_of_range_is_named_with_its_rule_and_value(name: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        read_settings(**VALID | {name: value})
+        read_settings(CohortSettings, **VALID | {name: value})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("member", 0), ("batch_size", 2), ("rho", 1), ("delta", 0)])
 def test_the_closed_end_of_a_range_is_allowed(name: str, value: object) -> None:
-    assert getattr(read_settings(**VALID | {name: value}), name) == value
+    assert getattr(read_settings(CohortSettings, **VALID | {name: value}), name) == value
 
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ValueError, match="member") as caught:
-        read_settings(**VALID | {"member": -1, "rho": 0})
+        read_settings(CohortSettings, **VALID | {"member": -1, "rho": 0})
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -123,9 +126,9 @@ def test_a_fault_of_the_program_is_not_hidden() -> None:
 
 def test_what_determines_a_run_besides_its_settings_is_recorded(config_file: Path) -> None:
     arguments = ["run", "training", "--config_file", str(config_file), "--member", "3", "--network_def#features", "4"]
-    recorded = bundle_configuration(arguments)
+    recorded = bundle_configuration(arguments, CohortSettings)
     assert recorded["overrides"] == {"network_def#features": "4"}
     checksum = hashlib.sha256(config_file.read_bytes()).hexdigest()
     assert recorded["config_files"] == {"train.json": checksum}
     config_file.write_text("{}")
-    assert bundle_configuration(arguments) != recorded
+    assert bundle_configuration(arguments, CohortSettings) != recorded

@@ -1,0 +1,98 @@
+"""Batches of images that lie in memory as one tensor, augmented a batch at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prostate_alm.data.sampling import StratifiedBatchSampler
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""Images (B, C, ...) and a source of random numbers -> images of the same shape."""
+
+MEAN, DEVIATION = 0.5, 0.25
+"""What brings grey values in [0, 1] to about zero mean and unit variance."""
+
+
+class TensorLoader:
+    """Batches of images of 8 bits, brought to about zero mean and unit variance.
+
+    A data loader copies one sample at a time and, with workers, between processes; for images of a few kilobytes that
+    takes longer than the network. Here a batch is one indexing operation.
+
+    Args:
+        samples: each with `image` (uint8 (C, ...)), `label` (0 or 1) and `sample_id`; at least one.
+        batches: where the batches come from; None takes samples in order, `batch_size` at a time.
+        batch_size: number of samples in a batch where `batches` is None.
+        augment: changes the images of each batch.
+        device: where the images are kept.
+
+    Raises:
+        ValueError: there is no sample.
+
+    >>> samples = [{"image": torch.full((1, 2, 2), 255, dtype=torch.uint8), "label": 1, "sample_id": "a"}]
+    >>> next(iter(TensorLoader(samples)))["image"].unique()
+    tensor([2.])
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[dict[str, Any]],
+        batches: StratifiedBatchSampler | None = None,
+        *,
+        batch_size: int = 256,
+        augment: Augment | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if not samples:
+            raise ValueError("samples must not be empty, got none in TensorLoader")
+        self._images = torch.stack([sample["image"] for sample in samples]).to(device)  # (N, C, ...) uint8
+        self._labels = torch.tensor([sample["label"] for sample in samples])
+        self._ids = [sample["sample_id"] for sample in samples]
+        self._rows = [list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+        self._batches = batches
+        self._augment = augment
+        self._random = torch.Generator()
+
+    def set_seed(self, seed: int) -> None:
+        """Choose the order of the batches and the augmentation of the coming epoch."""
+        self._random.manual_seed(seed)
+        if self._batches is not None:
+            self._batches.set_epoch(seed)
+
+    def __len__(self) -> int:
+        return len(self._rows if self._batches is None else self._batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for rows in self._rows if self._batches is None else self._batches:
+            image = self._images[rows].float().div_(255 * DEVIATION).sub_(MEAN / DEVIATION)  # (B, C, ...)
+            if self._augment is not None:
+                image = self._augment(image, self._random)
+            yield {"image": image, "label": self._labels[rows], "sample_id": [self._ids[row] for row in rows]}
+
+
+def mirror_and_shift(image: Tensor, random: torch.Generator, *, shift_max: int = 4) -> Tensor:
+    """Mirror half of the images left to right and move each by up to `shift_max` pixels, the border repeated.
+
+    Args:
+        image: (B, C, H, W).
+        random: source of random numbers, on the CPU.
+        shift_max: largest shift in pixels along each axis, at least 0.
+
+    Returns:
+        (B, C, H, W).
+
+    >>> mirror_and_shift(torch.ones(2, 3, 8, 8), torch.Generator()).unique()
+    tensor([1.])
+    """
+    count, _, height, width = image.shape
+    mirrored = torch.rand(count, generator=random) < 0.5
+    shift = torch.randint(-shift_max, shift_max + 1, (2, count, 1), generator=random)
+    row = (torch.arange(height) + shift[0]).clamp_(0, height - 1)  # (B, H)
+    column = (torch.arange(width) + shift[1]).clamp_(0, width - 1)  # (B, W)
+    column = torch.where(mirrored[:, None], column.flip(1), column)
+    sample = torch.arange(count)[:, None, None]
+    place = (sample, row[:, :, None], column[:, None, :])
+    moved = image.movedim(1, -1)[tuple(index.to(image.device) for index in place)]  # (B, H, W, C)
+    return moved.movedim(-1, 1)

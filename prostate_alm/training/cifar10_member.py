@@ -1,0 +1,107 @@
+"""A member of the CIFAR-10 bundle: its settings, and the images of two classes that it draws for itself."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+
+from prostate_alm.data.cifar10 import ImageSet, class_number, locate_cifar10, read_classes
+from prostate_alm.data.cifar10_draws import draw_member, draw_test, sample_ids
+from prostate_alm.progress import progress_bar
+from prostate_alm.training.member import Member, Sample, Samples, open_trained, prepare
+from prostate_alm.training.settings import Settings
+
+DOWNLOAD_FOLDER = Path("data")
+
+
+class Cifar10Settings(Settings):
+    """Settings of a member that tells two classes of CIFAR-10 apart; the minority is the positive class.
+
+    There are `ratio` images of the majority for one of the minority, in training, validation and test.
+    """
+
+    not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
+        "dataset_dir"
+    }  # the images are known by their content
+
+    dataset_dir: Path | None
+    majority: int
+    minority: int
+    ratio: float = Field(gt=0, allow_inf_nan=False)
+    train_majority: int = Field(ge=1)
+    validation_majority: int = Field(ge=1)
+
+    @field_validator("majority", "minority", mode="before")
+    @classmethod
+    def _class_by_name_or_number(cls, value: int | str) -> int:
+        return class_number(value)
+
+    @property
+    def experiment_name(self) -> str:
+        """Name of the experiment in MLflow and of its folder of ensembles."""
+        return f"cifar10-{self.majority}-{self.minority}"
+
+    @property
+    def data_name(self) -> str:
+        """The class ratio."""
+        return f"1-{self.ratio:g}"
+
+    def ensure_data(self) -> Path:
+        """Return the folder of the images; download them where none is given."""
+        return locate_cifar10(self.dataset_dir, download_dir=DOWNLOAD_FOLDER, progress=progress_bar)
+
+
+def prepare_member(settings: Cifar10Settings) -> Member:
+    """Prepare a member of the CIFAR-10 bundle: see `member.prepare`."""
+    return prepare("cifar10", settings, read_samples)
+
+
+def open_member(settings: Cifar10Settings) -> Member:
+    """Open a trained member of the CIFAR-10 bundle to evaluate it again: see `member.open_trained`."""
+    return open_trained("cifar10", settings, read_samples)
+
+
+def read_samples(settings: Cifar10Settings) -> Samples:
+    """Return the images of a member: training and validation drawn by the member, the test set the same for all.
+
+    Raises:
+        ValueError: the files cannot be used, or the classes hold too few images for the ratio.
+    """
+    majority, minority, ratio = settings.majority, settings.minority, settings.ratio
+    data = read_classes(settings.ensure_data(), (majority, minority))
+    train, validation = draw_member(
+        data.train.classes,
+        majority=majority,
+        minority=minority,
+        ratio=ratio,
+        seed=settings.seed,
+        member=settings.member,
+        train_majority=settings.train_majority,
+        validation_majority=settings.validation_majority,
+    )
+    test, extra = draw_test(data.test.classes, majority=majority, minority=minority, ratio=ratio)
+    splits = [("train", data.train, train), ("train", data.train, validation)]
+    splits += [("test", data.test, test), ("test", data.test, extra)]
+    first, second, third, fourth = (_samples(name, part, rows, positive=minority) for name, part, rows in splits)
+    digest = _digest(sample for part in (first, second, third, fourth) for sample in part)
+    return Samples(first, second, third, fourth, identity={"data_sha256": digest})
+
+
+def _samples(name: str, images: ImageSet, rows: np.ndarray, *, positive: int) -> list[Sample]:
+    ids = sample_ids(name, images.numbers[rows])
+    return [
+        {"image": torch.from_numpy(images.images[row]), "label": int(images.classes[row] == positive), "sample_id": key}
+        for row, key in zip(rows, ids, strict=True)
+    ]
+
+
+def _digest(samples: Iterable[Sample]) -> str:
+    """Return the SHA-256 of all images of a member: another copy of the data set shows."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample["image"].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,282 @@
+"""From the members of an ensemble to its figures: mean of the logits, intervals, comparison with the baseline."""
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test, fpr_at_tpr
+from prostate_alm.training import results
+from prostate_alm.training.run_folder import CONFIG, METRICS, PREDICTIONS, ROC_FIGURE, RunFolder
+from prostate_alm.training.scores import TPR_LEVELS_PERCENT
+
+ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
+MEMBERS_MIN = 2
+RESAMPLES = 1000
+_MEMBER_NAME = re.compile(r"member-(\d{2,})")
+_METRICS: dict[str, Callable[[Any, Any], float]] = {
+    "auc": auc,
+    **{f"fpr_at_tpr{level}": partial(fpr_at_tpr, tpr=level / 100) for level in TPR_LEVELS_PERCENT},
+}
+
+Floats = NDArray[np.float64]
+
+
+class EnsembleError(ValueError):
+    """Members that do not make an ensemble; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Test scores: ids, split (`test` or `test_extra`) and label of N samples, the logits of M members."""
+
+    sample_ids: list[str]
+    splits: list[str]
+    labels: Floats  # (N,)
+    logits: Floats  # (M, N)
+
+    @property
+    def mean(self) -> Floats:
+        """Mean over the members, (N,): the ensemble's logits (section 5.2 of the paper)."""
+        mean: Floats = self.logits.mean(axis=0)
+        return mean
+
+    def of(self, name: str, logits: Floats) -> tuple[Floats, Floats]:
+        """Return labels and logits of the test set (`test`), or of all test samples (`test_all_positives`)."""
+        chosen = np.array([name != "test" or split == "test" for split in self.splits])
+        return self.labels[chosen], logits[chosen]
+
+    @property
+    def test_sets(self) -> list[str]:
+        """Names of the test sets that `of` knows."""
+        return ["test", "test_all_positives"] if "test_extra" in self.splits else ["test"]
+
+
+def member_path(folder: Path, member: int) -> Path:
+    """Return the folder of a member.
+
+    >>> member_path(Path("bce-alm"), 3).as_posix()
+    'bce-alm/member-03'
+    """
+    return folder / f"member-{member:02d}"
+
+
+def finished_members(folder: Path) -> dict[int, RunFolder]:
+    """Return the folders of the members that have results, by number."""
+    found = {
+        int(match[1]): RunFolder(path) for path in folder.iterdir() if (match := _MEMBER_NAME.fullmatch(path.name))
+    }
+    return {number: found[number] for number in sorted(found) if found[number].is_finished}
+
+
+def evaluate_ensemble(folder: Path, *, baseline: Path | None = None) -> dict[str, Any]:
+    """Combine the finished members of an ensemble and write its results beside them.
+
+    Writes `ensemble.json` (unless training did), `predictions.csv`, `members.csv`, `roc.png` and, last, `metrics.json`:
+    the ensemble's figures with 95 % bootstrap intervals over the test samples, mean and standard deviation over the
+    members, and the difference to the baseline with DeLong's test.
+
+    Args:
+        folder: holds `member-00`, `member-01`, ...
+        baseline: folder of the evaluated ensemble to compare with; None for none.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        EnsembleError: fewer than two finished members, members of different settings or test samples, or a baseline
+            that was evaluated on other samples.
+    """
+    members = _require_members(folder)
+    about = _describe(folder, members)
+    scores = _read_scores(list(members.values()))
+    expected = about.get("members", len(members))
+    content: dict[str, Any] = {
+        "members": list(members),
+        "failed": sorted(set(range(expected)) - set(members)),
+        "ensemble": _figures(scores),
+        "intervals": {name: _intervals(*scores.of(name, scores.mean)) for name in scores.test_sets},
+        **_member_statistics([member.read_json(METRICS) for member in members.values()]),
+        "against_baseline": _compare(scores, baseline) if baseline else None,
+    }
+    _write_predictions(folder / PREDICTIONS, scores)
+    _write_members(folder / MEMBERS_TABLE, members)
+    _draw(folder / ROC_FIGURE, scores, baseline=baseline)
+    RunFolder(folder).write_json(METRICS, content)  # last: it says that the ensemble is evaluated
+    return content
+
+
+def _require_members(folder: Path) -> dict[int, RunFolder]:
+    members = finished_members(folder) if folder.is_dir() else {}
+    if len(members) < MEMBERS_MIN:
+        raise EnsembleError(
+            f"an ensemble must have at least {MEMBERS_MIN} finished members, got {len(members)} in {folder}. "
+            "Train more with: prostate-alm ensemble train"
+        )
+    return members
+
+
+def _describe(folder: Path, members: Mapping[int, RunFolder]) -> dict[str, Any]:
+    """Return what the members have in common; write it where the training of the ensemble did not."""
+    configs = {number: member.read_json(CONFIG) for number, member in members.items()}
+    settings = [{k: v for k, v in config["settings"].items() if k != "member"} for config in configs.values()]
+    common = settings[0]
+    for number, other in zip(configs, settings, strict=True):
+        changed = sorted(key for key in common.keys() | other.keys() if common.get(key) != other.get(key))
+        if changed:
+            key = changed[0]
+            raise EnsembleError(
+                f"members of an ensemble must have the same settings, got {key} = {other.get(key)!r} in "
+                f"{members[number].path} and {common.get(key)!r} in {next(iter(members.values())).path}. "
+                "Train the member again with --overwrite true, or move it away."
+            )
+    about = RunFolder(folder).read_json(ENSEMBLE)
+    if not about:
+        first = next(iter(configs.values()))
+        kept = {key: first[key] for key in ("bundle", "experiment", "overrides", "versions") if key in first}
+        about = kept | {"data": folder.parent.name, "name": folder.name, "settings": common}
+        RunFolder(folder).write_json(ENSEMBLE, about)
+    return about
+
+
+def _read_scores(members: Sequence[RunFolder]) -> Scores:
+    tables = [_read_test_rows(member.file(PREDICTIONS)) for member in members]
+    keys = [[(row["sample_id"], row["split"], row["label"]) for row in table] for table in tables]
+    for member, own in zip(members, keys, strict=True):
+        if own != keys[0]:
+            raise EnsembleError(
+                f"members of an ensemble must have the same test samples, got others in {member.path} than in "
+                f"{members[0].path}. Were they trained on different data? Train them again."
+            )
+    logits = np.array([[float(row["logit"]) for row in table] for table in tables])
+    ids, splits, labels = zip(*keys[0], strict=True)
+    return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits)
+
+
+def _read_test_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [row for row in csv.DictReader(stream) if row["split"].startswith("test")]
+
+
+def _figures(scores: Scores) -> dict[str, dict[str, float]]:
+    labels, logits = scores.of("test", scores.mean)
+    figures = {"test": results.summarise(labels, logits)}
+    if "test_extra" in scores.splits:
+        extra = scores.mean[np.array(scores.splits) == "test_extra"]
+        figures |= results.summarise_extra(labels, logits, extra_logits=extra)
+    return figures
+
+
+def _intervals(labels: Floats, logits: Floats) -> dict[str, list[float]]:
+    found = {
+        name: bootstrap_interval(labels, logits, metric=metric, resamples=RESAMPLES)
+        for name, metric in _METRICS.items()
+    }
+    return {name: [interval.low, interval.high] for name, interval in found.items()}
+
+
+def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation over the members of each figure, by split."""
+    mean: dict[str, Any] = {}
+    deviation: dict[str, Any] = {}
+    for split, figures in metrics[0].items():
+        values = {key: np.array([member[split][key] for member in metrics]) for key in figures}
+        mean[split] = {key: float(value.mean()) for key, value in values.items()}
+        deviation[split] = {key: float(value.std(ddof=1)) for key, value in values.items()}
+    return {"member_mean": mean, "member_std": deviation}
+
+
+def _compare(scores: Scores, baseline: Path) -> dict[str, Any]:
+    """Return the differences to a baseline on the same test samples: DeLong's test, paired bootstrap intervals."""
+    other = _read_baseline(scores, baseline)
+    comparison: dict[str, Any] = {"baseline": baseline.name}
+    for name in scores.test_sets:
+        labels, ours = scores.of(name, scores.mean)
+        theirs = scores.of(name, other)[1]
+        test = delong_test(labels, ours, theirs)
+        both = np.stack([ours, theirs], axis=1)
+        comparison[name] = {"auc_difference": test.auc_a - test.auc_b, "z": test.z, "p_value": test.p_value}
+        for key, metric in _METRICS.items():
+            interval = bootstrap_interval(labels, both, metric=partial(_difference, metric), resamples=RESAMPLES)
+            comparison[name] |= {f"{key}_difference": interval.estimate, f"{key}_difference_low": interval.low}
+            comparison[name] |= {f"{key}_difference_high": interval.high}
+    return comparison
+
+
+def _difference(metric: Callable[[Any, Any], float], labels: Floats, pair: Floats) -> float:
+    return float(metric(labels, pair[:, 0]) - metric(labels, pair[:, 1]))
+
+
+def _read_baseline(scores: Scores, baseline: Path) -> Floats:
+    path = baseline / PREDICTIONS
+    if not path.is_file():
+        raise EnsembleError(
+            f"baseline must be an evaluated ensemble, got {baseline} without {PREDICTIONS}. "
+            f"Evaluate it first: prostate-alm ensemble evaluate {baseline}"
+        )
+    by_id = {row["sample_id"]: float(row["logit"]) for row in _read_test_rows(path)}
+    if set(by_id) != set(scores.sample_ids):
+        raise EnsembleError(
+            f"baseline must be evaluated on the same {len(scores.sample_ids)} test samples, got {len(by_id)} in "
+            f"{path}, not the same ones. Compare ensembles of the same data."
+        )
+    return np.array([by_id[key] for key in scores.sample_ids])
+
+
+def _write_predictions(path: Path, scores: Scores) -> None:
+    spread = scores.logits.std(axis=0, ddof=1)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("sample_id", "split", "label", "logit", "logit_std"))
+        columns = (scores.sample_ids, scores.splits, scores.labels, scores.mean, spread)
+        for key, split, label, logit, deviation in zip(*columns, strict=True):
+            writer.writerow((key, split, int(label), repr(float(logit)), repr(float(deviation))))
+
+
+def _write_members(path: Path, members: Mapping[int, RunFolder]) -> None:
+    rows = []
+    for number, member in members.items():
+        figures = member.read_json(METRICS)
+        rows.append(
+            {"member": number} | {f"{split}_{key}": v for split, own in figures.items() for key, v in own.items()}
+        )
+    results.write_history(path, rows)
+
+
+def _draw(path: Path, scores: Scores, *, baseline: Path | None) -> None:
+    name = scores.test_sets[-1]  # all positives where there are more than in the test set: a smoother curve
+    labels, mean = scores.of(name, scores.mean)
+    curves = {"ensemble": mean}
+    if baseline is not None:
+        curves[baseline.name] = scores.of(name, _read_baseline(scores, baseline))[1]
+    results.draw_ensemble_roc(path, labels, curves, members=[scores.of(name, row)[1] for row in scores.logits])
+
+
+def to_text(metrics: Mapping[str, Any]) -> str:
+    """Return the figures of an ensemble as a table for a terminal, in percent with their intervals.
+
+    Args:
+        metrics: content of `metrics.json`.
+    """
+    lines = [f"{'':20} {'AUC':>22}" + "".join(f" {f'FPR at {level} % TPR':>22}" for level in TPR_LEVELS_PERCENT)]
+    for name, intervals in metrics["intervals"].items():
+        figures = metrics["ensemble"][name]
+        cells = [
+            f"{100 * figures[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for key, (low, high) in intervals.items()
+        ]
+        lines.append(f"{name.replace('_', ' '):20}" + "".join(f" {cell:>22}" for cell in cells))
+    mean, deviation = metrics["member_mean"]["test"], metrics["member_std"]["test"]
+    cells = [f"{100 * mean[key]:.1f} ± {100 * deviation[key]:.1f}" for key in _METRICS]
+    lines.append(f"{'members, test':20}" + "".join(f" {cell:>22}" for cell in cells))
+    against = metrics["against_baseline"]
+    if against:
+        cells = [f"{100 * against['test'][f'{key}_difference']:+.1f}" for key in _METRICS]
+        lines.append(f"{'test, gain':20}" + "".join(f" {cell:>22}" for cell in cells))
+        lines.append(f"against {against['baseline']}: p = {against['test']['p_value']:.2g} (DeLong)")
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""An ensemble: the same bundle command for each member, one folder for all, one run in MLflow above them."""
+
+import ast
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prostate_alm.progress import Progress, silent
+from prostate_alm.training import tracking
+from prostate_alm.training.ensemble import ENSEMBLE, MEMBERS_MIN, EnsembleError, evaluate_ensemble, member_path
+from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
+from prostate_alm.training.run_folder import METRICS, RunFolder
+from prostate_alm.training.settings import Settings, named_arguments, unknown_overrides
+
+_SET_BY_THE_ENSEMBLE = ("member", "output_dir", "resume", "overwrite", "parent_run_id")
+
+
+@dataclass(frozen=True)
+class EnsembleReport:
+    """What came of an ensemble: its folder, why members failed (number -> one line), its metrics if evaluated."""
+
+    folder: Path
+    failures: dict[int, str]
+    metrics: dict[str, Any]
+
+
+def config_file_of(bundle: Path) -> Path:
+    """Return the config file of a bundle.
+
+    Args:
+        bundle: folder of the bundle, or a config file itself.
+
+    Raises:
+        EnsembleError: there is no such file.
+    """
+    path = bundle if bundle.suffix == ".json" else bundle / "train.json"
+    if not path.is_file():
+        raise EnsembleError(f"bundle must be a folder with train.json, got {bundle}. Give for example bundles/cifar10")
+    return path
+
+
+def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the overrides of a bundle command as values, in the way of that command: literals of Python, or words.
+
+    Raises:
+        EnsembleError: an argument is no override, or one that the ensemble sets itself.
+
+    >>> read_overrides(["--ratio", "9", "--loss", "a_fl", "--loss_parameters", "{'gamma': 4}", "--alm", "true"])
+    {'ratio': 9, 'loss': 'a_fl', 'loss_parameters': {'gamma': 4}, 'alm': 'true'}
+    """
+    named = named_arguments(arguments)
+    if arguments and not arguments[0].startswith("--"):
+        raise EnsembleError(f"overrides must be --NAME VALUE, got {arguments[0]!r}. Give for example --ratio 9")
+    for name in _SET_BY_THE_ENSEMBLE:
+        if name in named:
+            raise EnsembleError(f"overrides must leave {name} to the ensemble, got --{name}. Leave it out.")
+    return {name: _literal(text) for name, text in named.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Settings:
+    """Return the settings of member 0 of a bundle with these overrides.
+
+    Ends the process with exit code 2 and one line per fault on stderr when one breaks its rule.
+
+    Raises:
+        EnsembleError: an override is not known to the config file.
+    """
+    from monai.bundle import ConfigParser
+
+    arguments = ["--config_file", str(config_file), *(part for name in overrides for part in (f"--{name}", ""))]
+    faults = unknown_overrides(arguments)
+    if faults:
+        raise EnsembleError(faults[0])
+    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(config_file)))
+    parser.update(dict(overrides))
+    settings: Settings = parser.get_parsed_content("given_settings")
+    return settings
+
+
+def train_ensemble(
+    bundle: Path,
+    *,
+    members: int,
+    overrides: Mapping[str, Any],
+    output_root: Path = Path("outputs"),
+    jobs: int | None = None,
+    executor: Executor = "local",
+    progress: Progress = silent,
+) -> EnsembleReport:
+    """Train the members of an ensemble, combine them and log them; members with results are not trained again.
+
+    Args:
+        bundle: folder of the bundle, or its config file.
+        members: number of members, at least 2.
+        overrides: of the bundle command, the same for all members.
+        output_root: the ensemble goes into `output_root/<experiment>/<data>/<loss>-<baseline|alm>`.
+        jobs: largest number of processes, see `fanout.run_tasks`.
+        executor: see `fanout.run_tasks`.
+        progress: called with the number of members done and in all.
+
+    Returns:
+        What came of it; not evaluated when fewer than two members have results.
+
+    Raises:
+        EnsembleError: an argument is wrong, or the folder holds an ensemble of other settings.
+        ValueError: the data or the store cannot be used.
+    """
+    if members < MEMBERS_MIN:
+        raise EnsembleError(f"members must be at least {MEMBERS_MIN} for an ensemble, got {members}.")
+    config_file = config_file_of(bundle)
+    settings = read_bundle_settings(config_file, overrides)
+    settings.ensure_data()  # once, before the members need it all at the same time
+    uri = tracking.resolve_uri(settings.tracking_uri)
+    tracking.prepare_store(uri, settings.experiment_name, folder=output_root)
+    folder = claim_folder(config_file, settings, overrides, output_root=output_root, members=members)
+    parent = tracking.start_ensemble_run(folder, tracking_uri=uri)
+    tasks = [
+        MemberTask(config_file, member_path(folder, number), {**overrides, "member": number, "parent_run_id": parent})
+        for number in range(members)
+    ]
+    failures = {}
+    for done, outcome in enumerate(run_tasks(tasks, jobs=jobs, executor=executor), start=1):
+        if outcome.failure is not None:
+            failures[int(outcome.task.overrides["member"])] = outcome.failure
+        progress(done, members)
+    if members - len(failures) < MEMBERS_MIN:
+        tracking.fail_ensemble_run(parent, tracking_uri=uri)
+        return EnsembleReport(folder, failures, {})
+    metrics = evaluate_ensemble(folder, baseline=baseline_of(folder))
+    tracking.log_ensemble(folder, tracking_uri=uri)
+    return EnsembleReport(folder, failures, metrics)
+
+
+def claim_folder(
+    config_file: Path, settings: Settings, overrides: Mapping[str, Any], *, output_root: Path, members: int
+) -> Path:
+    """Return the folder of an ensemble, with `ensemble.json` in it.
+
+    An ensemble that is there already may grow; it must have the same settings.
+
+    Raises:
+        EnsembleError: it holds an ensemble of other settings.
+    """
+    folder = output_root / settings.experiment_name / settings.data_name / settings.ensemble_name
+    own = settings.model_dump(mode="json", exclude={*settings.not_in_config, "member"})
+    about: dict[str, Any] = {
+        "bundle": config_file.parent.name,
+        "experiment": settings.experiment_name,
+        "data": settings.data_name,
+        "name": settings.ensemble_name,
+        "settings": own,
+        "overrides": {name: value for name, value in overrides.items() if name not in type(settings).model_fields},
+        "versions": {name: version(name) for name in ("prostate-alm", "torch", "monai")},
+    }
+    earlier = RunFolder(folder).read_json(ENSEMBLE)
+    for key in ("settings", "overrides"):
+        if earlier and earlier[key] != about[key]:
+            changed = next(k for k in earlier[key] | about[key] if earlier[key].get(k) != about[key].get(k))
+            raise EnsembleError(
+                f"an ensemble must go on with the settings that it was begun with, got {changed} = "
+                f"{about[key].get(changed)!r}, was {earlier[key].get(changed)!r} in {folder}. "
+                "Give the same value or another --output."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    RunFolder(folder).write_json(ENSEMBLE, about | {"members": max(members, earlier.get("members", 0))})
+    return folder
+
+
+def baseline_of(folder: Path) -> Path | None:
+    """Return the folder of the evaluated baseline of the same loss and data; None for a baseline or without one.
+
+    >>> baseline_of(Path("outputs/cifar10-0-1/1-9/bce-baseline")) is None
+    True
+    """
+    loss, _, training = folder.name.rpartition("-")
+    path = folder.with_name(f"{loss}-baseline")
+    return path if training == "alm" and (path / METRICS).is_file() else None

@@ -1,0 +1,86 @@
+"""A process that runs one bundle command after another: a task per line of standard input, a reply per line of output.
+
+python -m prostate_alm.training.fanout_worker
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def run_bundle_command(arguments: list[str], log_file: Path) -> str | None:
+    """Run `python -m monai.bundle ARGUMENTS` in this process; what it prints goes to a file.
+
+    Args:
+        arguments: what follows the name of the module.
+        log_file: receives standard output and standard error; what was there before is kept.
+
+    Returns:
+        None, or one line that says why it failed.
+    """
+    with _printing_to(log_file):
+        sys.argv = ["monai.bundle", *arguments]
+        try:
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            return None if not end.code else _last_error(log_file) or f"exit code {end.code}"
+        except Exception as error:
+            traceback.print_exc()
+            return _cause(error)
+    return None
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first cause of an error in one line: MONAI wraps each in another that only names the config."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _last_error(log_file: Path) -> str | None:
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Do the tasks of standard input until it ends."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    for line in sys.stdin:
+        task = json.loads(line)
+        failure = run_bundle_command(task["arguments"], Path(task["log_file"]))
+        sys.stdout.write(json.dumps({"failure": failure}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
