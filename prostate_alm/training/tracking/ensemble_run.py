@@ -47,7 +47,7 @@ def start_ensemble_run(folder: Path, *, tracking_uri: str) -> str | None:
         return None
     try:
         client = open_store(tracking_uri)
-        run_id = _parent_run(client, ensemble)
+        run_id = ensemble_run(client, ensemble)
         client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
     except STORE_ERRORS as error:
         warn_away(tracking_uri, folder, error)
@@ -80,23 +80,33 @@ def log_ensemble(folder: Path, *, tracking_uri: str) -> str | None:
     Raises:
         ValueError: the folder is not that of a finished ensemble.
     """
-    ensemble = EnsembleFolder(folder)
-    if not ensemble.is_finished:
-        raise ValueError(f"ensemble must be finished, got {folder} without metrics.json. Train it to its end.")
+    ensemble = finished_ensemble(folder)
     if is_away(tracking_uri):
         return None
     try:
         client = open_store(tracking_uri)
         complete_ensemble(client, ensemble)
-        return _parent_run(client, ensemble)
+        return ensemble_run(client, ensemble)
     except STORE_ERRORS as error:
         warn_away(tracking_uri, folder, error)
         return None
 
 
+def finished_ensemble(folder: Path) -> EnsembleFolder:
+    """Return a folder as that of a finished ensemble.
+
+    Raises:
+        ValueError: it is not.
+    """
+    ensemble = EnsembleFolder(folder)
+    if not ensemble.is_finished:
+        raise ValueError(f"ensemble must be finished, got {folder} without metrics.json. Train it to its end.")
+    return ensemble
+
+
 def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Path]:
     """Log what the store lacks of an ensemble and its members; return the folders of which something was logged."""
-    run_id = _parent_run(client, ensemble)
+    run_id = ensemble_run(client, ensemble)
     logged = [folder.path for folder in ensemble.members() if complete_member(client, folder, ensemble=ensemble)]
     if _is_complete(client.get_run(run_id), ensemble):
         return logged
@@ -111,7 +121,7 @@ def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Pat
     return [*logged, ensemble.path]
 
 
-def _parent_run(client: StoreClient, ensemble: EnsembleFolder) -> str:
+def ensemble_run(client: StoreClient, ensemble: EnsembleFolder) -> str:
     """Return the ensemble's run, which is made when the store does not have it."""
     run = find_run(client, ensemble, experiment=ensemble.experiment)
     if run is None:
@@ -133,7 +143,7 @@ def complete_member(client: StoreClient, folder: MemberFolder, *, ensemble: Ense
         ensemble: what it is a member of; None when it was trained alone.
     """
     experiment = (ensemble or folder).experiment
-    parent_id = None if ensemble is None else _parent_run(client, ensemble)
+    parent_id = None if ensemble is None else ensemble_run(client, ensemble)
     run = find_run(client, folder, experiment=experiment, parent_id=parent_id)
     if run is not None and _is_complete(run, folder):
         return False

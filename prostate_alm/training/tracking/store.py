@@ -68,7 +68,7 @@ class StoreClient:
 
         def call(*args: Any, **options: Any) -> Any:
             try:
-                return _when_unlocked(lambda: method(*args, **options))
+                return when_unlocked(lambda: method(*args, **options))
             except STORE_ERRORS as error:
                 if is_unreachable(self.tracking_uri, error):
                     raise StoreUnreachableError(f"MLflow at {self.tracking_uri} cannot be reached") from error
@@ -77,7 +77,7 @@ class StoreClient:
         return call
 
 
-def _when_unlocked(call: Callable[[], _T]) -> _T:
+def when_unlocked(call: Callable[[], _T]) -> _T:
     """Call again, after longer and longer pauses, while another process keeps an SQLite store locked."""
     for pause_s in _LOCK_PAUSES_S:
         try:
