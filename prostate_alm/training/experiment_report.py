@@ -75,7 +75,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[_Cells]) -> Pat
 
 
 def _rounded(cell: str | int | float | None) -> str | int | float | None:
-    return round(cell, 6) if isinstance(cell, float) else cell
+    return float(f"{cell:.6g}") if isinstance(cell, float) else cell  # 93.67, not 93.67000000000002
 
 
 def _write_table(output: Path, table: Table) -> Path:

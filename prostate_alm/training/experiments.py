@@ -117,17 +117,36 @@ def run_experiment(
         on_progress: called at the start and after each member.
 
     Raises:
-        ValueError: the folder belongs to another plan, or a result in it cannot be read.
+        ValueError: the folder belongs to another plan, the data cannot be used, a setting is not one of the bundle, or
+            a result cannot be read.
     """
+    local = local_settings or {}
     start_or_continue(plan, root)
     run = _Run(plan, root, on_progress=on_progress or _silent)
-    while True:
-        states = run.look_at_all()
-        runs = runs_to_do(states)
-        if not runs:
-            break
-        run.train(runs, local_settings or {}, jobs=jobs, executor=executor)
+    runs = runs_to_do(run.look_at_all())
+    if runs:
+        ensure_data(plan, {**local, **runs[0].overrides})
+    while runs:
+        run.train(runs, local, jobs=jobs, executor=executor)
+        runs = runs_to_do(run.look_at_all())
     return run.report
+
+
+def ensure_data(plan: Plan, overrides: Mapping[str, Any]) -> None:
+    """Check the settings of the bundle and make or fetch the data, once, before many members need them.
+
+    Ends the process with exit code 2 and one line per fault when a setting breaks its rule.
+
+    Args:
+        plan: names the config file.
+        overrides: those of one member.
+
+    Raises:
+        ValueError: the data cannot be used, or a setting is not one of the bundle.
+    """
+    from prostate_alm.training.ensemble_training import read_bundle_settings
+
+    read_bundle_settings(plan.bundle, overrides).ensure_data()
 
 
 def _silent(standing: Standing) -> None:
@@ -177,6 +196,7 @@ class _Run:
     def _task(self, run: MemberRun, local: Mapping[str, Any]) -> "MemberTask":
         from prostate_alm.training.fanout import MemberTask
 
+        (self._root / run.folder).parent.mkdir(parents=True, exist_ok=True)  # for the log beside the member's folder
         return MemberTask(self._plan.bundle, self._root / run.folder, {**local, **run.overrides})
 
     def _fail(self, folder: Path, message: str) -> None:

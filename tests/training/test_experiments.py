@@ -1,5 +1,4 @@
 import json
-import logging
 import random
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -8,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from prostate_alm.training import ensemble, fanout
+from prostate_alm.training import ensemble, experiments, fanout
 from prostate_alm.training.experiment_plan import Plan
-from prostate_alm.training.experiment_progress import Clock, Standing, show_standing
-from prostate_alm.training.experiments import ExperimentReport, run_experiment
+from prostate_alm.training.experiment_progress import Standing
+from prostate_alm.training.experiments import run_experiment
 from prostate_alm.training.fanout import MemberTask, Outcome
 
 POISON = "a test metric: the choice must not depend on it"
@@ -43,6 +42,7 @@ class Trainer:
         self.auc, self.test = auc, test
         self.calls: list[list[MemberTask]] = []
         self.trained: list[Path] = []
+        self.checked: list[Mapping[str, Any]] = []
         self.fails: Callable[[MemberTask], bool] = lambda task: False
         self.stops_after: int | None = None
 
@@ -82,7 +82,8 @@ class Evaluator:
             raise ValueError(f"an ensemble must have at least 2 finished members, got {len(members)} in {folder.name}.")
         made = {"members": members, "against_baseline": baseline and {"baseline": baseline.name}}
         write(folder / "metrics.json", made)
-        write(folder / "ensemble.json", {"made": len(self.calls)})
+        if not (folder / "ensemble.json").is_file():  # like the real one, which describes the members there
+            write(folder / "ensemble.json", read(folder / "member-00" / "config.json"))
         return made
 
 
@@ -104,6 +105,7 @@ def by_chance(overrides: Mapping[str, Any]) -> float:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer(by_chance, test=POISON)
     monkeypatch.setattr(fanout, "run_tasks", trainer)
+    monkeypatch.setattr(experiments, "ensure_data", lambda plan, overrides: trainer.checked.append(overrides))
     return trainer
 
 
@@ -121,7 +123,7 @@ def plan_in(folder: Path, content: dict[str, Any]) -> Plan:
 
 def results(root: Path) -> dict[str, str]:
     """Return all files of an experiment with their content, without what names the root."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "ensemble.json")
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
     return {path.relative_to(root).as_posix(): path.read_text().replace(str(root), "ROOT") for path in files}
 
 
@@ -139,6 +141,7 @@ def test_a_plan_without_a_grid_is_one_call_and_members_go_straight_to_their_plac
     assert task.output_dir == root / "cifar10-0-1" / "1-9" / "a_ml-alm" / "member-01"
     assert task.config_file == tmp_path / "train.json"
     assert task.overrides["dataset_dir"] == "data"
+    assert trainer.checked == [trainer.calls[0][0].overrides]  # once, as the first member has them
     chosen = read(task.output_dir.parent / "selection.json")
     assert chosen["parameters"] == {"margin": 0.5, "mu0": 0.2, "rho": 3, "delta": 1}
 
@@ -148,6 +151,18 @@ def test_each_constrained_ensemble_is_compared_with_its_baseline(tmp_path: Path,
     expected = [("bce-baseline", None), ("a_ml-baseline", None), ("mbauc-baseline", None)]
     expected += [("bce-alm", "bce-baseline"), ("a_ml-alm", "a_ml-baseline")]
     assert sorted(evaluator.calls, key=str) == sorted(expected * 2, key=str)
+
+
+def test_the_comparison_waits_for_a_baseline_that_is_trained_later(
+    tmp_path: Path, evaluator: Evaluator, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_reverse(tasks: Sequence[MemberTask], **options: Any) -> Generator[Outcome, None, None]:
+        yield from trainer(tasks[::-1], **options)
+
+    monkeypatch.setattr(fanout, "run_tasks", in_reverse)
+    run_experiment(plan_in(tmp_path, ONE_RECIPE), tmp_path / "out")
+    assert len(evaluator.calls) == 8
+    assert {baseline for name, baseline in evaluator.calls if name == "bce-alm"} == {"bce-baseline"}
 
 
 @pytest.mark.usefixtures("evaluator")
@@ -186,32 +201,22 @@ def test_the_chosen_members_are_copied_without_their_checkpoints(tmp_path: Path)
     assert copied == {"config.json", "metrics.json", "model.pt", "predictions.csv", "history.csv", "roc.png"}
 
 
-class Forbidden(dict[str, Any]):
-    """Metrics of a member of which only those of validation may be asked for."""
+class OnlyValidation:
+    """Metrics of a member that can be asked for those of validation, and for nothing else."""
 
-    def _only_validation(self, key: str) -> None:
+    def __init__(self, content: dict[str, Any]) -> None:
+        self._content = content
+
+    def get(self, key: str) -> Any:
         assert key == "validation", f"{key} was read"
-
-    def __getitem__(self, key: str) -> Any:
-        self._only_validation(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self._only_validation(key)
-        return super().get(key, default)
-
-    def items(self) -> Any:
-        raise AssertionError("all metrics were read")
-
-    values = items
-    __iter__ = items
+        return self._content[key]
 
 
 @pytest.mark.usefixtures("evaluator")
 def test_no_test_metric_is_ever_read_for_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def guarded(text: str) -> Any:
         content = plain(text)
-        return Forbidden(content) if isinstance(content, dict) and "validation" in content else content
+        return OnlyValidation(content) if isinstance(content, dict) and "validation" in content else content
 
     plain = json.loads
     with monkeypatch.context() as patch:
@@ -265,9 +270,11 @@ def test_an_experiment_that_is_stopped_again_and_again_ends_like_one_that_is_not
 def test_a_finished_experiment_does_nothing_again(tmp_path: Path, trainer: Trainer, evaluator: Evaluator) -> None:
     plan, root = plan_in(tmp_path, GRID), tmp_path / "out"
     first = run_experiment(plan, root)
-    trainer.calls.clear(), evaluator.calls.clear()
+    trainer.calls.clear()
+    trainer.checked.clear()
+    evaluator.calls.clear()
     assert run_experiment(plan, root) == first
-    assert (trainer.calls, evaluator.calls) == ([], [])
+    assert (trainer.calls, trainer.checked, evaluator.calls) == ([], [], [])
 
 
 @pytest.mark.usefixtures("evaluator")
@@ -319,6 +326,7 @@ def test_a_failed_member_stops_nothing_else_and_is_tried_again(
     assert read(folder / "a_ml-alm/selection.json")["parameters"]["margin"] == 0.5
     assert evaluator.calls == [("a_ml-baseline", None), ("a_ml-alm", "a_ml-baseline")]
     assert "margin-0.5" in (folder / "a_ml-alm/member-00/model.pt").read_text()
+    assert read(folder / "a_ml-alm/ensemble.json")["settings"]["loss_parameters"] == {"margin": 0.5}
 
 
 def test_an_ensemble_of_the_members_that_did_not_fail_is_completed_later(
@@ -389,24 +397,3 @@ def test_progress_counts_all_members_from_the_start_and_what_was_there(tmp_path:
     assert [one.done for one in seen] == sorted(one.done for one in seen)
     assert (seen[-1].done, seen[-1].failed, seen[-1].total) == (OF_GRID, 0, OF_GRID)
     assert seen[-1].seconds_left == 0
-
-
-def test_the_time_left_is_that_of_the_members_that_ended_here() -> None:
-    times = iter([100.0, 160.0])
-    clock = Clock(lambda: next(times))
-    assert clock.seconds_left(0, 10) is None
-    assert clock.seconds_left(4, 10) == 150.0  # 15 s each, however many run at once
-
-
-def test_without_a_terminal_there_is_a_line_at_the_start_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    show = show_standing("first")
-    for done in range(4):
-        show(Standing(done, 0, 3, None))
-    assert [record.message for record in caplog.records] == ["first: 0 of 3 members", "first: 3 of 3 members"]
-    assert str(Standing(1, 2, 9, 7800.0)) == "1 of 9 members, 2 failed, about 2 h 10 min left"
-
-
-def test_a_report_is_complete_only_without_failures() -> None:
-    assert ExperimentReport(3, done=3).is_complete
-    assert not ExperimentReport(3, done=3, failures={"bce-alm": "no"}).is_complete
