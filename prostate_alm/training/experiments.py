@@ -146,7 +146,7 @@ def ensure_data(plan: Plan, overrides: Mapping[str, Any]) -> None:
     """
     from prostate_alm.training.ensemble_training import read_bundle_settings
 
-    read_bundle_settings(plan.bundle, overrides).ensure_data()
+    read_bundle_settings(plan.bundle, overrides).read_samples()
 
 
 def _silent(standing: Standing) -> None:
