@@ -12,7 +12,8 @@ from pydantic import Field, field_validator
 from prostate_alm.data.cifar10 import ImageSet, class_number, locate_cifar10, read_classes
 from prostate_alm.data.cifar10_draws import draw_member, draw_test, sample_ids
 from prostate_alm.progress import progress_bar
-from prostate_alm.training.member import Member, Sample, Samples, open_trained, prepare
+from prostate_alm.training.member import Member, open_trained, prepare
+from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
 
 DOWNLOAD_FOLDER = Path("data")
@@ -50,45 +51,41 @@ class Cifar10Settings(Settings):
         """The class ratio."""
         return f"1-{self.ratio:g}"
 
-    def ensure_data(self) -> Path:
-        """Return the folder of the images; download them where none is given."""
-        return locate_cifar10(self.dataset_dir, download_dir=DOWNLOAD_FOLDER, progress=progress_bar)
+    def read_samples(self) -> Samples:
+        """Return the images: training and validation drawn by the member, the test set the same for all.
+
+        Raises:
+            ValueError: the files cannot be used, or the classes hold too few images for the ratio.
+        """
+        folder = locate_cifar10(self.dataset_dir, download_dir=DOWNLOAD_FOLDER, progress=progress_bar)
+        majority, minority, ratio = self.majority, self.minority, self.ratio
+        data = read_classes(folder, (majority, minority))
+        train, validation = draw_member(
+            data.train.classes,
+            majority=majority,
+            minority=minority,
+            ratio=ratio,
+            seed=self.seed,
+            member=self.member,
+            train_majority=self.train_majority,
+            validation_majority=self.validation_majority,
+        )
+        test, extra = draw_test(data.test.classes, majority=majority, minority=minority, ratio=ratio)
+        splits = [("train", data.train, train), ("train", data.train, validation)]
+        splits += [("test", data.test, test), ("test", data.test, extra)]
+        first, second, third, fourth = (_samples(name, part, rows, positive=minority) for name, part, rows in splits)
+        digest = _digest(sample for part in (first, second, third, fourth) for sample in part)
+        return Samples(first, second, third, fourth, identity={"data_sha256": digest})
 
 
 def prepare_member(settings: Cifar10Settings) -> Member:
     """Prepare a member of the CIFAR-10 bundle: see `member.prepare`."""
-    return prepare("cifar10", settings, read_samples)
+    return prepare("cifar10", settings)
 
 
 def open_member(settings: Cifar10Settings) -> Member:
     """Open a trained member of the CIFAR-10 bundle to evaluate it again: see `member.open_trained`."""
-    return open_trained("cifar10", settings, read_samples)
-
-
-def read_samples(settings: Cifar10Settings) -> Samples:
-    """Return the images of a member: training and validation drawn by the member, the test set the same for all.
-
-    Raises:
-        ValueError: the files cannot be used, or the classes hold too few images for the ratio.
-    """
-    majority, minority, ratio = settings.majority, settings.minority, settings.ratio
-    data = read_classes(settings.ensure_data(), (majority, minority))
-    train, validation = draw_member(
-        data.train.classes,
-        majority=majority,
-        minority=minority,
-        ratio=ratio,
-        seed=settings.seed,
-        member=settings.member,
-        train_majority=settings.train_majority,
-        validation_majority=settings.validation_majority,
-    )
-    test, extra = draw_test(data.test.classes, majority=majority, minority=minority, ratio=ratio)
-    splits = [("train", data.train, train), ("train", data.train, validation)]
-    splits += [("test", data.test, test), ("test", data.test, extra)]
-    first, second, third, fourth = (_samples(name, part, rows, positive=minority) for name, part, rows in splits)
-    digest = _digest(sample for part in (first, second, third, fourth) for sample in part)
-    return Samples(first, second, third, fourth, identity={"data_sha256": digest})
+    return open_trained("cifar10", settings)
 
 
 def _samples(name: str, images: ImageSet, rows: np.ndarray, *, positive: int) -> list[Sample]:

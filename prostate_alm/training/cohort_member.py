@@ -9,7 +9,8 @@ from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_
 from prostate_alm.data.splits import split_member
 from prostate_alm.data.synthetic import default_manifest_path, ensure_synthetic_cohort
 from prostate_alm.progress import progress_bar
-from prostate_alm.training.member import Member, Sample, Samples, open_trained, prepare
+from prostate_alm.training.member import Member, open_trained, prepare
+from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
 
 SYNTHETIC_COHORT_FOLDER = Path("data")
@@ -31,37 +32,32 @@ class CohortSettings(Settings):
         """Name of the cohort."""
         return (self.manifest or default_manifest_path(SYNTHETIC_COHORT_FOLDER)).stem
 
-    def ensure_data(self) -> Path:
-        """Return the manifest; make the synthetic cohort where none is given."""
-        return self.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
+    def read_samples(self) -> Samples:
+        """Return the samples of the member from its manifest, whose volumes are checked.
+
+        Raises:
+            ValueError: the manifest, a volume or a split cannot be used; one line for each fault.
+        """
+        path = self.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
+        manifest = read_manifest(path)
+        faults = check_files(manifest, path)
+        if faults:
+            raise ValueError("\n".join(faults))
+        train, validation, test = member_samples(manifest, path.parent, seed=self.seed, member=self.member)
+        identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
+        return Samples(train, validation, test, [], identity)
 
 
 def prepare_member(settings: CohortSettings) -> Member:
     """Prepare a member of the prostate bundle: see `member.prepare`."""
     _silence_missing_decoders()
-    return prepare("prostate", settings, read_samples)
+    return prepare("prostate", settings)
 
 
 def open_member(settings: CohortSettings) -> Member:
     """Open a trained member of the prostate bundle to evaluate it again: see `member.open_trained`."""
     _silence_missing_decoders()
-    return open_trained("prostate", settings, read_samples)
-
-
-def read_samples(settings: CohortSettings) -> Samples:
-    """Return the samples of a member from its manifest, whose volumes are checked.
-
-    Raises:
-        ValueError: the manifest, a volume or a split cannot be used; one line for each fault.
-    """
-    path = settings.ensure_data()
-    manifest = read_manifest(path)
-    faults = check_files(manifest, path)
-    if faults:
-        raise ValueError("\n".join(faults))
-    train, validation, test = member_samples(manifest, path.parent, seed=settings.seed, member=settings.member)
-    identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
-    return Samples(train, validation, test, [], identity)
+    return open_trained("prostate", settings)
 
 
 def _silence_missing_decoders() -> None:

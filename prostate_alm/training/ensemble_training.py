@@ -119,7 +119,7 @@ def train_ensemble(
         raise EnsembleError(f"members must be at least {MEMBERS_MIN} for an ensemble, got {members}.")
     config_file = config_file_of(bundle)
     settings = read_bundle_settings(config_file, overrides)
-    settings.ensure_data()  # once, before the members need it all at the same time
+    settings.read_samples()  # checks the data, and makes or fetches them once for all members
     uri = tracking.resolve_uri(settings.tracking_uri)
     tracking.prepare_store(uri, settings.experiment_name, folder=output_root)
     folder = claim_folder(config_file, settings, overrides, output_root=output_root, members=members)

@@ -136,10 +136,11 @@ def _run_local(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, 
                     selector.unregister(worker.replies)
                     busy.remove(worker)
                     outcome = worker.outcome()
-                    if waiting:
-                        give(worker if worker.is_alive else _Worker(threads))
-                    else:
+                    keep = bool(waiting) and worker.is_alive
+                    if not keep:
                         worker.stop()
+                    if waiting:
+                        give(worker if keep else _Worker(threads))
                     yield outcome
         finally:
             for worker in busy:

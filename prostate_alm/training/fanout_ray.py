@@ -71,5 +71,4 @@ def run_task(task: MemberTask, folder: str) -> str | None:
     from prostate_alm.training.fanout_worker import run_bundle_command
 
     os.chdir(folder)
-    task.output_dir.parent.mkdir(parents=True, exist_ok=True)
     return run_bundle_command(task.arguments(), task.log_file)

@@ -25,6 +25,7 @@ def run_bundle_command(arguments: list[str], log_file: Path) -> str | None:
     Returns:
         None, or one line that says why it failed.
     """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     with _printing_to(log_file):
         sys.argv = ["monai.bundle", *arguments]
         try:

@@ -2,20 +2,20 @@
 
 import logging
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from monai.utils import set_determinism
 
 from prostate_alm.data.splits import member_seed
-from prostate_alm.method.losses import BaseLoss, make_loss
+from prostate_alm.method.losses import BaseLoss
 from prostate_alm.training import results, run_folder, tracking
 from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.run_folder import RunFolder
+from prostate_alm.training.samples import Samples
 from prostate_alm.training.settings import (
     Settings,
     bundle_arguments,
@@ -27,26 +27,6 @@ from prostate_alm.training.trainer import TwoStageTraining
 OUTPUT_ROOT = Path("outputs")
 
 logger = logging.getLogger(__name__)
-
-S = TypeVar("S", bound=Settings)
-
-Sample = dict[str, Any]
-"""`label` (0 or 1), `sample_id`, and what the bundle's transforms make the image from."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a member is trained, validated and tested on.
-
-    `test_extra` are the positives that a test set of the class ratio leaves out; `test` and `test_extra` together are
-    all test samples. `identity` says in `config.json` which data these are.
-    """
-
-    train: list[Sample]
-    validation: list[Sample]
-    test: list[Sample]
-    test_extra: list[Sample]
-    identity: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ class Member:
         return [sample["sample_id"] for sample in self.samples.train]
 
 
-def prepare(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> Member:
+def prepare(bundle: str, settings: Settings) -> Member:
     """Read the samples, check everything that a user can get wrong, and claim the folder.
 
     Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights.
@@ -85,30 +65,29 @@ def prepare(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> M
     Args:
         bundle: name of the bundle; default folder under `outputs/`.
         settings: the settings of the bundle.
-        read_samples: settings -> samples of the member.
     """
     prepared = leader_first(
-        lambda: exit_on_usage_error(lambda: _prepare(bundle, settings, read_samples)),
+        lambda: exit_on_usage_error(lambda: _prepare(bundle, settings)),
         tell=lambda member: str(member.folder.path),
-        follow=lambda path: _prepare(bundle, _resuming(settings, path), read_samples),
+        follow=lambda path: _prepare(bundle, _resuming(settings, path)),
     )
     set_determinism(seed=member_seed(settings.seed, settings.member, 0))  # for the first weights
     return prepared
 
 
-def _resuming(settings: S, path: str) -> S:
+def _resuming(settings: Settings, path: str) -> Settings:
     return settings.model_copy(update={"output_dir": Path(path), "resume": True, "overwrite": False})
 
 
-def _prepare(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> Member:
-    samples = read_samples(settings)
+def _prepare(bundle: str, settings: Settings) -> Member:
+    samples = settings.read_samples()
     config = _config(bundle, settings, samples.identity)
     tracking.prepare_store(tracking.resolve_uri(settings.tracking_uri), settings.experiment_name)
     folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
     return Member(bundle, settings, config, samples, folder)
 
 
-def open_trained(bundle: str, settings: S, read_samples: Callable[[S], Samples]) -> Member:
+def open_trained(bundle: str, settings: Settings) -> Member:
     """Return a member that was trained before, as its folder describes it, to evaluate it again.
 
     Ends the process with exit code 2 and one line on stderr when there is none or its data are not at hand.
@@ -116,7 +95,6 @@ def open_trained(bundle: str, settings: S, read_samples: Callable[[S], Samples])
     Args:
         bundle: name of the bundle.
         settings: where it lies (`output_dir`), the device and the data; the others are those that it was trained with.
-        read_samples: settings -> samples of the member.
     """
 
     def read() -> Member:
@@ -128,7 +106,7 @@ def open_trained(bundle: str, settings: S, read_samples: Callable[[S], Samples])
                 "Give for example --output_dir outputs/cifar10/run-001"
             )
         own = settings.model_copy(update=config["settings"])
-        samples = read_samples(own)
+        samples = own.read_samples()
         for key, value in samples.identity.items():
             if config[key] != value:
                 raise ValueError(
@@ -198,24 +176,9 @@ def _open_run(member: Member) -> tracking.MemberRun:
 
 
 def base_loss(member: Member) -> BaseLoss:
-    """Return F(θ) of the member's settings; losses that weigh classes get the class counts of its training samples.
-
-    Ends the process with exit code 2 when a parameter is unknown or out of range.
-
-    Args:
-        member: holds the name of the loss, its parameters (those not named keep their defaults) and the labels.
-    """
+    """Return F(θ) of the member's settings."""
     positives = sum(member.train_labels)
-    counts = (len(member.train_labels) - positives, positives)
-    needed = {"class_counts": counts} if member.settings.loss in ("cb_bce", "ldam") else {}
-
-    def make() -> BaseLoss:
-        try:
-            return make_loss(member.settings.loss, **needed | member.settings.loss_parameters)
-        except TypeError as error:  # a parameter that the loss does not have
-            raise ValueError(str(error)) from error
-
-    return exit_on_usage_error(make)
+    return member.settings.make_loss(class_counts=(len(member.train_labels) - positives, positives))
 
 
 def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:

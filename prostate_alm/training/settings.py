@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prostate_alm.data.manifest import sha256_of_file
+from prostate_alm.method.losses import BaseLoss, make_loss
+from prostate_alm.training.samples import Samples
 
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""
@@ -72,10 +74,10 @@ class Settings(BaseModel, ABC):
         return f"{self.loss}-{'alm' if self.alm else 'baseline'}"
 
     @abstractmethod
-    def ensure_data(self) -> Path:
-        """Return where the data are; make or fetch them where they are not given.
+    def read_samples(self) -> Samples:
+        """Return the samples of the member; make or fetch the data where they are not given.
 
-        Members that start at the same time would do it several times: call this once before them.
+        Members that start at the same time would make them several times: call this once before.
 
         Raises:
             ValueError: the data cannot be used.
@@ -91,6 +93,23 @@ class Settings(BaseModel, ABC):
             values: one for each field.
         """
         return exit_on_usage_error(lambda: _read_after_check(cls, values))
+
+    @model_validator(mode="after")
+    def _loss_has_these_parameters(self) -> Self:
+        try:
+            self.make_loss(class_counts=(1, 1))
+        except TypeError as error:  # a parameter that the loss does not have
+            raise ValueError(str(error)) from error
+        return self
+
+    def make_loss(self, *, class_counts: tuple[int, int]) -> BaseLoss:
+        """Return F(θ); losses that weigh classes get the number of training samples of each.
+
+        Args:
+            class_counts: (negatives, positives) of the training samples.
+        """
+        needed = {"class_counts": class_counts} if self.loss in ("cb_bce", "ldam") else {}
+        return make_loss(self.loss, **needed | self.loss_parameters)
 
     @field_validator("device")
     @classmethod
@@ -131,7 +150,9 @@ def _read_after_check(kind: type[S], values: dict[str, Any]) -> S:
 def _fault_in_words(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    rule = rule.removeprefix("Value error, must be ").removeprefix("must be ")
+    if not name:  # several settings that do not fit together: the rule names them
+        return str(rule)
+    rule = rule.removeprefix("must be ")
     return f"{name} must be {rule}, got {fault['input']!r}. Change --{name}."
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prostate_alm.data.cifar10 import FOLDER, write_stand_in
-from prostate_alm.training.cifar10_member import Cifar10Settings, read_samples
+from prostate_alm.data.cifar10 import write_stand_in
+from prostate_alm.training.cifar10_member import Cifar10Settings
 from prostate_alm.training.settings import read_settings
 
 
@@ -36,7 +36,7 @@ def settings(images: Path | None, **changes: Any) -> Cifar10Settings:
 
 
 def test_the_images_and_labels_are_those_of_the_files(images: Path) -> None:
-    samples = read_samples(settings(images, majority=3, minority=7))
+    samples = settings(images, majority=3, minority=7).read_samples()
     assert [len(part) for part in (samples.train, samples.validation, samples.test, samples.test_extra)] == [
         25,  # 20 + 20 / 4
         15,  # 12 + 12 / 4
@@ -56,7 +56,7 @@ def test_the_images_and_labels_are_those_of_the_files(images: Path) -> None:
 
 
 def test_members_differ_in_training_and_share_the_test_set(images: Path) -> None:
-    first, second = (read_samples(settings(images, member=member)) for member in (0, 1))
+    first, second = (settings(images, member=member).read_samples() for member in (0, 1))
     ids = [[[sample["sample_id"] for sample in part] for part in (s.train, s.test)] for s in (first, second)]
     assert ids[0][0] != ids[1][0]
     assert ids[0][1] == ids[1][1]
@@ -71,8 +71,8 @@ def test_another_copy_of_the_data_set_shows(images: Path, tmp_path: Path) -> Non
     first_of_class_0 = next(i for i in range(0, len(content), 3073) if content[i] == 0)
     content[first_of_class_0 + 1] ^= 1
     (tmp_path / "test_batch.bin").write_bytes(content)
-    assert read_samples(settings(images)).identity != read_samples(settings(tmp_path)).identity
-    samples = read_samples(settings(images))
+    assert settings(images).read_samples().identity != settings(tmp_path).read_samples().identity
+    samples = settings(images).read_samples()
     digest = hashlib.sha256()
     for sample in [*samples.train, *samples.validation, *samples.test, *samples.test_extra]:
         digest.update(sample["image"].numpy().tobytes())
@@ -84,7 +84,6 @@ def test_names_of_experiment_data_and_ensemble(images: Path) -> None:
     assert (chosen.experiment_name, chosen.data_name, chosen.ensemble_name) == ("cifar10-6-7", "1-19", "a_fl-alm")
     assert settings(images, ratio=2.5).data_name == "1-2.5"
     assert settings(images).ensemble_name == "bce-baseline"
-    assert settings(images).ensure_data().name == FOLDER
 
 
 @pytest.mark.parametrize(
@@ -99,5 +98,5 @@ def test_names_of_experiment_data_and_ensemble(images: Path) -> None:
 )
 def test_a_fault_of_the_caller_is_one_line(images: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        read_samples(settings(images, **changes))
+        settings(images, **changes).read_samples()
     assert "\n" not in str(caught.value)

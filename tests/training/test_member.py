@@ -47,11 +47,9 @@ def test_losses_that_weigh_classes_know_the_training_labels() -> None:
     assert (each[0] / each[1]).item() == pytest.approx((weights[0] / weights[1]).item(), rel=1e-5)
 
 
-def test_an_unknown_parameter_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        base_loss(make_member("s_fl", {"gama": 4}))
-    assert caught.value.code == 2
-    assert "gama" in capsys.readouterr().err
+def test_an_unknown_parameter_is_refused_with_the_settings() -> None:
+    with pytest.raises(ValueError, match=r"^parameters of s_fl must be \['gamma'\], got \['gama'\]"):
+        make_member("s_fl", {"gama": 4})
 
 
 def test_members_take_their_parts_of_the_cohort(cohort: Path) -> None:

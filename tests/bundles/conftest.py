@@ -1,0 +1,33 @@
+"""The bundle command as a user runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """Return the environment of a user without settings for MLflow, one thread a process."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    return clean | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def run_cifar10(clean_environment: dict[str, str]) -> Run:
+    """Return a function that runs the CIFAR-10 bundle in a folder: (run id, config files, folder, overrides)."""
+
+    def run(run_id: str, files: tuple[str, ...], folder: Path, *overrides: object) -> subprocess.CompletedProcess[str]:
+        paths = [str(BUNDLES / "cifar10" / name) for name in files]
+        config = paths[0] if len(paths) == 1 else str(paths)
+        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *map(str, overrides)]
+        return subprocess.run(command, cwd=folder, env=clean_environment, capture_output=True, text=True, timeout=300)
+
+    return run

@@ -1,0 +1,189 @@
+"""The CIFAR-10 bundle and its ensembles as a user runs them, on a stand-in in the layout of the data set."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from monai.bundle import ConfigParser
+
+from prostate_alm.data.cifar10 import write_stand_in
+from prostate_alm.training.ensemble_training import read_overrides, train_ensemble
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
+SIZES = ("--train_majority", "40", "--validation_majority", "20", "--batch_size", "16")
+SHORT = (*SIZES, "--pretrain_epochs", "2", "--alm_epochs", "2")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stand_in(tmp_path_factory.mktemp("cifar"), images_per_class=60)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def trained(run_cifar10: Run, images: Path, workplace: Path) -> subprocess.CompletedProcess[str]:
+    chosen = ("--majority", 0, "--minority", 1, "--ratio", 4, "--loss", "a_fl", "--alm", "true", "--member", 3)
+    given = ("--dataset_dir", images, "--output_dir", "OUT")
+    return run_cifar10("training", ("train.json",), workplace, *chosen, *given, *SHORT)
+
+
+def test_the_command_of_the_bundle_trains_a_member(trained: subprocess.CompletedProcess[str], workplace: Path) -> None:
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.rstrip().endswith("results: OUT")
+    metrics = json.loads((workplace / "OUT" / "metrics.json").read_text())
+    assert {name: figures["positives"] for name, figures in metrics.items()} == {
+        "validation": 5,
+        "test": 15,
+        "test_all_positives": 60,
+        "test_draws": 15,
+    }
+    with (workplace / "OUT" / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["sample_id"] for row in rows}) == len(rows) == 25 + 75 + 45
+    config = json.loads((workplace / "OUT" / "config.json").read_text())
+    assert (config["bundle"], config["experiment"]) == ("cifar10", "cifar10-0-1")
+    assert str(workplace) not in json.dumps(config)  # results say what they are, not where they were made
+    network = ConfigParser(ConfigParser.load_config_file(BUNDLE / "train.json")).get_parsed_content("network_def")
+    network.load_state_dict(torch.load(workplace / "OUT" / "model.pt", weights_only=True))
+
+
+def test_the_weights_give_the_same_figures_again(
+    trained: subprocess.CompletedProcess[str], run_cifar10: Run, images: Path, workplace: Path
+) -> None:
+    # only the folder and the data are given: ratio, member and loss are those that the folder says
+    files = ("train.json", "evaluate.json")
+    before = {path.name: path.read_bytes() for path in (workplace / "OUT").iterdir()}
+    again = run_cifar10("evaluating", files, workplace, "--output_dir", "OUT", "--dataset_dir", images)
+    assert again.returncode == 0, again.stderr
+    line = next(line for line in trained.stdout.splitlines() if line.startswith("test AUC"))
+    assert line in again.stdout.splitlines()
+    assert {path.name: path.read_bytes() for path in (workplace / "OUT").iterdir()} == before
+    nothing = run_cifar10("evaluating", files, workplace, "--output_dir", "elsewhere", "--dataset_dir", images)
+    assert nothing.returncode == 2
+    assert "error: output_dir must be the folder of a trained member, got elsewhere" in nothing.stderr
+    other = write_stand_in(workplace / "other", images_per_class=60, seed=1)
+    changed = run_cifar10("evaluating", files, workplace, "--output_dir", "OUT", "--dataset_dir", other)
+    assert changed.returncode == 2
+    assert "error: data must be those that the member was trained with" in changed.stderr
+
+
+def ensemble(images: Path, *more: object) -> list[str]:
+    base = [sys.executable, "-m", "prostate_alm.cli", "ensemble", "train", str(BUNDLE), "--members", "3", "--jobs", "2"]
+    return [*base, "--dataset_dir", str(images), "--ratio", "4", *SIZES, *map(str, more)]
+
+
+def test_an_ensemble_goes_on_where_it_was_stopped(
+    images: Path, clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    epochs = ("--pretrain_epochs", "30", "--alm_epochs", "30")
+    folder = tmp_path / "outputs" / "cifar10-0-1" / "1-4" / "bce-alm"
+    with subprocess.Popen(ensemble(images, *epochs), cwd=tmp_path, env=clean_environment) as process:
+        wait_for(folder / "member-00" / "metrics.json")  # one is finished, others are in the middle
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    finished = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("member-*/metrics.json")}
+    assert 0 < len(finished) < 3
+
+    other = subprocess.run(
+        ensemble(images, *epochs, "--mu0", "0.3"), cwd=tmp_path, env=clean_environment, capture_output=True, text=True
+    )
+    assert other.returncode == 2
+    assert "error: an ensemble must go on with the settings that it was begun with, got mu0 = 0.3" in other.stderr
+
+    again = subprocess.run(
+        [*ensemble(images, *epochs), "--json"], cwd=tmp_path, env=clean_environment, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["metrics"]["members"] == [0, 1, 2]
+    for name, time_ns in finished.items():
+        assert (folder / name / "metrics.json").stat().st_mtime_ns == time_ns
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cifar10-0-1").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert sorted(run.info.run_name for run in children) == ["member-00", "member-01", "member-02"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert parents[0].data.metrics["test_auc"] == pytest.approx(metrics["ensemble"]["test"]["auc"])
+    for run in children:
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val_auc")]
+        assert sorted(steps) == sorted(set(steps)) == list(range(1, len(steps) + 1))
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.is_file():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def test_a_failed_member_is_reported_and_stops_nobody(
+    images: Path, clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "outputs" / "cifar10-0-1" / "1-4" / "bce-baseline"
+    (folder / "member-01").mkdir(parents=True)
+    (folder / "member-01" / "notes.txt").write_text("mine")
+    command = ensemble(images, "--pretrain_epochs", 1, "--alm_epochs", 1, "--alm", "false", "--tracking_uri", "none")
+    result = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "error: member 1 failed: output_dir must be a new or empty folder" in result.stderr
+    assert json.loads((folder / "metrics.json").read_text())["failed"] == [1]
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
+    images: Path, clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = ensemble(images, *SHORT, "--minority", "0")
+    result = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert (
+        result.stderr
+        == "error: majority and minority must be two classes, got 0 (airplane) for both. Choose another.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "members", "message"),
+    [
+        ({}, 1, "members must be at least 2 for an ensemble, got 1"),
+        ({"ratioo": 9}, 2, "got --ratioo in the command line. Did you mean --ratio?"),
+        ({"ratio": 100_000}, 2, "ratio must"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_starts_nothing(
+    images: Path, tmp_path: Path, overrides: dict[str, object], members: int, message: str
+) -> None:
+    given = {"dataset_dir": str(images), **overrides}
+    with pytest.raises(ValueError, match=message):
+        train_ensemble(BUNDLE, members=members, overrides=given, output_root=tmp_path / "outputs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--member", "2"], "overrides must leave member to the ensemble, got --member"),
+        (["ratio", "9"], "overrides must be --NAME VALUE, got 'ratio'"),
+    ],
+)
+def test_overrides_that_the_ensemble_cannot_take(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_overrides(arguments)
