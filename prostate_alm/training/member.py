@@ -138,6 +138,7 @@ def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[s
         "settings": settings.model_dump(mode="json", exclude=set(settings.not_in_config)),
         **bundle_configuration(bundle_arguments(), type(settings)),
         **identity,
+        "dtype": str(settings.dtype).removeprefix("torch."),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("prostate-alm", "torch", "monai")},

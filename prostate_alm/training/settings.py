@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prostate_alm.data.manifest import sha256_of_file
 from prostate_alm.method.losses import BaseLoss, make_loss
+from prostate_alm.training.precision import fastest_dtype
 from prostate_alm.training.samples import Samples
 
 USAGE_ERROR = 2
@@ -47,6 +48,7 @@ class Settings(BaseModel, ABC):
     batch_size: int = Field(ge=2)
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     device: str
+    precision: Literal["auto", "float32", "bfloat16"]
     output_dir: Path | None
     tracking_uri: str | None
     parent_run_id: str | None
@@ -93,6 +95,13 @@ class Settings(BaseModel, ABC):
             values: one for each field.
         """
         return exit_on_usage_error(lambda: _read_after_check(cls, values))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision the network runs; `auto` is the fastest of the device."""
+        if self.precision == "auto":
+            return fastest_dtype(torch.device(self.device))
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
     @model_validator(mode="after")
     def _loss_has_these_parameters(self) -> Self:

@@ -29,7 +29,7 @@ from prostate_alm.training.handlers import (
     SeedEpochs,
     UpdateMultipliers,
 )
-from prostate_alm.training.precision import AutocastInferer, fastest_dtype
+from prostate_alm.training.precision import AutocastInferer
 from prostate_alm.training.scores import LABELS, SAMPLE_IDS, RankingMetrics
 
 logger = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class TwoStageTraining:
         loaders: samples.
         schedule: epochs, patience, seeds.
         device: where to compute.
+        dtype: in which precision the network runs; its weights and the loss are float32.
         randomizers: called with a new seed at the start of each epoch.
     """
 
@@ -139,6 +140,7 @@ class TwoStageTraining:
         loaders: Loaders,
         schedule: Schedule,
         device: str,
+        dtype: torch.dtype = torch.float32,
         randomizers: Sequence[Callable[[int], object]] = (),
     ) -> None:
         self.network = network.to(device)
@@ -149,7 +151,7 @@ class TwoStageTraining:
         self.history: list[dict[str, float]] = []
         self._replica = DistributedDataParallel(self.network) if is_distributed() else self.network
         self._make_optimizer = optimizer
-        self._inferer = AutocastInferer(self.device, fastest_dtype(self.device))
+        self._inferer = AutocastInferer(self.device, dtype)
         self._randomizers = randomizers
 
     @property

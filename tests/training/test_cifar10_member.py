@@ -31,6 +31,7 @@ def settings(images: Path | None, **changes: Any) -> Cifar10Settings:
         "loss": "bce",
         "loss_parameters": {},
         "device": "cpu",
+        "precision": "auto",
     }
     return read_settings(Cifar10Settings, **values | changes)
 

@@ -25,6 +25,7 @@ def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member
         loss=loss,
         loss_parameters=parameters or {},
         device="cpu",
+        precision="auto",
     )
     train = [{"label": label, "sample_id": str(i)} for i, label in enumerate(LABELS)]
     return Member("prostate", settings, {}, Samples(train, [], [], [], {}), RunFolder(Path("unused")))

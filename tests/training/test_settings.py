@@ -22,6 +22,7 @@ VALID = {
     "batch_size": 2,
     "learning_rate": 1e-3,
     "device": "cpu",
+    "precision": "auto",
     "output_dir": None,
     "tracking_uri": None,
     "parent_run_id": None,

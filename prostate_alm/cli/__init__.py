@@ -1,0 +1,67 @@
+"""The command line: argument parsing and printing, nothing else."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from prostate_alm import __version__
+from prostate_alm.cli import data, training
+from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, print_error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `prostate-alm`.
+
+    Returns:
+        0 on success, 1 when a manifest was built without some refused studies or a member of an ensemble failed, 2 for
+        input that cannot be used, 130 when interrupted, 141 when the reader of the output has gone (as `head` does).
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        options = _parse(arguments)
+        code: int = options.action(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is left in the buffer must not be tried again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    except (ValueError, OSError) as error:
+        print_error(_one_line(error))
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break into the farewell
+        print("interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; commands that pass the rest on to a bundle take it as `overrides`."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+    return options
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="prostate-alm", description="Classifiers that must not miss the critical class.")
+    parser.add_argument("--version", action="version", version=f"prostate-alm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    data.add_phantom(commands)
+    data.add_study(commands)
+    data.add_manifest(commands)
+    training.add_ensemble(commands)
+    training.add_experiment(commands)
+    training.add_track(commands)
+    return parser

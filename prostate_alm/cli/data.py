@@ -1,0 +1,154 @@
+"""Commands about studies and cohorts."""
+
+import argparse
+import json
+from pathlib import Path
+
+from prostate_alm.cli.parser import OK, SOME_REFUSED, USAGE_ERROR, Commands, add_group, print_error
+from prostate_alm.progress import progress_bar
+
+
+def add_phantom(commands: Commands) -> None:
+    """Add the commands of `prostate-alm phantom`."""
+    group = add_group(commands, "phantom", "synthetic studies")
+    make = group.add_parser(
+        "make",
+        help="write a synthetic cohort as DICOM studies",
+        description="Write OUTPUT/PHANTOM-0001/... as DICOM, labels.csv for `manifest build`, and truth.csv. "
+        "Studies that are there already are kept.",
+    )
+    make.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the cohort")
+    make.add_argument("--studies", type=int, default=60, help="number of studies (default: %(default)s)")
+    make.add_argument("--seed", type=int, default=0, help="same seed, same studies (default: %(default)s)")
+    make.add_argument(
+        "--difficulty", type=float, help="0 is easiest; see docs/phantom.md (default: as documented there)"
+    )
+    make.add_argument(
+        "--b-values",
+        type=float,
+        nargs="+",
+        metavar="B",
+        help="acquired b-values in s/mm2 (default: those of the paper, 100 600 1000)",
+    )
+    make.set_defaults(action=_make_phantom)
+
+
+def _make_phantom(options: argparse.Namespace) -> int:
+    from prostate_alm.imaging.phantom import make_cohort
+
+    # absent options are not passed on: the defaults are those of make_cohort
+    chosen = {"difficulty": options.difficulty, "b_values_s_per_mm2": options.b_values and tuple(options.b_values)}
+    folder = make_cohort(
+        options.output,
+        studies=options.studies,
+        seed=options.seed,
+        progress=progress_bar("making studies", unit="study"),
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    print(f"{options.studies} studies with labels.csv: {folder}")
+    return OK
+
+
+def add_study(commands: Commands) -> None:
+    """Add the commands of `prostate-alm study`."""
+    group = add_group(commands, "study", "one DICOM study")
+    explain = group.add_parser(
+        "explain",
+        help="say which series would be used, and why",
+        description="Say for each series of a DICOM study what it is taken for, whether it is used, and why. "
+        "Exit code 2 when the study cannot be used.",
+    )
+    explain.add_argument("directory", type=Path, metavar="DIR", help="folder of the study, searched recursively")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    explain.set_defaults(action=_explain_study)
+
+
+def _explain_study(options: argparse.Namespace) -> int:
+    from prostate_alm.imaging.study import explain_study
+
+    selection = explain_study(options.directory)
+    print(json.dumps(selection.to_dict(), indent=1) if options.json else selection.to_text())
+    if selection.refused is None:
+        return OK
+    print_error(f"{selection.refused.code}: {selection.refused.reason}")
+    return USAGE_ERROR
+
+
+def add_manifest(commands: Commands) -> None:
+    """Add the commands of `prostate-alm manifest`."""
+    group = add_group(commands, "manifest", "the list of a cohort's studies")
+    build = group.add_parser(
+        "build",
+        help="convert a cohort's studies and write its manifest",
+        description="Convert each labelled study (DICOM_DIR/<id>) once and write the manifest. Studies that cannot be "
+        "used are listed with the reason and do not stop the others (exit code 1).",
+    )
+    build.add_argument("dicom_dir", type=Path, metavar="DICOM_DIR", help="folder with one sub-folder per study")
+    build.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns id, label[, patient, split]")
+    build.add_argument("--output", type=Path, required=True, metavar="JSON", help="manifest; volumes go beside it")
+    build.add_argument("--test-share", type=float, default=0.25, help="share of test patients (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0, help="seed of the test split (default: %(default)s)")
+    build.add_argument("--source", default="", metavar="TEXT", help="where the studies come from")
+    build.add_argument("--label-definition", default="", metavar="TEXT", help="what label 1 means")
+    build.add_argument("--licence", default="", metavar="TEXT", help="licence of the data")
+    build.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
+    build.add_argument("--workers", type=int, metavar="N", help="largest number of processes (default: one per core)")
+    build.add_argument("--json", action="store_true", help="print JSON")
+    build.set_defaults(action=_build_manifest)
+    check = group.add_parser(
+        "check",
+        help="check a manifest and the checksums of its volumes",
+        description="Check a manifest against its schema and each volume against its checksum (exit code 2: faults).",
+    )
+    check.add_argument("manifest", type=Path, metavar="JSON")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(action=_check_manifest)
+
+
+def _build_manifest(options: argparse.Namespace) -> int:
+    from prostate_alm.data.build import build_manifest
+    from prostate_alm.data.workers import available_workers
+
+    result = build_manifest(
+        options.dicom_dir,
+        options.labels,
+        output=options.output,
+        test_share=options.test_share,
+        seed=options.seed,
+        source=options.source,
+        label_definition=options.label_definition,
+        licence=options.licence,
+        overwrite=options.overwrite,
+        workers=available_workers() if options.workers is None else options.workers,
+        progress=progress_bar("reading studies", unit="study"),
+    )
+    refused = result.manifest.refused
+    if options.json:
+        summary = {
+            "manifest": str(options.output),
+            "studies": len(result.manifest.studies),
+            "refused": [study.model_dump() for study in refused],
+            "unlabelled": len(result.unlabelled),
+        }
+        print(json.dumps(summary, indent=1))
+    else:
+        print(f"{len(result.manifest.studies)} studies: {options.output}")
+        for study in refused:
+            print(f"refused {study.id} ({study.code}): {study.reason}")
+        if result.unlabelled:
+            print(f"{len(result.unlabelled)} folders have no label and were left out")
+    return SOME_REFUSED if refused else OK
+
+
+def _check_manifest(options: argparse.Namespace) -> int:
+    from prostate_alm.data.manifest import check_files, read_manifest
+
+    manifest = read_manifest(options.manifest)
+    faults = check_files(manifest, options.manifest, progress=progress_bar("checking volumes", unit="study"))
+    if options.json:
+        print(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
+    elif not faults:
+        print(f"{len(manifest.studies)} studies, all volumes as the manifest says")
+    for fault in faults:
+        print_error(fault)
+    return USAGE_ERROR if faults else OK

@@ -1,0 +1,177 @@
+"""Commands about ensembles, experiments and their results in MLflow."""
+
+import argparse
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, print_error
+from prostate_alm.progress import progress_bar
+
+
+def add_ensemble(commands: Commands) -> None:
+    """Add the commands of `prostate-alm ensemble`."""
+    group = add_group(commands, "ensemble", "members trained on different parts of the data, as one classifier")
+    train = group.add_parser(
+        "train",
+        help="train the members of an ensemble and combine them",
+        description="Train members 0, 1, ... with the bundle's own command, several at a time, combine them and log "
+        "them to MLflow. All other options are overrides of the bundle, e.g. --loss a_fl --ratio 9. Members with "
+        "results are not trained again, interrupted ones go on. Exit code 1 when a member failed.",
+    )
+    train.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, e.g. bundles/cifar10")
+    train.add_argument("--members", type=int, default=10, metavar="N", help="number of members (default: %(default)s)")
+    train.add_argument("--output", type=Path, default=Path("outputs"), metavar="DIR", help="(default: %(default)s)")
+    _add_execution(train)
+    train.add_argument("--json", action="store_true", help="print JSON")
+    train.set_defaults(action=_train_ensemble, overrides=[])
+    evaluate = group.add_parser(
+        "evaluate",
+        help="combine the finished members of an ensemble",
+        description="Combine the finished members in DIR, compare them with the baseline of the same loss, and write "
+        "metrics.json, predictions.csv, members.csv and roc.png into DIR.",
+    )
+    evaluate.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
+    evaluate.add_argument("--baseline", type=Path, metavar="DIR", help="ensemble to compare with")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(action=_evaluate_ensemble)
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, metavar="N", help="members at the same time (default: one per core)")
+    parser.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or a Ray cluster (default: %(default)s)",
+    )
+
+
+def _train_ensemble(options: argparse.Namespace) -> int:
+    from prostate_alm.training.ensemble_training import read_overrides, train_ensemble
+
+    report = train_ensemble(
+        options.bundle,
+        members=options.members,
+        overrides=read_overrides(options.overrides),
+        output_root=options.output,
+        jobs=options.jobs,
+        executor=options.executor,
+        progress=progress_bar("training members", unit="member"),
+    )
+    if options.json:
+        failures = {str(member): reason for member, reason in report.failures.items()}
+        print(json.dumps({"folder": str(report.folder), "failures": failures, "metrics": report.metrics}, indent=1))
+    elif report.metrics:
+        _print_ensemble(report.folder, report.metrics)
+    for member, reason in sorted(report.failures.items()):
+        print_error(f"member {member} failed: {reason}")
+    return SOME_FAILED if report.failures else OK
+
+
+def _evaluate_ensemble(options: argparse.Namespace) -> int:
+    from prostate_alm.training.ensemble import evaluate_ensemble
+    from prostate_alm.training.ensemble_training import baseline_of
+
+    metrics = evaluate_ensemble(options.directory, baseline=options.baseline or baseline_of(options.directory))
+    if options.json:
+        print(json.dumps(metrics, indent=1))
+    else:
+        _print_ensemble(options.directory, metrics)
+    return OK
+
+
+def _print_ensemble(folder: Path, metrics: dict[str, Any]) -> None:
+    from prostate_alm.training.ensemble import to_text
+
+    print(to_text(metrics))
+    print(f"results: {folder}")
+
+
+def add_experiment(commands: Commands) -> None:
+    """Add the commands of `prostate-alm experiment`."""
+    group = add_group(commands, "experiment", "the paper's grids and tables")
+    run = group.add_parser(
+        "run",
+        help="train all ensembles of a plan, parameters chosen on validation data",
+        description="Train the members of all cells of PLAN, choose parameters by mean validation AUC, combine the "
+        "members. What is done is found again: stop at any time and run the same command to go on. Exit code 1 when a "
+        "member failed.",
+    )
+    run.add_argument("plan", type=Path, metavar="PLAN", help="e.g. bundles/cifar10/experiments/default.json")
+    run.add_argument("--output", type=Path, metavar="DIR", help="(default: outputs/NAME OF THE PLAN)")
+    _add_execution(run)
+    run.add_argument("--dataset_dir", type=Path, metavar="DIR", help="folder of the images")
+    run.add_argument("--device", help="auto, cpu or cuda (default: auto)")
+    run.add_argument("--tracking_uri", default="none", metavar="URI", help="MLflow (default: none; see track sync)")
+    run.add_argument("--json", action="store_true", help="print JSON")
+    run.set_defaults(action=_run_experiment)
+    report = group.add_parser(
+        "report",
+        help="write the paper's tables with the figures of an experiment",
+        description="Write tables as CSV and Markdown, each figure beside the paper's, and figures of the effect; "
+        "cells that are not there yet are listed.",
+    )
+    report.add_argument("directory", type=Path, metavar="DIR", help="folder of the experiment")
+    report.add_argument("--output", type=Path, metavar="DIR", help="(default: DIR/report)")
+    report.add_argument("--json", action="store_true", help="print JSON")
+    report.set_defaults(action=_report_experiment)
+
+
+def _run_experiment(options: argparse.Namespace) -> int:
+    from prostate_alm.training.experiment_plan import read_plan
+    from prostate_alm.training.experiment_progress import show_standing
+    from prostate_alm.training.experiments import run_experiment
+
+    logging.getLogger("prostate_alm").setLevel(logging.INFO)  # where there is no terminal, progress is lines of log
+    plan = read_plan(options.plan)
+    local = {name: getattr(options, name) for name in ("dataset_dir", "device", "tracking_uri")}
+    report = run_experiment(
+        plan,
+        options.output or Path("outputs") / plan.name,
+        jobs=options.jobs,
+        executor=options.executor,
+        local_settings={name: value for name, value in local.items() if value is not None},
+        on_progress=show_standing(plan.name),
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report), indent=1))
+    else:
+        print(f"{report.done} of {report.total} members, {len(report.ensembles)} ensembles")
+    for folder, reason in sorted(report.failures.items()):
+        print_error(f"{folder}: {reason}")
+    return OK if report.is_complete else SOME_FAILED
+
+
+def _report_experiment(options: argparse.Namespace) -> int:
+    from prostate_alm.training.experiment_report import write_report
+
+    files = [str(path) for path in write_report(options.directory, options.output or options.directory / "report")]
+    print(json.dumps(files, indent=1) if options.json else "\n".join(files))
+    return OK
+
+
+def add_track(commands: Commands) -> None:
+    """Add the commands of `prostate-alm track`."""
+    group = add_group(commands, "track", "results in MLflow")
+    sync = group.add_parser(
+        "sync",
+        help="log results that MLflow does not hold yet",
+        description="Log each finished member and ensemble in and below DIR that the store does not hold completely, "
+        "for example after a training whose MLflow server was down. Doing it again logs nothing.",
+    )
+    sync.add_argument("directory", type=Path, nargs="?", default=Path("outputs"), metavar="DIR")
+    sync.add_argument("--tracking_uri", metavar="URI", help="(default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
+    sync.set_defaults(action=_sync_tracking)
+
+
+def _sync_tracking(options: argparse.Namespace) -> int:
+    from prostate_alm.training import tracking
+
+    uri = tracking.resolve_uri(options.tracking_uri)
+    print(
+        tracking.sync_results(options.directory, tracking_uri=uri, progress=progress_bar("logging results")).to_text()
+    )
+    return OK
