@@ -164,16 +164,16 @@ def test_the_run_of_an_ensemble_says_in_words_what_it_is(outputs: Path, uri: str
     run = client.get_run(run_id)
     tags = run.data.tags
     assert run.info.run_name == "a_fl-alm 1-9"
-    assert tags["verdict"] == "better than a_fl-baseline (AUC +0.030, DeLong p = 0.012)"
+    assert tags["verdict"] == "better than a_fl-baseline (AUC +3.0 points, DeLong p = 0.012)"
     assert tags["verdict"] in tags["mlflow.note.content"]
-    assert f"{run.data.metrics['test_auc']:.3f}" in tags["mlflow.note.content"]
+    assert f"Test AUC {100 * run.data.metrics['test_auc']:.1f} %" in tags["mlflow.note.content"]
     assert (tags["bundle"], tags["experiment"], tags["data"]) == ("cifar10", "cifar10-0-1", "1-9")
     assert (tags["manifest"], tags["config_file"]) == ("cohort.json", "bundles/cifar10/train.json")
     assert run.data.params["mu0"] == "0.2"
     assert run.data.params["loss_parameters.gamma"] == "4"
     assert "member" not in run.data.params
     files = {file.path for file in client.list_artifacts(run_id)}
-    assert files >= {"roc.png", "members.csv", "predictions.csv", "ensemble.json", "metrics.json"}
+    assert files >= {"at_a_glance.md", "roc.png", "members.csv", "predictions.csv", "ensemble.json", "metrics.json"}
     columns = table(uri, run_id)
     assert columns["model"] == ["ensemble", "member-00", "member-01", "member-02"]
     assert columns["test AUC"][0] == pytest.approx(run.data.metrics["test_auc"])

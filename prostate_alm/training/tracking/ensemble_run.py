@@ -27,6 +27,7 @@ from prostate_alm.training.tracking.store import (
 )
 
 _TABLE = "members.json"
+_SUMMARY = "at_a_glance.md"  # the first file that the UI's comparison offers, rendered side by side
 
 
 def start_ensemble_run(folder: Path, *, tracking_uri: str) -> str | None:
@@ -110,12 +111,13 @@ def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Pat
     logged = [folder.path for folder in ensemble.members() if complete_member(client, folder, ensemble=ensemble)]
     if _is_complete(client.get_run(run_id), ensemble):
         return logged
-    metrics = ensemble.metrics
     records.log_params(client, run_id, ensemble.params())
-    records.log_metrics(client, run_id, figures.flat_metrics(metrics))
+    records.log_metrics(client, run_id, figures.flat_metrics(ensemble.metrics))
     records.log_files(client, run_id, ensemble.files())
     _log_table(client, run_id, figures.members_table(ensemble))
-    note = {MLFLOW_RUN_NOTE: figures.description(ensemble), "verdict": figures.verdict(metrics)}
+    text = figures.description(ensemble)
+    client.log_text(run_id, text, _SUMMARY)
+    note = {MLFLOW_RUN_NOTE: text, "verdict": figures.verdict(ensemble)}
     records.log_tags(client, run_id, ensemble.tags() | note | {records.RESULTS_TAG: ensemble.sha256()})
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ensemble.end_time_ms())
     return [*logged, ensemble.path]

@@ -194,7 +194,7 @@ class EnsembleFolder(ResultsFolder):
         keys = ("bundle", "experiment", "data", "name", "config_file")
         tags = {key: str(self.about[key]) for key in keys if self.about.get(key) is not None}
         for member in self.members()[:1]:
-            tags = {**member.tags(), **tags}
+            tags = {**member.tags(), **tags, "members": str(len(self.metrics["members"]))}
         return tags | version_tags(self.about)
 
     def params(self) -> dict[str, Any]:

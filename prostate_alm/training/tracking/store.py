@@ -31,6 +31,7 @@ DEFAULT_FOLDER = Path("outputs")
 STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, RequestException, OSError)
 """What a call to a store can raise."""
 
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI may show it as a chat's
 _LOCK_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _T = TypeVar("_T")
 
@@ -142,7 +143,7 @@ def ensure_experiment(client: StoreClient, experiment: str) -> str:
         if found is None:
             location = _artifact_location(client.tracking_uri, experiment)
             try:
-                return str(client.create_experiment(experiment, artifact_location=location))
+                return str(client.create_experiment(experiment, location, _EXPERIMENT_TAGS))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster, on a server
                     raise
