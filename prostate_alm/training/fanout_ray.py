@@ -1,5 +1,6 @@
 """The same tasks on a Ray cluster: one remote task a member, results in a folder that all hosts see."""
 
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def run_with_ray(tasks: Sequence[MemberTask], *, jobs: int | None) -> Generator[
         ) from error
     if not tasks:
         return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is computed stays in the house
     started = not ray.is_initialized()
     if started:
         ray.init(num_cpus=None, log_to_driver=False, configure_logging=False, include_dashboard=False)
@@ -66,8 +68,6 @@ def run_task(task: MemberTask, folder: str) -> str | None:
     Returns:
         None, or one line that says why it failed.
     """
-    import os
-
     from prostate_alm.training.fanout_worker import run_bundle_command
 
     os.chdir(folder)
