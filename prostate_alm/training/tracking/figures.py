@@ -129,11 +129,11 @@ def _section(metrics: Mapping[str, Any], split: str) -> str:
     difference = against.get(split, {})
     mean, deviation = (metrics.get(f"member_{name}", {}).get(split, {}) for name in ("mean", "std"))
     rows = {
-        words: (
+        words: [
             f"**{_percent(figures[key])}**{_interval(intervals.get(key))}",
             f"{_percent(mean[key])} ± {_percent(deviation[key])}" if key in mean and key in deviation else "",
-            _gain(key, difference),
-        )
+            *([_gain(key, difference)] if difference else []),
+        ]
         for key, words in _MAIN.items()
         if key in figures
     }
@@ -143,8 +143,8 @@ def _section(metrics: Mapping[str, Any], split: str) -> str:
     lines = [
         f"On {_SETS.get(split, split)} ({counts}), in percent{sure}{gain_is}:",
         "",
-        "| | ensemble | members | gain |",
-        "|---|---|---|---|",
+        f"| | ensemble | members |{' gain |' if difference else ''}",
+        f"|---|---|---|{'---|' if difference else ''}",
         *(f"| {words} | {' | '.join(cells)} |" for words, cells in rows.items()),
     ]
     if difference and split != "test":
