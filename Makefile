@@ -20,7 +20,7 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports
 
 ui: .venv/run.stamp  ## compare runs in the browser
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
 pins: .venv/dev.stamp
 	{ echo "# Exact versions of everything that make installs; regenerate with: make pins"; \

@@ -37,6 +37,30 @@ def add_ensemble(commands: Commands) -> None:
     evaluate.add_argument("--baseline", type=Path, metavar="DIR", help="ensemble to compare with")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(action=_evaluate_ensemble)
+    _add_register(group)
+
+
+def _add_register(group: Commands) -> None:
+    register = group.add_parser(
+        "register",
+        help="register an ensemble as a model in MLflow",
+        description="Register the ensemble in DIR as the next version of a model in MLflow, under an alias on request.",
+    )
+    register.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
+    register.add_argument("--bundle", type=Path, required=True, metavar="BUNDLE", help="e.g. bundles/cifar10")
+    register.add_argument("--name", required=True, metavar="NAME", help="name of the registered model")
+    register.add_argument("--alias", metavar="ALIAS", help="e.g. champion; moves from an earlier version")
+    register.add_argument("--tracking_uri", metavar="URI", help="(default: MLFLOW_TRACKING_URI, sqlite:///mlflow.db)")
+    register.set_defaults(action=_register_ensemble)
+
+
+def _register_ensemble(options: argparse.Namespace) -> int:
+    from prostate_alm.training import tracking
+    from prostate_alm.training.ensemble_training import log_model
+
+    uri = tracking.resolve_uri(options.tracking_uri)
+    print(log_model(options.directory, options.bundle, tracking_uri=uri, register_as=options.name, alias=options.alias))
+    return OK
 
 
 def _add_execution(parser: argparse.ArgumentParser) -> None:

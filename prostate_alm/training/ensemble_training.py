@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training import tracking
 from prostate_alm.training.ensemble import ENSEMBLE, MEMBERS_MIN, EnsembleError, evaluate_ensemble, member_path
@@ -67,6 +69,14 @@ def _literal(text: str) -> Any:
         return text
 
 
+def _parser(config_file: Path, overrides: Mapping[str, Any]) -> Any:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(config_file)))
+    parser.update(dict(overrides))
+    return parser
+
+
 def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings of member 0 of a bundle with these overrides.
 
@@ -75,15 +85,11 @@ def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Set
     Raises:
         EnsembleError: an override is not known to the config file.
     """
-    from monai.bundle import ConfigParser
-
     arguments = ["--config_file", str(config_file), *(part for name in overrides for part in (f"--{name}", ""))]
     faults = unknown_overrides(arguments)
     if faults:
         raise EnsembleError(faults[0])
-    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(config_file)))
-    parser.update(dict(overrides))
-    settings: Settings = parser.get_parsed_content("given_settings")
+    settings: Settings = _parser(config_file, overrides).get_parsed_content("given_settings")
     return settings
 
 
@@ -136,9 +142,48 @@ def train_ensemble(
     if members - len(failures) < MEMBERS_MIN:
         tracking.fail_ensemble_run(parent, tracking_uri=uri)
         return EnsembleReport(folder, failures, {})
+    earlier = RunFolder(folder).read_json(METRICS)
     metrics = evaluate_ensemble(folder, baseline=baseline_of(folder))
-    tracking.log_ensemble(folder, tracking_uri=uri)
+    if tracking.log_ensemble(folder, tracking_uri=uri) is not None and metrics != earlier:
+        log_model(folder, bundle, tracking_uri=uri)
     return EnsembleReport(folder, failures, metrics)
+
+
+def log_model(
+    folder: Path, bundle: Path, *, tracking_uri: str, register_as: str | None = None, alias: str | None = None
+) -> str:
+    """Log an evaluated ensemble as one model on its run in MLflow; register it on request.
+
+    Its input example is noise of the shape that the bundle's metadata name: images of patients stay where they are.
+
+    Args:
+        folder: the ensemble's folder.
+        bundle: folder of its bundle, or the config file.
+        tracking_uri: the store.
+        register_as: name of a registered model that gets this one as its next version.
+        alias: name by which that version is asked for, e.g. `champion`.
+
+    Returns:
+        URI of the model.
+
+    Raises:
+        ValueError: the ensemble is not evaluated, or the network is not that of its members.
+    """
+    from prostate_alm.training.tracking.packed_model import log_packed_model  # takes seconds, needed here only
+
+    config_file = config_file_of(bundle)
+    overrides = RunFolder(folder).read_json(ENSEMBLE).get("overrides", {})
+    metadata = RunFolder(config_file.parent).read_json("metadata.json")
+    image = metadata["network_data_format"]["inputs"]["image"]
+    shape = (2, image["num_channels"], *image["spatial_shape"])
+    return log_packed_model(
+        folder,
+        tracking_uri=tracking_uri,
+        network=_parser(config_file, overrides).get_parsed_content("network_def"),
+        input_example=np.random.default_rng(0).normal(size=shape).astype(np.float32),
+        register_as=register_as,
+        alias=alias,
+    )
 
 
 def claim_folder(
