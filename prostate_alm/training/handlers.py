@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 
@@ -97,58 +98,30 @@ class UpdateMultipliers:
             self._constraint.update_multipliers()
 
 
-class ObserveValidation:
-    """Show the validation AUC to the rule that raises μ (Algorithm 1), after each validation."""
-
-    def __init__(self, constraint: AugmentedLagrangian) -> None:
-        self._constraint = constraint
-
-    def attach(self, evaluator: Engine) -> None:
-        """Act after each run of `evaluator`."""
-        evaluator.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, evaluator: Engine) -> None:
-        """Act at the event."""
-        self._constraint.observe_validation(float(evaluator.state.metrics["val_auc"]))
-
-
 class KeepBest:
-    """Keep a copy of the network where a score was highest; end the training when it stays below for too long.
+    """Keep a copy of the network where a score was highest, and say when it has stayed below for too long.
 
     Args:
         network: whose state is kept.
-        score_name: metric of the evaluator, larger is better.
         patience: number of epochs without a better score after which training ends, at least 1.
-        trainer: the engine to end.
     """
 
-    def __init__(self, network: nn.Module, score_name: str, *, patience: int, trainer: Engine) -> None:
+    def __init__(self, network: nn.Module, *, patience: int) -> None:
         self._network = network
-        self._score_name = score_name
         self._patience = patience
-        self._trainer = trainer
         self.score = -math.inf
         self.epoch = 0
         self.network_state: dict[str, Any] = {}
 
-    def attach(self, evaluator: Engine) -> None:
-        """Act after each run of `evaluator`."""
-        evaluator.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, evaluator: Engine) -> None:
-        """Act at the event."""
-        score = float(evaluator.state.metrics[self._score_name])
-        epoch = self._trainer.state.epoch
+    def observe(self, score: float, *, epoch: int) -> None:
+        """Take the score, larger is better, of the network as it is after an epoch."""
         if score > self.score:
             self.score, self.epoch = score, epoch
             self.network_state = copy.deepcopy(self._network.state_dict())
-        elif self.is_exhausted:
-            self._trainer.terminate()
 
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the patience was used up at the trainer's present epoch."""
-        return bool(self._trainer.state.epoch - self.epoch >= self._patience)
+    def is_exhausted(self, epoch: int) -> bool:
+        """Say whether the patience is used up after an epoch."""
+        return epoch - self.epoch >= self._patience
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, its epoch and the network's state then."""
@@ -174,17 +147,23 @@ class EpochLosses:
 
     def attach(self, trainer: Engine) -> None:
         """Follow the steps of `trainer`."""
-        hook = self._base_module.register_forward_hook(lambda _, __, value: self._base.append(value.detach()))
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._forget)
-        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self._remember)
+        hook = self.follow()
+        trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: self.forget())
+        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, lambda engine: self.add(engine.state.output["loss"]))
         trainer.add_event_handler(Events.COMPLETED, lambda _: hook.remove())
 
-    def _forget(self, _: Engine) -> None:
+    def follow(self) -> RemovableHandle:
+        """Note each value of F from now on, until the handle is removed."""
+        return self._base_module.register_forward_hook(lambda _, __, value: self._base.append(value.detach()))
+
+    def forget(self) -> None:
+        """Begin an epoch."""
         self._total.clear()
         self._base.clear()
 
-    def _remember(self, trainer: Engine) -> None:
-        self._total.append(trainer.state.output["loss"].detach())
+    def add(self, loss: torch.Tensor) -> None:
+        """Note the whole loss of a step, a scalar."""
+        self._total.append(loss.detach())
 
     def means(self) -> dict[str, float]:
         """Return `train_loss` and, with a constraint, its parts `train_base_loss` and `train_constraint`."""

@@ -25,7 +25,6 @@ from prostate_alm.training.handlers import (
     ClipGradients,
     EpochLosses,
     KeepBest,
-    ObserveValidation,
     SeedEpochs,
     UpdateMultipliers,
 )
@@ -83,6 +82,56 @@ class Stage:
     name: str
     epochs: int
     constrained: bool
+
+
+class StageState:
+    """What changes during a stage: a checkpoint holds it.
+
+    Args:
+        stage: which one.
+        network: trained in place.
+        loss: what the stage minimises.
+        optimizer: of the network's parameters.
+        patience: number of epochs without a better validation score after which the stage ends.
+    """
+
+    def __init__(
+        self, stage: Stage, *, network: nn.Module, loss: ConstrainedLoss, optimizer: Optimizer, patience: int
+    ) -> None:
+        self.stage = stage
+        self.loss = loss
+        self.optimizer = optimizer
+        self.best = KeepBest(network, patience=patience)
+        self.epoch = 0
+        self._parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "best": self.best, "loss": loss}
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the patience is used up."""
+        return self.best.is_exhausted(self.epoch)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.is_exhausted or self.epoch >= self.stage.epochs
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Take the validation metrics of an epoch that has ended: they move μ (Algorithm 1) and the best state."""
+        self.epoch += 1
+        if self.loss.term is not None:
+            self.loss.term.observe_validation(float(metrics["val_auc"]))
+        self.best.observe(float(metrics["val_score"]), epoch=self.epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all parts, and how far the stage is."""
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        return states | {"stage": self.stage.number, "epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self.epoch = state["epoch"]
 
 
 class TargetLoss(nn.Module):
@@ -150,9 +199,10 @@ class TwoStageTraining:
         self.device = torch.device(device)
         self.history: list[dict[str, float]] = []
         self._replica = DistributedDataParallel(self.network) if is_distributed() else self.network
+        self.dtype = dtype
+        self.inferer = AutocastInferer(self.device, dtype)
+        self.randomizers = randomizers
         self._make_optimizer = optimizer
-        self._inferer = AutocastInferer(self.device, dtype)
-        self._randomizers = randomizers
 
     @property
     def constraint(self) -> AugmentedLagrangian | None:
@@ -177,6 +227,15 @@ class TwoStageTraining:
         Returns:
             The record of the best state.
         """
+        for state in self.remaining(checkpoint):
+            self._run_stage(state, checkpoint, on_epoch=on_epoch)
+        return state.best
+
+    def remaining(self, checkpoint: Path) -> Iterator[StageState]:
+        """Begin each stage that is not behind the checkpoint, where there is one; then take the stage's best state.
+
+        The caller trains the stage before it asks for the next one.
+        """
         saved: dict[str, Any] | None = None
         if checkpoint.is_file():
             saved = torch.load(checkpoint, map_location=self.device, weights_only=True)
@@ -184,82 +243,85 @@ class TwoStageTraining:
         for stage in self.stages():
             if saved and saved["stage"] > stage.number:
                 continue
-            best = self._run_stage(stage, checkpoint, saved=saved, on_epoch=on_epoch)
-            self.network.load_state_dict(best.network_state)
-            saved = None
-        return best
+            loss = self.loss if stage.constrained else ConstrainedLoss(self.loss.base)
+            optimizer = self._make_optimizer(self.network.parameters())
+            patience = self.schedule.patience
+            state = StageState(stage, network=self.network, loss=loss, optimizer=optimizer, patience=patience)
+            if saved:
+                state.load_state_dict(saved)
+                saved = None
+            yield state
+            self.network.load_state_dict(state.best.network_state)
 
     def _run_stage(
-        self,
-        stage: Stage,
-        checkpoint: Path,
-        *,
-        saved: dict[str, Any] | None,
-        on_epoch: Callable[[list[dict[str, float]]], None] | None,
-    ) -> KeepBest:
-        loss = self.loss if stage.constrained else ConstrainedLoss(self.loss.base)
-        optimizer = self._make_optimizer(self.network.parameters())
+        self, state: StageState, checkpoint: Path, *, on_epoch: Callable[[list[dict[str, float]]], None] | None
+    ) -> None:
         trainer = SupervisedTrainer(
             device=self.device,
-            max_epochs=stage.epochs,
+            max_epochs=state.stage.epochs,
             train_data_loader=self.loaders.train,
             network=self._replica,
-            optimizer=optimizer,
-            loss_function=TargetLoss(loss),
+            optimizer=state.optimizer,
+            loss_function=TargetLoss(state.loss),
             prepare_batch=prepare_batch,
-            inferer=self._inferer,
+            inferer=self.inferer,
             decollate=False,
             optim_set_to_none=True,
         )
         evaluator, _ = self._evaluator(self.loaders.validation)
-        best = KeepBest(self.network, "val_score", patience=self.schedule.patience, trainer=trainer)
-        parts: dict[str, Any] = {"network": self.network, "optimizer": optimizer, "best": best, "loss": loss}
-        if saved:
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-            trainer.state.epoch = saved["epoch"]
-            trainer.state.iteration = saved["epoch"] * len(self.loaders.train)
-        self._attach_method(trainer, evaluator, loss=loss, stage=stage)
+        trainer.state.epoch = state.epoch
+        trainer.state.iteration = state.epoch * len(self.loaders.train)
+        self._attach_method(trainer, state)
         ValidationHandler(interval=1, validator=evaluator).attach(trainer)
-        best.attach(evaluator)
-        losses = EpochLosses(loss)
+        losses = EpochLosses(state.loss)
         losses.attach(trainer)
 
         @trainer.on(Events.EPOCH_COMPLETED)
-        def remember(engine: Engine) -> None:
-            self.history.append(self._row(stage, loss, means=losses.means(), metrics=evaluator.state.metrics))
+        def end_epoch(engine: Engine) -> None:
+            self.end_epoch(state, means=losses.means(), metrics=evaluator.state.metrics)
             if is_leader():
-                state = {name: part.state_dict() for name, part in parts.items()}
-                _save(state | {"stage": stage.number, "epoch": engine.state.epoch, "history": self.history}, checkpoint)
+                self.save(state, checkpoint)
             if on_epoch:
                 on_epoch(self.history)
+            if state.is_exhausted:
+                engine.terminate()
 
-        if not (saved and (best.is_exhausted or trainer.state.epoch >= stage.epochs)):
-            _show_progress(trainer, evaluator, name=stage.name)
+        if not state.is_through:
+            _show_progress(trainer, evaluator, name=state.stage.name)
             trainer.run()
-        return best
 
-    def _attach_method(self, trainer: Engine, evaluator: Engine, *, loss: ConstrainedLoss, stage: Stage) -> None:
-        """Attach the handlers in the order of Algorithm 1: θ with the old λ, then λ, then μ after the validation."""
-        SeedEpochs(
-            lambda epoch: member_seed(self.schedule.seed, self.schedule.member, 1 + stage.number, epoch),
-            self._randomizers,
-        ).attach(trainer)
+    def seed(self, stage: Stage, epoch: int) -> int:
+        """Return what is random in an epoch, from 1, of a stage: the seed given to all randomizers."""
+        return member_seed(self.schedule.seed, self.schedule.member, 1 + stage.number, epoch)
+
+    def end_epoch(self, state: StageState, *, means: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        """Let the stage observe the validation, and add the figures of the epoch to the history.
+
+        Args:
+            state: the stage; the epoch is behind it afterwards.
+            means: of the losses, see `EpochLosses`.
+            metrics: of the validation, see `RankingMetrics`.
+        """
+        state.observe(metrics)
+        row = {"step": float(len(self.history) + 1), "stage": float(state.stage.number), **means}
+        row |= {key: float(value) for key, value in metrics.items() if key.startswith("val_")}
+        if state.loss.term is not None:
+            row |= _diagnostics(state.loss.term)
+        self.history.append(row)  # `step` counts the epochs of both stages
+
+    def save(self, state: StageState, checkpoint: Path) -> None:
+        """Write a checkpoint so that a kill at any time leaves either the old one or the new one."""
+        temporary = checkpoint.with_name(f".{checkpoint.name}.tmp")
+        torch.save(state.state_dict() | {"history": self.history}, temporary)
+        temporary.replace(checkpoint)
+
+    def _attach_method(self, trainer: Engine, state: StageState) -> None:
+        """Attach the handlers in the order of Algorithm 1: θ with the old λ, then λ; μ follows after the validation."""
+        SeedEpochs(lambda epoch: self.seed(state.stage, epoch), self.randomizers).attach(trainer)
         clip = ClipGradients(self.network, self.schedule.gradient_norm_max)
         clip.attach(trainer)
-        if loss.term is not None:
-            UpdateMultipliers(loss.term, clip).attach(trainer)
-            ObserveValidation(loss.term).attach(evaluator)
-
-    def _row(
-        self, stage: Stage, loss: ConstrainedLoss, *, means: Mapping[str, float], metrics: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Return the figures of one epoch; `step` counts the epochs of both stages."""
-        row = {"step": float(len(self.history) + 1), "stage": float(stage.number), **means}
-        row |= {key: float(value) for key, value in metrics.items() if key.startswith("val_")}
-        if loss.term is not None:
-            row |= _diagnostics(loss.term)
-        return row
+        if state.loss.term is not None:
+            UpdateMultipliers(state.loss.term, clip).attach(trainer)
 
     def _evaluator(self, loader: Loader) -> tuple[SupervisedEvaluator, RankingMetrics]:
         metrics = RankingMetrics()
@@ -268,7 +330,7 @@ class TwoStageTraining:
             val_data_loader=loader,
             network=self.network,
             prepare_batch=prepare_batch,
-            inferer=self._inferer,
+            inferer=self.inferer,
             decollate=False,
         )
         metrics.attach(evaluator, "ranking")
@@ -292,13 +354,6 @@ def _diagnostics(term: AugmentedLagrangian) -> dict[str, float]:
         "alm_gradient_ratio": report.gradient_ratio,
         **{f"alm_lambda_{name}": value for name, value in report.multiplier_quantiles._asdict().items()},
     }
-
-
-def _save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint so that a kill at any time leaves either the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
 
 
 def _show_progress(trainer: Engine, evaluator: Engine, *, name: str) -> None:
