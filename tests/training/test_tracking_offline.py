@@ -129,6 +129,7 @@ def test_an_ensemble_is_finished_without_its_server(tmp_path: Path, caplog: pyte
     assert tracking.start_ensemble_run(tmp_path, tracking_uri=uri) is None
     (tmp_path / "metrics.json").write_text('{"members": []}')
     assert tracking.log_ensemble(tmp_path, tracking_uri=uri) is None
+    tracking.fail_ensemble_run("0" * 32, tracking_uri=uri)
     assert warnings_in(caplog) == [warning(uri, tmp_path)]
 
 

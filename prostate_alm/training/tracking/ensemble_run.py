@@ -14,10 +14,10 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from prostate_alm.training.tracking import figures, records
-from prostate_alm.training.tracking.member_run import MemberRun, create_member_run
+from prostate_alm.training.tracking.member_run import create_member_run
 from prostate_alm.training.tracking.results_folder import EnsembleFolder, MemberFolder, ResultsFolder
 from prostate_alm.training.tracking.store import (
-    NO_TRACKING,
+    DEFAULT_FOLDER,
     STORE_ERRORS,
     StoreClient,
     ensure_experiment,
@@ -63,9 +63,12 @@ def fail_ensemble_run(run_id: str | None, *, tracking_uri: str) -> None:
         run_id: what `start_ensemble_run` gave.
         tracking_uri: see `resolve_uri`.
     """
-    if run_id and tracking_uri != NO_TRACKING:
-        parent = MemberRun(open_store(tracking_uri), run_id=run_id, parent_id="", owns_parent=False)
-        parent.fail()
+    if run_id is None or is_away(tracking_uri):
+        return
+    try:
+        open_store(tracking_uri).set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, DEFAULT_FOLDER, error)
 
 
 def log_ensemble(folder: Path, *, tracking_uri: str) -> str | None:
