@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 
 from prostate_alm.data.cifar10 import write_stand_in
-from prostate_alm.training.ensemble_training import read_overrides, train_ensemble
+from prostate_alm.training.ensemble_training import log_model, read_overrides, train_ensemble
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
 SIZES = ("--train_majority", "40", "--validation_majority", "20", "--batch_size", "16")
@@ -124,6 +124,10 @@ def test_an_ensemble_goes_on_where_it_was_stopped(
     for run in children:
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val_auc")]
         assert sorted(steps) == sorted(set(steps)) == list(range(1, len(steps) + 1))
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    model = log_model(folder, BUNDLE, tracking_uri=uri, register_as="planes", alias="champion")
+    assert model == "models:/planes/1"
+    assert client.get_model_version_by_alias("planes", "champion").run_id == parents[0].info.run_id
 
 
 def wait_for(path: Path) -> None:
