@@ -231,13 +231,13 @@ class TwoStageTraining:
             self._run_stage(state, checkpoint, on_epoch=on_epoch)
         return state.best
 
-    def remaining(self, checkpoint: Path) -> Iterator[StageState]:
+    def remaining(self, checkpoint: Path | None) -> Iterator[StageState]:
         """Begin each stage that is not behind the checkpoint, where there is one; then take the stage's best state.
 
         The caller trains the stage before it asks for the next one.
         """
         saved: dict[str, Any] | None = None
-        if checkpoint.is_file():
+        if checkpoint is not None and checkpoint.is_file():
             saved = torch.load(checkpoint, map_location=self.device, weights_only=True)
             self.history = saved["history"]
         for stage in self.stages():
