@@ -20,6 +20,7 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports
 
 ui: .venv/run.stamp  ## compare runs in the browser
+	@echo "open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
 pins: .venv/dev.stamp

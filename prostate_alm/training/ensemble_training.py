@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +17,8 @@ from prostate_alm.training.ensemble import ENSEMBLE, MEMBERS_MIN, EnsembleError,
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
 from prostate_alm.training.run_folder import METRICS, RunFolder
 from prostate_alm.training.settings import Settings, named_arguments, unknown_overrides
+
+logger = logging.getLogger(__name__)
 
 _SET_BY_THE_ENSEMBLE = ("member", "output_dir", "resume", "overwrite", "parent_run_id")
 
@@ -130,8 +133,9 @@ def train_ensemble(
     tracking.prepare_store(uri, settings.experiment_name, folder=output_root)
     folder = claim_folder(config_file, settings, overrides, output_root=output_root, members=members)
     parent = tracking.start_ensemble_run(folder, tracking_uri=uri)
+    where = {"parent_run_id": parent} if parent else {"tracking_uri": tracking.NO_TRACKING}  # the store may be away
     tasks = [
-        MemberTask(config_file, member_path(folder, number), {**overrides, "member": number, "parent_run_id": parent})
+        MemberTask(config_file, member_path(folder, number), {**overrides, "member": number, **where})
         for number in range(members)
     ]
     failures = {}
@@ -145,7 +149,10 @@ def train_ensemble(
     earlier = RunFolder(folder).read_json(METRICS)
     metrics = evaluate_ensemble(folder, baseline=baseline_of(folder))
     if tracking.log_ensemble(folder, tracking_uri=uri) is not None and metrics != earlier:
-        log_model(folder, bundle, tracking_uri=uri)
+        try:
+            log_model(folder, bundle, tracking_uri=uri)
+        except tracking.StoreUnreachableError as error:
+            logger.warning("%s: the model is not logged; do it later with: prostate-alm ensemble register", error)
     return EnsembleReport(folder, failures, metrics)
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -82,7 +84,8 @@ def _resuming(settings: Settings, path: str) -> Settings:
 def _prepare(bundle: str, settings: Settings) -> Member:
     samples = settings.read_samples()
     config = _config(bundle, settings, samples.identity)
-    tracking.prepare_store(tracking.resolve_uri(settings.tracking_uri), settings.experiment_name)
+    uri = tracking.resolve_uri(settings.tracking_uri)
+    tracking.prepare_store(uri, settings.experiment_name, folder=settings.output_dir or OUTPUT_ROOT / bundle)
     folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
     return Member(bundle, settings, config, samples, folder)
 
@@ -158,10 +161,10 @@ def _open_folder(settings: Settings, root: Path, config: dict[str, Any]) -> RunF
 
 def _open_run(member: Member) -> tracking.MemberRun:
     """Open the interrupted MLflow run of this folder, or start one."""
-    settings = member.settings
+    settings, folder = member.settings, member.folder.path
     uri = tracking.resolve_uri(settings.tracking_uri)
     identity = member.folder.read_json(run_folder.TRACKING)
-    run = tracking.resume_member_run(tracking_uri=uri, identity=identity) if identity else None
+    run = tracking.resume_member_run(tracking_uri=uri, identity=identity, folder=folder) if identity else None
     if run is None:
         run = tracking.start_member_run(
             tracking_uri=uri,
@@ -170,10 +173,23 @@ def _open_run(member: Member) -> tracking.MemberRun:
             member_name=f"member-{settings.member:02d}",
             tags=member.samples.identity,
             parent_id=settings.parent_run_id,
+            folder=folder,
         )
         run.log_params(member.config["settings"] | {"device": settings.device})
         member.folder.write_json(run_folder.TRACKING, run.identity())
     return run
+
+
+@contextmanager
+def member_run(member: Member) -> Iterator[tracking.MemberRun]:
+    """Open the MLflow run of a member that is trained; it ends as FINISHED, or as FAILED when anything goes wrong."""
+    run = _open_run(member)
+    try:
+        yield run
+        run.finish()
+    except BaseException:
+        run.fail()
+        raise
 
 
 def base_loss(member: Member) -> BaseLoss:
@@ -185,6 +201,8 @@ def base_loss(member: Member) -> BaseLoss:
 def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
     """Train, evaluate and write the results; the MLflow run ends as FINISHED, or as FAILED when anything goes wrong.
 
+    Ends the process with exit code 2 when another process trains in the same folder.
+
     Returns:
         The content of `metrics.json`; empty on other ranks than 0, which only take part in the training.
     """
@@ -194,31 +212,26 @@ def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
     if not is_leader():
         training.run(member.folder.file(run_folder.CHECKPOINT))
         return {}
-    run = _open_run(member)
-    try:
+    with exit_on_usage_error(member.folder.lock), member_run(member) as run:
         training.run(member.folder.file(run_folder.CHECKPOINT), on_epoch=run.log_epochs)
-        metrics = _write_results(member, training, run)
-        run.finish()
-    except BaseException:
-        run.fail()
-        raise
+        metrics = write_results(member, training)
     return _report(member, metrics)
 
 
-def _write_results(member: Member, training: TwoStageTraining, run: tracking.MemberRun) -> dict[str, Any]:
+def write_results(member: Member, training: TwoStageTraining) -> dict[str, Any]:
+    """Evaluate a trained member and write its results; `metrics.json` comes last and says that they are complete.
+
+    Returns:
+        The content of `metrics.json`.
+    """
     folder = member.folder
-    loaders = training.loaders.evaluated()
-    splits = {name: training.evaluate(loader) for name, loader in loaders.items()}
+    splits = {name: training.evaluate(loader) for name, loader in training.loaders.evaluated().items()}
     metrics = results.summarise_splits(splits)
     results.write_predictions(folder.file(run_folder.PREDICTIONS), splits)
     results.write_history(folder.file(run_folder.HISTORY), training.history)
     results.draw_roc(folder.file(run_folder.ROC_FIGURE), splits["test"].labels, splits["test"].logits)
     torch.save(training.network.state_dict(), folder.file(run_folder.MODEL))
-    figures = {f"test_{key}": value for key, value in metrics["test"].items()}
-    figures |= {f"best_val_{key}": value for key, value in metrics["validation"].items()}
-    run.log_summary(figures)
-    run.log_files([folder.file(name) for name in (run_folder.ROC_FIGURE, run_folder.CONFIG, run_folder.PREDICTIONS)])
-    folder.write_json(run_folder.METRICS, metrics)  # last: it says that the run is finished
+    folder.write_json(run_folder.METRICS, metrics)
     return metrics
 
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from prostate_alm.data.manifest import write_text_atomically
 
 CONFIG, CHECKPOINT, MODEL, METRICS = "config.json", "checkpoint.pt", "model.pt", "metrics.json"
 PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING = "predictions.csv", "roc.png", "history.csv", "tracking.json"
 _ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING)
+LOCK = ".lock"
 _RUN_NAME = re.compile(r"run-(\d{3,})")
 
 
@@ -32,6 +35,21 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run wrote its results: they are written last."""
         return self.file(METRICS).is_file()
+
+    def lock(self) -> FileLock:
+        """Return the folder's lock, held: no other process may train in it until the lock is released.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        lock = FileLock(self.file(LOCK), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunFolderError(
+                f"output_dir must not be in use by another process, got {self.path}. Wait until that has ended."
+            ) from error
+        return lock
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run atomically."""

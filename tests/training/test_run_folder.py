@@ -69,3 +69,10 @@ def test_the_latest_run_with_the_same_configuration_is_found(tmp_path: Path) -> 
         run_folder.new_run_folder(run_folder.next_run_path(tmp_path), {"member": member})
     assert run_folder.latest_run_path(tmp_path, {"member": 0}).name == "run-003"
     assert run_folder.latest_run_path(tmp_path, {"member": 7}).name == "run-005"
+
+
+def test_one_process_trains_in_a_folder_at_a_time(tmp_path: Path) -> None:
+    folder = run_folder.new_run_folder(tmp_path / "run", CONFIG)
+    with folder.lock(), pytest.raises(RunFolderError, match="output_dir must not be in use by another process"):
+        run_folder.RunFolder(tmp_path / "run").lock()
+    run_folder.RunFolder(tmp_path / "run").lock().release()
