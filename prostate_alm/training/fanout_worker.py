@@ -9,8 +9,8 @@ import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,11 +25,24 @@ def run_bundle_command(arguments: list[str], log_file: Path) -> str | None:
     Returns:
         None, or one line that says why it failed.
     """
+    sys.argv = ["monai.bundle", *arguments]
+    return run_logged(lambda: runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True), log_file)
+
+
+def run_logged(action: Callable[[], object], log_file: Path) -> str | None:
+    """Call `action`; what it prints, and the trace of its error, go to a file.
+
+    Args:
+        action: what to do.
+        log_file: receives standard output and standard error; what was there before is kept.
+
+    Returns:
+        None, or one line that says why it failed.
+    """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with _printing_to(log_file):
-        sys.argv = ["monai.bundle", *arguments]
         try:
-            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+            action()
         except SystemExit as end:
             return None if not end.code else _last_error(log_file) or f"exit code {end.code}"
         except Exception as error:
@@ -60,7 +73,10 @@ def _printing_to(path: Path) -> Iterator[None]:
     os.dup2(target, 2)
     os.close(target)
     try:
-        yield
+        # In a notebook or a test, sys.stdout is something else. These streams are not closed: log handlers keep them.
+        out, err = (os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

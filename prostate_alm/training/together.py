@@ -105,9 +105,11 @@ def check_alike(trainings: Sequence[TwoStageTraining]) -> None:
         values = [of(training) for training in trainings]
         other = next((value for value in values if value != values[0]), None)
         if other is not None:
+            lines = itertools.zip_longest(values[0].splitlines(), other.splitlines(), fillvalue="")
+            first, second = next((a.strip(), b.strip()) for a, b in lines if a != b)
             raise ValueError(
-                f"{name} must be the same for all members of a group, got {' and '.join((values[0], other))} in "
-                "train_together. Train those that differ apart."
+                f"{name} must be the same for all members of a group, got {first} and {second} in train_together. "
+                "Train those that differ apart."
             )
     for training in trainings:
         for part, kind in ((training.network, CascadeNet), (training.loaders.train, TensorLoader)):
@@ -121,7 +123,7 @@ def check_alike(trainings: Sequence[TwoStageTraining]) -> None:
 _ALIKE: dict[str, Callable[[TwoStageTraining], str]] = {
     "device": lambda training: str(training.device),
     "precision": lambda training: str(training.dtype),
-    "architecture": lambda training: " ".join(str(training.network).split()),
+    "architecture": lambda training: str(training.network),
 }
 
 

@@ -1,6 +1,8 @@
 """Members trained at once against each of them trained alone, on a stand-in of CIFAR-10."""
 
+import csv
 import itertools
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +20,15 @@ from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 from prostate_alm.training.cifar10_member import Cifar10Settings
+from prostate_alm.training.fanout import MemberTask, run_tasks
 from prostate_alm.training.grouped_network import GroupedNetwork, stack_parameters
 from prostate_alm.training.networks import CascadeNet
 from prostate_alm.training.samples import Samples
 from prostate_alm.training.settings import read_settings
 from prostate_alm.training.together import train_together
 from prostate_alm.training.trainer import Loaders, Schedule, TwoStageTraining
+
+CONFIG_FILE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10" / "train.json"
 
 Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
 
@@ -286,10 +291,62 @@ def test_an_interrupted_group_goes_on_together_or_alone(images: Path, tmp_path: 
 def test_members_that_cannot_be_grouped_are_refused(images: Path) -> None:
     one, other = make_training(images, 0), make_training(images, 1)
     other.network = CascadeNet(2, (3,), features=(4, 8), pooling=((2, 2), (2, 2)))
-    with pytest.raises(ValueError, match="architecture must be the same for all members of a group, got CascadeNet"):
+    with pytest.raises(
+        ValueError, match=r"architecture must be the same for all members of a group, got .*Conv2d\(4, 6"
+    ):
         train_together([one, other])
     other.network = nn.Sequential(nn.Dropout(), nn.Flatten())
     with pytest.raises(ValueError, match="members trained together must have a CascadeNet, got Sequential"):
         train_together([other])
     with pytest.raises(ValueError, match="trainings must hold at least one member"):
         train_together([])
+
+
+def make_tasks(images: Path, folder: Path, *losses: str, **more: Any) -> list[MemberTask]:
+    common = {
+        **{"dataset_dir": images, "train_majority": 20, "validation_majority": 10, "batch_size": 16},
+        **{"pretrain_epochs": 1, "alm_epochs": 2, "precision": "float32", "tracking_uri": "none"},
+    }
+    members = [{"member": number, "loss": loss, **more} for number, loss in enumerate(losses)]
+    return [MemberTask(CONFIG_FILE, folder / f"member-{own['member']:02d}", {**common, **own}) for own in members]
+
+
+def read_logits(folder: Path) -> dict[tuple[str, str], float]:
+    with (folder / "predictions.csv").open(newline="") as stream:
+        return {(row["split"], row["sample_id"]): float(row["logit"]) for row in csv.DictReader(stream)}
+
+
+def test_tasks_leave_behind_what_the_bundle_command_does(images: Path, tmp_path: Path) -> None:
+    alone = make_tasks(images, tmp_path / "alone", "bce", "a_fl")
+    together = make_tasks(images, tmp_path / "together", "bce", "a_fl")
+    for tasks, executor in ((alone, "local"), (together, "together")):
+        outcomes = run_tasks(tasks, jobs=None if executor == "together" else 1, executor=executor)
+        assert [(outcome.task, outcome.failure) for outcome in outcomes] == [(task, None) for task in tasks]
+    for one, other in zip(together, alone, strict=True):
+        folders = (one.output_dir, other.output_dir)
+        assert len({tuple(sorted(path.name for path in folder.iterdir())) for folder in folders}) == 1
+        assert len({(folder / "config.json").read_bytes() for folder in folders}) == 1
+        assert read_logits(folders[0]) == pytest.approx(read_logits(folders[1]), rel=1e-4, abs=1e-4)
+        areas = [json.loads((folder / "metrics.json").read_text())["test"]["auc"] for folder in folders]
+        assert areas[0] == pytest.approx(areas[1], abs=1e-3)
+    before = (together[0].output_dir / "metrics.json").stat().st_mtime_ns
+    assert [outcome.failure for outcome in run_tasks(together, executor="together")] == [None, None]
+    assert (together[0].output_dir / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_tasks_that_cannot_join_their_group_fail_alone(images: Path, tmp_path: Path) -> None:
+    tasks = make_tasks(images, tmp_path, "bce", "bce", "bce", "bce")
+    (tmp_path / "member-01").mkdir()
+    (tmp_path / "member-01" / "notes.txt").write_text("mine")
+    changes = {2: {"network_def#features": [8, 16, 32, 64]}, 3: {"sede": 3}}
+    for number, own in changes.items():
+        tasks[number] = MemberTask(CONFIG_FILE, tasks[number].output_dir, {**tasks[number].overrides, **own})
+    failures = {outcome.task.output_dir.name: outcome.failure for outcome in run_tasks(tasks, executor="together")}
+    assert failures.pop("member-00") is None
+    assert [failure and failure.partition(",")[0] for failure in failures.values()] == [
+        "output_dir must be a new or empty folder",
+        "ValueError: architecture must be the same for all members of a group",
+        "override must be a key of the config file",
+    ]
+    assert "architecture must be" in tasks[2].log_file.read_text()
+    assert not tasks[3].output_dir.exists()
