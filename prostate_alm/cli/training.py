@@ -125,7 +125,8 @@ def add_experiment(commands: Commands) -> None:
         "member failed.",
     )
     run.add_argument("plan", type=Path, metavar="PLAN", help="e.g. bundles/cifar10/experiments/default.json")
-    run.add_argument("--output", type=Path, metavar="DIR", help="(default: outputs/NAME OF THE PLAN)")
+    run.add_argument("--output", type=Path, metavar="DIR", help="(default: outputs/NAME OF THE PLAN[-seedN])")
+    run.add_argument("--seed", type=int, metavar="N", help="another seed than the plan's: a replicate of its results")
     _add_execution(run)
     run.add_argument("--dataset_dir", type=Path, metavar="DIR", help="folder of the images")
     run.add_argument("--device", help="auto, cpu or cuda (default: auto)")
@@ -136,10 +137,13 @@ def add_experiment(commands: Commands) -> None:
         "report",
         help="write the paper's tables with the figures of an experiment",
         description="Write tables as CSV and Markdown, each figure beside the paper's, and figures of the effect; "
-        "cells that are not there yet are listed.",
+        "cells that are not there yet are listed. Of several folders, whose plans differ in their seed only, the mean "
+        "effect over them is written, with intervals over replicates and test images.",
     )
-    report.add_argument("directory", type=Path, metavar="DIR", help="folder of the experiment")
-    report.add_argument("--output", type=Path, metavar="DIR", help="(default: DIR/report)")
+    report.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="folders of replicates, or only one")
+    report.add_argument(
+        "--output", type=Path, metavar="DIR", help="(default: report in DIR; report-pooled in the first)"
+    )
     report.add_argument("--json", action="store_true", help="print JSON")
     report.set_defaults(action=_report_experiment)
 
@@ -147,14 +151,17 @@ def add_experiment(commands: Commands) -> None:
 def _run_experiment(options: argparse.Namespace) -> int:
     from prostate_alm.training.experiment_plan import read_plan
     from prostate_alm.training.experiment_progress import show_standing
+    from prostate_alm.training.experiment_replicates import replicate_of
     from prostate_alm.training.experiments import run_experiment
 
     logging.getLogger("prostate_alm").setLevel(logging.INFO)  # where there is no terminal, progress is lines of log
-    plan = read_plan(options.plan)
+    plan, suffix = read_plan(options.plan), ""
+    if options.seed is not None:
+        plan, suffix = replicate_of(plan, seed=options.seed), f"-seed{options.seed}"
     local = {name: getattr(options, name) for name in ("dataset_dir", "device", "tracking_uri")}
     report = run_experiment(
         plan,
-        options.output or Path("outputs") / plan.name,
+        options.output or Path("outputs", f"{plan.name}{suffix}"),
         jobs=options.jobs,
         executor=options.executor,
         local_settings={name: value for name, value in local.items() if value is not None},
@@ -170,9 +177,16 @@ def _run_experiment(options: argparse.Namespace) -> int:
 
 
 def _report_experiment(options: argparse.Namespace) -> int:
+    from prostate_alm.training.experiment_replicates_report import write_pooled_report
     from prostate_alm.training.experiment_report import write_report
 
-    files = [str(path) for path in write_report(options.directory, options.output or options.directory / "report")]
+    first, *others = options.directories
+    if others:
+        output = options.output or first / "report-pooled"
+        paths = write_pooled_report(options.directories, output, progress=progress_bar("comparing ensembles"))
+    else:
+        paths = write_report(first, options.output or first / "report")
+    files = [str(path) for path in paths]
     print(json.dumps(files, indent=1) if options.json else "\n".join(files))
     return OK
 
