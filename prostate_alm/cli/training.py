@@ -67,9 +67,10 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="members at the same time (default: one per core)")
     parser.add_argument(
         "--executor",
-        choices=("local", "ray"),
+        choices=("local", "ray", "together"),
         default="local",
-        help="processes of this machine, or a Ray cluster (default: %(default)s)",
+        help="processes of this machine, a Ray cluster, or together as one network, meant for a GPU (default: "
+        "%(default)s); together, --jobs bounds the members in memory (default: all)",
     )
 
 
