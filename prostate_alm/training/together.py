@@ -73,7 +73,8 @@ def train_together(
     """Train all members at once, each as `TwoStageTraining.run` would alone, and yield each when it is through.
 
     Its network then is in its best state of the second stage, and its history is complete. All numbers are those of the
-    training alone but for rounding. A member that is through, or failed, takes no part in the steps that follow.
+    training alone but for rounding, which a long training in float32 amplifies, as it does a change of the first
+    weights in the last digit. A member that is through, or failed, takes no part in the steps that follow.
 
     Args:
         trainings: see `check_alike`.
