@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,18 @@ class RunFolder:
         """Whether the run wrote its results: they are written last."""
         return self.file(METRICS).is_file()
 
-    def lock(self) -> FileLock:
-        """Return the folder's lock, held: no other process may train in it until the lock is released.
+    def lock(self) -> AbstractContextManager[object]:
+        """Take the folder until the returned context ends: no other process may train in it meanwhile.
 
         Raises:
             RunFolderError: another process holds it.
         """
-        lock = FileLock(self.file(LOCK), timeout=0)
         try:
-            lock.acquire()
+            return FileLock(self.file(LOCK), timeout=0).acquire()
         except Timeout as error:
             raise RunFolderError(
                 f"output_dir must not be in use by another process, got {self.path}. Wait until that has ended."
             ) from error
-        return lock
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run atomically."""

@@ -73,6 +73,8 @@ def test_the_latest_run_with_the_same_configuration_is_found(tmp_path: Path) -> 
 
 def test_one_process_trains_in_a_folder_at_a_time(tmp_path: Path) -> None:
     folder = run_folder.new_run_folder(tmp_path / "run", CONFIG)
-    with folder.lock(), pytest.raises(RunFolderError, match="output_dir must not be in use by another process"):
+    held = folder.lock()
+    with held, pytest.raises(RunFolderError, match="output_dir must not be in use by another process"):
         run_folder.RunFolder(tmp_path / "run").lock()
-    run_folder.RunFolder(tmp_path / "run").lock().release()
+    with run_folder.RunFolder(tmp_path / "run").lock():  # it is free again, though `held` is still there
+        pass
