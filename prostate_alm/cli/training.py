@@ -150,10 +150,10 @@ def add_experiment(commands: Commands) -> None:
 
 
 def _run_experiment(options: argparse.Namespace) -> int:
-    from prostate_alm.training.experiment_plan import read_plan
-    from prostate_alm.training.experiment_progress import show_standing
-    from prostate_alm.training.experiment_replicates import replicate_of
-    from prostate_alm.training.experiments import run_experiment
+    from prostate_alm.training.experiments.plan import read_plan
+    from prostate_alm.training.experiments.progress import show_standing
+    from prostate_alm.training.experiments.replicates import replicate_of
+    from prostate_alm.training.experiments.run import run_experiment
 
     logging.getLogger("prostate_alm").setLevel(logging.INFO)  # where there is no terminal, progress is lines of log
     plan, suffix = read_plan(options.plan), ""
@@ -178,8 +178,8 @@ def _run_experiment(options: argparse.Namespace) -> int:
 
 
 def _report_experiment(options: argparse.Namespace) -> int:
-    from prostate_alm.training.experiment_replicates_report import write_pooled_report
-    from prostate_alm.training.experiment_report import write_report
+    from prostate_alm.training.experiments.pooled_report import write_pooled_report
+    from prostate_alm.training.experiments.report import write_report
 
     first, *others = options.directories
     if others:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prostate_alm.method.metrics import auc, fpr_at_tpr
-from prostate_alm.training.experiment_bootstrap import (
+from prostate_alm.training.experiments.bootstrap import (
     TPR_LEVELS,
     Floats,
     figures,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prostate_alm.training.experiment_grid import (
+from prostate_alm.training.experiments.grid import (
     Cell,
     CellState,
     Look,
@@ -14,7 +14,7 @@ from prostate_alm.training.experiment_grid import (
     runs_to_do,
     search,
 )
-from prostate_alm.training.experiment_plan import Plan
+from prostate_alm.training.experiments.plan import Plan
 
 PLAN = Plan.model_validate(
     {

@@ -6,8 +6,8 @@ from statistics import fmean
 
 import pytest
 
-from prostate_alm.training.experiment_plan import in_numbers
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_effects, paper_table
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_effects, paper_table
+from prostate_alm.training.experiments.plan import in_numbers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EFFECTS = json.loads((GOLDEN / "paper_effects.json").read_text(encoding="utf-8"))

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from prostate_alm.method.losses import make_loss
-from prostate_alm.training.experiment_grid import cells, runs_in_all, runs_to_do, search
-from prostate_alm.training.experiment_plan import (
+from prostate_alm.training.experiments.grid import cells, runs_in_all, runs_to_do, search
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES
+from prostate_alm.training.experiments.plan import (
     LOSS_PARAMETERS,
     Plan,
     in_numbers,
@@ -16,7 +17,6 @@ from prostate_alm.training.experiment_plan import (
     start_or_continue,
     started_plan,
 )
-from prostate_alm.training.paper_tables import LOSS_NAMES
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "cifar10"
 PLANS = BUNDLE / "experiments"
@@ -188,7 +188,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
 
 def test_importing_the_experiments_loads_neither_torch_nor_matplotlib() -> None:
     code = (
-        "import sys; import prostate_alm.training.experiments, prostate_alm.training.experiment_report as r; "
+        "import sys; import prostate_alm.training.experiments.run, prostate_alm.training.experiments.report as r; "
         "sys.exit(', '.join({'torch', 'monai', 'matplotlib', 'mlflow'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

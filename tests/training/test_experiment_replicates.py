@@ -12,21 +12,21 @@ import pytest
 
 from prostate_alm.cli import main
 from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
-from prostate_alm.training import experiment_replicates_report, experiments
-from prostate_alm.training.experiment_bootstrap import TPR_LEVELS, Floats
-from prostate_alm.training.experiment_effects import MEAN
-from prostate_alm.training.experiment_plan import Plan, start_or_continue
-from prostate_alm.training.experiment_progress import Standing
-from prostate_alm.training.experiment_replicates import (
+from prostate_alm.training.experiments import pooled_report, run
+from prostate_alm.training.experiments.bootstrap import TPR_LEVELS, Floats
+from prostate_alm.training.experiments.effects import MEAN
+from prostate_alm.training.experiments.paper_tables import RATE_COLUMNS, paper_effects
+from prostate_alm.training.experiments.plan import Plan, start_or_continue
+from prostate_alm.training.experiments.pooled_report import write_pooled_report
+from prostate_alm.training.experiments.progress import Standing
+from prostate_alm.training.experiments.replicates import (
     PooledEffect,
     find_gaps,
     pooled_effects,
     read_replicates,
     replicate_of,
 )
-from prostate_alm.training.experiment_replicates_report import write_pooled_report
-from prostate_alm.training.experiments import ExperimentReport
-from prostate_alm.training.paper_tables import RATE_COLUMNS, paper_effects
+from prostate_alm.training.experiments.run import ExperimentReport
 from prostate_alm.training.results import summarise, summarise_extra
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "cifar10" / "experiments" / "default.json"
@@ -320,7 +320,7 @@ def test_no_resamples_are_refused(tmp_path: Path) -> None:
 def test_the_command_reports_one_folder_as_before_and_several_pooled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(experiment_replicates_report, "draw_pooled_effects", lambda path, effects, title: None)
+    monkeypatch.setattr(pooled_report, "draw_pooled_effects", lambda path, effects, title: None)
     a, b = (experiment(tmp_path / f"out-{seed}", seed, by_chance) for seed in range(2))
     assert main(["experiment", "report", str(a), "--json"]) == 0
     assert str(a / "report" / "table2.csv") in json.loads(capsys.readouterr().out)
@@ -362,7 +362,7 @@ def test_a_seed_given_to_a_run_is_the_plans_and_names_its_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs = Runs()
-    monkeypatch.setattr(experiments, "run_experiment", runs)
+    monkeypatch.setattr(run, "run_experiment", runs)
     assert main(["experiment", "run", str(SHIPPED), *arguments]) == 0
     assert runs.seen == [(seed, root)]
     record = json.loads((tmp_path / root / "plan.json").read_text(encoding="utf-8"))
@@ -379,7 +379,7 @@ def test_a_negative_seed_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = (
-        "import sys; import prostate_alm.training.experiment_replicates_report; "
+        "import sys; import prostate_alm.training.experiments.pooled_report; "
         "sys.exit(', '.join({'torch', 'monai', 'matplotlib', 'mlflow'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

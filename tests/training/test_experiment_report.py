@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from prostate_alm.training import experiment_figure
-from prostate_alm.training.experiment_plan import Plan, start_or_continue
-from prostate_alm.training.experiment_report import write_report
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_table
+from prostate_alm.training.experiments import figure
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_table
+from prostate_alm.training.experiments.plan import Plan, start_or_continue
+from prostate_alm.training.experiments.report import write_report
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHIPPED = Path(__file__).parents[2] / "bundles" / "cifar10" / "experiments" / "paper.json"
@@ -159,7 +159,7 @@ def test_a_report_before_the_first_result_names_every_cell_as_missing(tmp_path: 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures, which take most of the time and are drawn in other tests."""
-    monkeypatch.setattr(experiment_figure, "draw_effects", lambda path, effects, title: None)
+    monkeypatch.setattr(figure, "draw_effects", lambda path, effects, title: None)
 
 
 @pytest.mark.usefixtures("quick")

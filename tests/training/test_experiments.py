@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from prostate_alm.training import ensemble, experiments, fanout
-from prostate_alm.training.experiment_plan import Plan
-from prostate_alm.training.experiment_progress import Standing
-from prostate_alm.training.experiments import run_experiment
+from prostate_alm.training import ensemble, fanout
+from prostate_alm.training.experiments import run
+from prostate_alm.training.experiments.plan import Plan
+from prostate_alm.training.experiments.progress import Standing
+from prostate_alm.training.experiments.run import run_experiment
 from prostate_alm.training.fanout import MemberTask, Outcome
 
 POISON = "a test metric: the choice must not depend on it"
@@ -105,7 +106,7 @@ def by_chance(overrides: Mapping[str, Any]) -> float:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer(by_chance, test=POISON)
     monkeypatch.setattr(fanout, "run_tasks", trainer)
-    monkeypatch.setattr(experiments, "ensure_data", lambda plan, overrides: trainer.checked.append(overrides))
+    monkeypatch.setattr(run, "ensure_data", lambda plan, overrides: trainer.checked.append(overrides))
     return trainer
 
 

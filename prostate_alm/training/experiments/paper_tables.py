@@ -6,7 +6,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import NamedTuple
 
-from prostate_alm.training.experiment_plan import in_numbers
+from prostate_alm.training.experiments.plan import in_numbers
 
 LOSS_NAMES = MappingProxyType(
     {
@@ -47,7 +47,7 @@ def paper_table(name: str) -> MappingProxyType[Key, float]:
     >>> paper_table("table2")[Key(9, "a_fl", "alm", "test_auc")]
     95.38
     """
-    text = files("prostate_alm.training").joinpath("paper_tables.json").read_text(encoding="utf-8")
+    text = files("prostate_alm.training.experiments").joinpath("paper_tables.json").read_text(encoding="utf-8")
     table = json.loads(text)[name]
     figures: dict[Key, float] = {}
     for class_ratio, loss, training, *cells in table["rows"]:

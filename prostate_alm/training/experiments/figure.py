@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from prostate_alm.training.experiment_effects import MEAN, Effect
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.effects import MEAN, Effect
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
 
 _TITLES = {
     "test_auc": "AUC",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.progress import Progress, silent
-from prostate_alm.training.experiment_effects import MEAN
-from prostate_alm.training.experiment_replicates import (
+from prostate_alm.training.experiments.effects import MEAN
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.replicates import (
     RESAMPLES,
     Gap,
     PooledEffect,
@@ -18,8 +19,7 @@ from prostate_alm.training.experiment_replicates import (
     pooled_effects,
     read_replicates,
 )
-from prostate_alm.training.experiment_report import HEADINGS, SPLIT_WORDS
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.report import HEADINGS, SPLIT_WORDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

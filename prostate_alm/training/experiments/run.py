@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prostate_alm.data.manifest import write_text_atomically
-from prostate_alm.training.experiment_grid import (
+from prostate_alm.training.experiments.grid import (
     RULE,
     CellState,
     MemberRun,
@@ -27,8 +27,8 @@ from prostate_alm.training.experiment_grid import (
     search,
     side_folder,
 )
-from prostate_alm.training.experiment_plan import Plan, start_or_continue
-from prostate_alm.training.experiment_progress import Clock, OnProgress, Standing
+from prostate_alm.training.experiments.plan import Plan, start_or_continue
+from prostate_alm.training.experiments.progress import Clock, OnProgress, Standing
 from prostate_alm.training.run_folder import CHECKPOINT, METRICS, RunFolder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prostate_alm.training.experiment_plan import Plan
+from prostate_alm.training.experiments.plan import Plan
 
 Training = Literal["baseline", "alm"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.method.metrics import threshold_at_tpr
-from prostate_alm.training.paper_tables import RATE_COLUMNS
+from prostate_alm.training.experiments.paper_tables import RATE_COLUMNS
 
 TPR_LEVELS = tuple(int(column.removeprefix("fpr_at_tpr")) / 100 for column in RATE_COLUMNS[1:])
 CONFIDENCE = 0.95

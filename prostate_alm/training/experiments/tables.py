@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.training.experiment_grid import Cell, Training, side_folder
-from prostate_alm.training.experiment_plan import Plan, started_plan
-from prostate_alm.training.experiments import SELECTION
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_table
+from prostate_alm.training.experiments.grid import Cell, Training, side_folder
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_table
+from prostate_alm.training.experiments.plan import Plan, started_plan
+from prostate_alm.training.experiments.run import SELECTION
 from prostate_alm.training.run_folder import METRICS, RunFolder
 
 PARAMETER_COLUMNS = ("margin", "gamma", "weight", "beta", "max_margin", "scale", "mu0", "rho", "delta")

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from prostate_alm.training.experiment_tables import Pair, Results, figure_at, percent, rate_paths
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS, paper_effects
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, paper_effects
+from prostate_alm.training.experiments.tables import Pair, Results, figure_at, percent, rate_paths
 
 MEAN = "mean"
 """Name of the row that holds the mean over the losses."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.progress import Progress, silent
-from prostate_alm.training.experiment_bootstrap import (
+from prostate_alm.training.experiments.bootstrap import (
     Floats,
     figures,
     mean_figures_of_draws,
@@ -20,11 +20,11 @@ from prostate_alm.training.experiment_bootstrap import (
     rank,
     resample,
 )
-from prostate_alm.training.experiment_effects import MEAN, Effect, all_effects
-from prostate_alm.training.experiment_grid import Cell, Training, side_folder
-from prostate_alm.training.experiment_plan import PLAN_FILE, Plan
-from prostate_alm.training.experiment_tables import TRAININGS, Pair, Results
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects
+from prostate_alm.training.experiments.grid import Cell, Training, side_folder
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.plan import PLAN_FILE, Plan
+from prostate_alm.training.experiments.tables import TRAININGS, Pair, Results
 from prostate_alm.training.run_folder import METRICS, PREDICTIONS
 
 RESAMPLES, TEST_DRAWS = 1000, 100

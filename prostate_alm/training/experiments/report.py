@@ -6,8 +6,9 @@ from itertools import groupby
 from pathlib import Path
 
 from prostate_alm.data.manifest import write_text_atomically
-from prostate_alm.training.experiment_effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
-from prostate_alm.training.experiment_tables import (
+from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.tables import (
     PARAMETER_COLUMNS,
     Missing,
     Results,
@@ -16,7 +17,6 @@ from prostate_alm.training.experiment_tables import (
     layouts,
     make_table,
 )
-from prostate_alm.training.paper_tables import LOSS_NAMES, RATE_COLUMNS
 
 HEADINGS = {
     "test_auc": "AUC",
@@ -139,7 +139,7 @@ def _write_missing(output: Path, missing: Sequence[Missing]) -> Path:
 
 
 def _draw_figures(output: Path, effects: Sequence[Effect]) -> list[Path]:
-    from prostate_alm.training.experiment_figure import draw_effects  # loads matplotlib
+    from prostate_alm.training.experiments.figure import draw_effects  # loads matplotlib
 
     figures = []
     for (pair, split), group in groupby(effects, key=lambda effect: (effect.pair, effect.split)):
