@@ -2,6 +2,7 @@
 
 import csv
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test, fpr_at_tpr
+from prostate_alm.method.metrics import TooFewPositivesWarning, auc, bootstrap_interval, delong_test, fpr_at_tpr
 from prostate_alm.training import results
 from prostate_alm.training.run_folder import CONFIG, METRICS, PREDICTIONS, ROC_FIGURE, RunFolder
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
@@ -93,6 +94,12 @@ def evaluate_ensemble(folder: Path, *, baseline: Path | None = None) -> dict[str
         EnsembleError: fewer than two finished members, members of different settings or test samples, or a baseline
             that was evaluated on other samples.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewPositivesWarning)  # the results state the number of positives
+        return _evaluate(folder, baseline=baseline)
+
+
+def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
     members = _require_members(folder)
     about = _describe(folder, members)
     scores = _read_scores(list(members.values()))

@@ -18,7 +18,9 @@ MemberWriter = Callable[..., Path]
 def write_member() -> MemberWriter:
     """Return a function that writes a finished member whose logits are random, larger for positives."""
 
-    def write(folder: Path, number: int, *, separation: float = 0.5, extra: int = 20, **settings: Any) -> Path:
+    def write(
+        folder: Path, number: int, *, separation: float = 0.5, positives: int = 20, extra: int = 20, **settings: Any
+    ) -> Path:
         random = np.random.default_rng([number, *map(ord, folder.name)])
         path = folder / f"member-{number:02d}"
         path.mkdir(parents=True)
@@ -29,17 +31,17 @@ def write_member() -> MemberWriter:
             "versions": {"torch": "2"},
         }
         (path / "config.json").write_text(json.dumps(config))
-        sizes = {"validation": (10, 30), "test": (20, 60), "test_extra": (extra, 0)}
+        sizes = {"validation": (10, 30), "test": (positives, 60), "test_extra": (extra, 0)}
         metrics = {}
         with (path / "predictions.csv").open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(("sample_id", "split", "label", "logit"))
-            for split, (positives, negatives) in sizes.items():
-                labels = np.repeat([1, 0], [positives, negatives])
+            for split, counts in sizes.items():
+                labels = np.repeat([1, 0], counts)
                 logits = random.normal(size=len(labels)) + separation * labels
                 for i, (label, logit) in enumerate(zip(labels, logits, strict=True)):
                     writer.writerow((f"{split}-{i}", split, label, repr(float(logit))))
-                if negatives:
+                if counts[1]:
                     metrics[split] = results.summarise(labels, logits)
         (path / "history.csv").write_text("step,val_auc\n1.0,0.5\n2.0,0.75\n")
         (path / "metrics.json").write_text(json.dumps(metrics))

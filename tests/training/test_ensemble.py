@@ -99,6 +99,13 @@ def test_an_interrupted_member_is_left_out_and_named(tmp_path: Path, write_membe
     assert (metrics["members"], metrics["failed"]) == ([0, 2], [1])
 
 
+def test_few_positives_are_counted_and_not_warned_of(tmp_path: Path, write_member: Callable[..., Path]) -> None:
+    folder = tmp_path / "bce-alm"  # any warning is an error here
+    for member in range(2):
+        write_member(folder, member, positives=5)
+    assert evaluate_ensemble(folder)["ensemble"]["test"]["positives"] == 5
+
+
 def test_members_that_do_not_belong_together_are_refused(tmp_path: Path, write_member: Callable[..., Path]) -> None:
     folder = tmp_path / "bce-alm"
     write_member(folder, 0)
