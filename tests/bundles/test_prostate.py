@@ -3,13 +3,10 @@
 import csv
 import json
 import os
-import pydoc
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -223,29 +220,6 @@ def test_the_overlay_for_several_processes_needs_torchrun(tmp_path: Path) -> Non
     result = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert_one_line(result.stderr, "must be run by torchrun")
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Yield each `_target_` of a config."""
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    if isinstance(node, dict) and "_target_" in node:
-        yield node["_target_"]
-    for child in children:
-        yield from targets(child)
-
-
-def test_each_target_of_the_config_exists() -> None:
-    names = set(targets(json.loads((BUNDLE / "train.json").read_text())))
-    assert len(names) > 10
-    assert [name for name in names if pydoc.locate(name) is None] == []
-
-
-def test_the_network_takes_what_the_metadata_say() -> None:
-    parser = ConfigParser(ConfigParser.load_config_file(BUNDLE / "train.json"))
-    image = json.loads((BUNDLE / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
-    assert parser.get_parsed_content("image_size") == image["spatial_shape"]
-    network = parser.get_parsed_content("network_def")
-    assert network(torch.zeros(2, image["num_channels"], *image["spatial_shape"])).shape == (2, 1)
 
 
 def test_a_real_study_trains_together_with_synthetic_ones(shared: Path, dicom_cohort: Path, tmp_path: Path) -> None:
