@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, bootstrap_interval, delong_test, fpr_at_tpr
 from prostate_alm.training import results
-from prostate_alm.training.run_folder import CONFIG, METRICS, PREDICTIONS, ROC_FIGURE, RunFolder
+from prostate_alm.training.run_folder import (
+    CONFIG,
+    ENSEMBLE,
+    MEMBERS_TABLE,
+    METRICS,
+    PREDICTIONS,
+    ROC_FIGURE,
+    RunFolder,
+    changed_keys,
+)
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 
-ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
 MEMBERS_MIN = 2
 RESAMPLES = 1000
 _MEMBER_NAME = re.compile(r"member-(\d{2,})")
@@ -59,15 +67,6 @@ class Scores:
         return ["test", "test_all_positives"] if "test_extra" in self.splits else ["test"]
 
 
-def member_path(folder: Path, member: int) -> Path:
-    """Return the folder of a member.
-
-    >>> member_path(Path("bce-alm"), 3).as_posix()
-    'bce-alm/member-03'
-    """
-    return folder / f"member-{member:02d}"
-
-
 def finished_members(folder: Path) -> dict[int, RunFolder]:
     """Return the folders of the members that have results, by number."""
     found = {
@@ -103,6 +102,7 @@ def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
     members = _require_members(folder)
     about = _describe(folder, members)
     scores = _read_scores(list(members.values()))
+    reference = (baseline.name, _read_baseline(scores, baseline)) if baseline else None
     expected = about.get("members", len(members))
     content: dict[str, Any] = {
         "members": list(members),
@@ -110,11 +110,11 @@ def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
         "ensemble": _figures(scores),
         "intervals": {name: _intervals(*scores.of(name, scores.mean)) for name in scores.test_sets},
         **_member_statistics([member.read_json(METRICS) for member in members.values()]),
-        "against_baseline": _compare(scores, baseline) if baseline else None,
+        "against_baseline": None if reference is None else {"baseline": reference[0], **_compare(scores, reference[1])},
     }
     _write_predictions(folder / PREDICTIONS, scores)
     _write_members(folder / MEMBERS_TABLE, members)
-    _draw(folder / ROC_FIGURE, scores, baseline=baseline)
+    _draw(folder / ROC_FIGURE, scores, reference=reference)
     RunFolder(folder).write_json(METRICS, content)  # last: it says that the ensemble is evaluated
     return content
 
@@ -135,7 +135,7 @@ def _describe(folder: Path, members: Mapping[int, RunFolder]) -> dict[str, Any]:
     settings = [{k: v for k, v in config["settings"].items() if k != "member"} for config in configs.values()]
     common = settings[0]
     for number, other in zip(configs, settings, strict=True):
-        changed = sorted(key for key in common.keys() | other.keys() if common.get(key) != other.get(key))
+        changed = changed_keys(other, common)
         if changed:
             key = changed[0]
             raise EnsembleError(
@@ -199,10 +199,9 @@ def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"member_mean": mean, "member_std": deviation}
 
 
-def _compare(scores: Scores, baseline: Path) -> dict[str, Any]:
-    """Return the differences to a baseline on the same test samples: DeLong's test, paired bootstrap intervals."""
-    other = _read_baseline(scores, baseline)
-    comparison: dict[str, Any] = {"baseline": baseline.name}
+def _compare(scores: Scores, other: Floats) -> dict[str, Any]:
+    """Return the differences to the logits (N,) of a baseline: DeLong's test, paired bootstrap intervals."""
+    comparison: dict[str, Any] = {}
     for name in scores.test_sets:
         labels, ours = scores.of(name, scores.mean)
         theirs = scores.of(name, other)[1]
@@ -256,12 +255,12 @@ def _write_members(path: Path, members: Mapping[int, RunFolder]) -> None:
     results.write_history(path, rows)
 
 
-def _draw(path: Path, scores: Scores, *, baseline: Path | None) -> None:
+def _draw(path: Path, scores: Scores, *, reference: tuple[str, Floats] | None) -> None:
     name = scores.test_sets[-1]  # all positives where there are more than in the test set: a smoother curve
     labels, mean = scores.of(name, scores.mean)
     curves = {"ensemble": mean}
-    if baseline is not None:
-        curves[baseline.name] = scores.of(name, _read_baseline(scores, baseline))[1]
+    if reference is not None:
+        curves[reference[0]] = scores.of(name, reference[1])[1]
     results.draw_ensemble_roc(path, labels, curves, members=[scores.of(name, row)[1] for row in scores.logits])
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training import tracking
-from prostate_alm.training.ensemble import ENSEMBLE, MEMBERS_MIN, EnsembleError, evaluate_ensemble, member_path
+from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
-from prostate_alm.training.run_folder import METRICS, RunFolder
+from prostate_alm.training.run_folder import ENSEMBLE, METRICS, RunFolder, changed_keys, member_name
 from prostate_alm.training.settings import Settings, named_arguments, unknown_overrides
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def train_ensemble(
     parent = tracking.start_ensemble_run(folder, tracking_uri=uri)
     where = {"parent_run_id": parent} if parent else {"tracking_uri": tracking.NO_TRACKING}  # the store may be away
     tasks = [
-        MemberTask(config_file, member_path(folder, number), {**overrides, "member": number, **where})
+        MemberTask(config_file, folder / member_name(number), {**overrides, "member": number, **where})
         for number in range(members)
     ]
     failures = {}
@@ -216,11 +216,11 @@ def claim_folder(
     }
     earlier = RunFolder(folder).read_json(ENSEMBLE)
     for key in ("settings", "overrides"):
-        if earlier and earlier[key] != about[key]:
-            changed = next(k for k in earlier[key] | about[key] if earlier[key].get(k) != about[key].get(k))
+        changed = changed_keys(about[key], earlier[key]) if earlier else []
+        if changed:
             raise EnsembleError(
-                f"an ensemble must go on with the settings that it was begun with, got {changed} = "
-                f"{about[key].get(changed)!r}, was {earlier[key].get(changed)!r} in {folder}. "
+                f"an ensemble must go on with the settings that it was begun with, got {changed[0]} = "
+                f"{about[key].get(changed[0])!r}, was {earlier[key].get(changed[0])!r} in {folder}. "
                 "Give the same value or another --output."
             )
     folder.mkdir(parents=True, exist_ok=True)

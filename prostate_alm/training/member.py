@@ -170,7 +170,7 @@ def _open_run(member: Member) -> tracking.MemberRun:
             tracking_uri=uri,
             experiment=settings.experiment_name,
             ensemble_name=settings.ensemble_name,
-            member_name=f"member-{settings.member:02d}",
+            member_name=run_folder.member_name(settings.member),
             tags=member.samples.identity,
             parent_id=settings.parent_run_id,
             folder=folder,

@@ -15,7 +15,27 @@ CONFIG, CHECKPOINT, MODEL, METRICS = "config.json", "checkpoint.pt", "model.pt",
 PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING = "predictions.csv", "roc.png", "history.csv", "tracking.json"
 _ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING)
 LOCK = ".lock"
+ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
+"""What an ensemble's folder has besides the names that it shares with a member's."""
 _RUN_NAME = re.compile(r"run-(\d{3,})")
+
+
+def member_name(member: int) -> str:
+    """Return the name of a member's folder and of its run in MLflow.
+
+    >>> member_name(3)
+    'member-03'
+    """
+    return f"member-{member:02d}"
+
+
+def changed_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """Return the keys, sorted, whose values differ; an absent one has the value None.
+
+    >>> changed_keys({"a": 1, "b": 2}, {"b": 3, "c": None})
+    ['a', 'b']
+    """
+    return sorted(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))
 
 
 class RunFolderError(ValueError):
@@ -101,7 +121,7 @@ def resumed_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
     earlier = folder.read_json(CONFIG)
     if not earlier:
         return new_run_folder(path, config)
-    changed = sorted(key for key in config.keys() | earlier.keys() if config.get(key) != earlier.get(key))
+    changed = changed_keys(config, earlier)
     if changed:
         first = changed[0]
         raise RunFolderError(

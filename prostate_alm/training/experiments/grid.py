@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prostate_alm.training.experiments.plan import Plan
+from prostate_alm.training.run_folder import member_name
 
 Training = Literal["baseline", "alm"]
 
@@ -125,15 +126,6 @@ def side_folder(plan: Plan, cell: Cell, *, training: Training) -> Path:
     return Path(experiment, f"1-{cell.ratio}", f"{cell.loss}-{training}")
 
 
-def member_folder(member: int) -> str:
-    """Return the name of a member's folder.
-
-    >>> member_folder(3)
-    'member-03'
-    """
-    return f"member-{member:02d}"
-
-
 def search(plan: Plan, cell: Cell, *, look: Look) -> CellState:
     """Return how far the search of a cell has come.
 
@@ -204,7 +196,7 @@ def _candidate_folder(folder: Path, parameters: Mapping[str, float], *, alone: b
 def _stage(plan: Plan, candidates: list[Candidate], *, searched: tuple[str, ...], look: Look) -> Stage:
     scores, missing = [], []
     for candidate in candidates:
-        folders = {member: candidate.folder / member_folder(member) for member in range(plan.members)}
+        folders = {member: candidate.folder / member_name(member) for member in range(plan.members)}
         found = {member: look(folder) for member, folder in folders.items()}
         aucs = {member: auc for member, auc in found.items() if isinstance(auc, float)}
         missing += [

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from prostate_alm.data.manifest import sha256_of_file, write_text_atomically
+from prostate_alm.training.run_folder import changed_keys
 
 PLAN_FILE = "plan.json"
 
@@ -209,7 +210,7 @@ def start_or_continue(plan: Plan, root: Path) -> None:
         write_text_atomically(path, json.dumps(record, indent=1) + "\n")
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(key for key in record.keys() | earlier.keys() if record.get(key) != earlier.get(key))
+    changed = changed_keys(record, earlier)
     if changed:
         key = changed[0]
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.experiments.effects import MEAN
+from prostate_alm.training.experiments.markdown import NONE, grid, signed
 from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
 from prostate_alm.training.experiments.replicates import (
     RESAMPLES,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NONE = "–"
 _DRAWN = {"test_all_positives": (-0.17, "o", "tab:blue"), "test_draws": (0.17, "s", "tab:orange")}
 """Test sets of the figure: offset, mark and colour."""
 
@@ -93,7 +93,7 @@ def _markdown(
         f"ensembles in percentage points, mean over the replicates, [95 % interval], (paper). Intervals are by a "
         f"paired bootstrap of {resamples} resamples over replicates and test images. A cell is a loss in a replicate; "
         "a loss that lacks an ensemble in a replicate is left out of the mean of that replicate. "
-        f"{_NONE} where there is no figure: the last section says why.",
+        f"{NONE} where there is no figure: the last section says why.",
         "## Mean effect of ALM over the losses",
         _summary(effects),
         "## Effect of ALM for each loss",
@@ -105,10 +105,6 @@ def _markdown(
     parts += [f"![{path.stem}]({path.name})" for path in figures]
     parts += ["## What is missing", _missing(find_gaps(replicates))]
     return "\n\n".join(parts) + "\n"
-
-
-def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
 
 
 def _rows(effects: Iterable[PooledEffect]) -> list[list[PooledEffect]]:
@@ -127,7 +123,7 @@ def _summary(effects: Iterable[PooledEffect]) -> str:
         place = [f"{auc.pair[0]} and {auc.pair[1]}", SPLIT_WORDS[auc.split], f"1:{auc.ratio}"]
         counts = [str(auc.losses), str(auc.replicates), f"{auc.rises} of {auc.cells}"]
         rows.append([*place, *counts, *map(_figure, own)])
-    return _grid(header, rows)
+    return grid(header, rows)
 
 
 def _losses(effects: Iterable[PooledEffect]) -> str:
@@ -137,23 +133,18 @@ def _losses(effects: Iterable[PooledEffect]) -> str:
         name = f"**mean of {auc.losses}**" if auc.loss == MEAN else LOSS_NAMES[auc.loss]
         rows.append([f"1:{auc.ratio}", name, str(auc.replicates), f"{auc.rises} of {auc.cells}", *map(_figure, own)])
         if auc.loss == MEAN and auc.paper_all is not None:
-            paper = [_signed(one.paper_all, one.column) for one in own]
+            paper = [signed(one.paper_all, one.column) for one in own]
             rows.append([f"1:{auc.ratio}", "paper's mean of all", "", "", *paper])
-    return _grid(["class ratio", "loss", "replicates", "cells with AUC up", *HEADINGS_OF_RATES], rows)
+    return grid(["class ratio", "loss", "replicates", "cells with AUC up", *HEADINGS_OF_RATES], rows)
 
 
 HEADINGS_OF_RATES = tuple(HEADINGS[column] for column in RATE_COLUMNS)
 
 
 def _figure(one: PooledEffect) -> str:
-    interval = f" [{_signed(one.low, one.column)}, {_signed(one.high, one.column)}]" if one.effect is not None else ""
-    paper = f" ({_signed(one.paper, one.column)})" if one.paper is not None else ""
-    return f"{_signed(one.effect, one.column)}{interval}{paper}"
-
-
-def _signed(value: float | None, column: str) -> str:
-    digits = 1 if column.startswith("fpr") else 2
-    return _NONE if value is None else f"{value:+.{digits}f}"
+    interval = f" [{signed(one.low, one.column)}, {signed(one.high, one.column)}]" if one.effect is not None else ""
+    paper = f" ({signed(one.paper, one.column)})" if one.paper is not None else ""
+    return f"{signed(one.effect, one.column)}{interval}{paper}"
 
 
 def _missing(gaps: Sequence[Gap]) -> str:
@@ -166,7 +157,7 @@ def _missing(gaps: Sequence[Gap]) -> str:
         key = (str(gap.seed), f"{cell.majority} and {cell.minority}", f"1:{cell.ratio}", gap.training, gap.reason, use)
         groups.setdefault(key, []).append(LOSS_NAMES[cell.loss])
     header = ["seed", "classes", "class ratio", "training", "reason", "cell", "losses"]
-    return _grid(header, ([*key, ", ".join(losses)] for key, losses in groups.items()))
+    return grid(header, ([*key, ", ".join(losses)] for key, losses in groups.items()))
 
 
 def draw_pooled_effects(path: Path, effects: Sequence[PooledEffect], *, title: str) -> None:

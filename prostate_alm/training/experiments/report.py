@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
+from prostate_alm.training.experiments.markdown import NONE, grid, signed
 from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
 from prostate_alm.training.experiments.tables import (
     PARAMETER_COLUMNS,
@@ -32,7 +33,6 @@ SPLIT_WORDS = {
     "test_draws": "mean over many draws of the test set at the class ratio",
     "test_all_positives": "all test positives",
 }
-_NONE = "–"
 
 _Cells = Sequence[str | int | float | None]
 
@@ -160,7 +160,7 @@ def _markdown(results: Results, tables: Sequence[Table], effects: Sequence[Effec
     parts = [
         f"# Results of the plan `{plan.name}`",
         f"{plan.members} members, seed {plan.seed}. AUCs and rates in percent; each cell is ours (paper). "
-        f"{_NONE} where there is no figure: the last section says why.",
+        f"{NONE} where there is no figure: the last section says why.",
     ]
     for table in tables:
         number = f"Table {table.layout.name[-1]}. " if table.layout.paper else ""
@@ -169,11 +169,6 @@ def _markdown(results: Results, tables: Sequence[Table], effects: Sequence[Effec
     parts += [f"![{path.stem}]({path.name})" for path in figures]
     parts += ["## What is missing", _missing_part([one for table in tables for one in table.missing])]
     return "\n\n".join(parts) + "\n"
-
-
-def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _table_parts(table: Table) -> list[str]:
@@ -186,13 +181,13 @@ def _table_parts(table: Table) -> list[str]:
             own = {row.key.column: row for row in table.rows if row.key[:3] == (ratio, loss, training)}
             name = f"ALM with {LOSS_NAMES[loss]}" if training == "alm" else LOSS_NAMES[loss]
             rows.append([name, *([_figure(own[column]) for column in columns] if columns else [_parameters(own)])])
-        parts += [f"### 1:{ratio}", _grid(header, rows)]
+        parts += [f"### 1:{ratio}", grid(header, rows)]
     return parts
 
 
 def _figure(row: Row) -> str:
     digits = 1 if row.key.column.startswith("fpr") else 2
-    ours, paper = (_NONE if value is None else f"{value:.{digits}f}" for value in (row.ours, row.paper))
+    ours, paper = (NONE if value is None else f"{value:.{digits}f}" for value in (row.ours, row.paper))
     return ours if row.paper is None else f"{ours} ({paper})"
 
 
@@ -200,11 +195,9 @@ def _parameters(own: dict[str, Row]) -> str:
     words = []
     for column in PARAMETER_COLUMNS:
         if column in own:
-            ours, paper = (
-                _NONE if value is None else f"{value:.4g}" for value in (own[column].ours, own[column].paper)
-            )
+            ours, paper = (NONE if value is None else f"{value:.4g}" for value in (own[column].ours, own[column].paper))
             words.append(f"{column} {ours} ({paper})")
-    return ", ".join(words) or _NONE
+    return ", ".join(words) or NONE
 
 
 def _effect_parts(effects: Sequence[Effect]) -> list[str]:
@@ -222,7 +215,7 @@ def _effect_parts(effects: Sequence[Effect]) -> list[str]:
         parts.append(f"### Classes {pair[0]} and {pair[1]}, {SPLIT_WORDS[split]}")
         parts.append(f"AUC up in {rises} of {cells} cells{paper}.")
         header = ["class ratio", "loss", *(HEADINGS[column] for column in RATE_COLUMNS)]
-        parts.append(_grid(header, _effect_rows(some)))
+        parts.append(grid(header, _effect_rows(some)))
     return parts if len(parts) > 1 else ["No loss has both ensembles yet."]
 
 
@@ -234,19 +227,14 @@ def _effect_rows(effects: Sequence[Effect]) -> list[list[str]]:
         name = f"**mean of {own[0].losses}**" if loss == MEAN else LOSS_NAMES[loss]
         rows.append([f"1:{ratio}", name, *(_effect(effect) for effect in own)])
         if loss == MEAN and own[0].paper_all is not None:
-            rows.append([f"1:{ratio}", "paper's mean of all", *(_signed(one.paper_all, one.column) for one in own)])
+            rows.append([f"1:{ratio}", "paper's mean of all", *(signed(one.paper_all, one.column) for one in own)])
     return rows
 
 
 def _effect(effect: Effect) -> str:
     p_value = "" if effect.p_value is None else f", p {effect.p_value:.2g}"
-    paper = "" if effect.paper is None else f" ({_signed(effect.paper, effect.column)})"
-    return f"{_signed(effect.effect, effect.column)}{p_value}{paper}"
-
-
-def _signed(value: float | None, column: str) -> str:
-    digits = 1 if column.startswith("fpr") else 2
-    return _NONE if value is None else f"{value:+.{digits}f}"
+    paper = "" if effect.paper is None else f" ({signed(effect.paper, effect.column)})"
+    return f"{signed(effect.effect, effect.column)}{p_value}{paper}"
 
 
 def _missing_part(missing: Sequence[Missing]) -> str:
@@ -260,4 +248,4 @@ def _missing_part(missing: Sequence[Missing]) -> str:
         [table, f"1:{ratio}", training, ", ".join(losses), why]
         for (table, ratio, training, why), losses in groups.items()
     )
-    return _grid(header, rows)
+    return grid(header, rows)

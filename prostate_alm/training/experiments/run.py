@@ -20,7 +20,6 @@ from prostate_alm.training.experiments.grid import (
     Stage,
     Training,
     cells,
-    member_folder,
     runs_finished,
     runs_in_all,
     runs_to_do,
@@ -29,12 +28,12 @@ from prostate_alm.training.experiments.grid import (
 )
 from prostate_alm.training.experiments.plan import Plan, start_or_continue
 from prostate_alm.training.experiments.progress import Clock, OnProgress, Standing
-from prostate_alm.training.run_folder import CHECKPOINT, METRICS, RunFolder
+from prostate_alm.training.run_folder import CHECKPOINT, ENSEMBLE, METRICS, RunFolder, member_name
 
 if TYPE_CHECKING:
     from prostate_alm.training.fanout import Executor, MemberTask
 
-SELECTION, ENSEMBLE = "selection.json", "ensemble.json"
+SELECTION = "selection.json"
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +195,6 @@ class _Run:
     def _task(self, run: MemberRun, local: Mapping[str, Any]) -> "MemberTask":
         from prostate_alm.training.fanout import MemberTask
 
-        (self._root / run.folder).parent.mkdir(parents=True, exist_ok=True)  # for the log beside the member's folder
         return MemberTask(self._plan.bundle, self._root / run.folder, {**local, **run.overrides})
 
     def _fail(self, folder: Path, message: str) -> None:
@@ -288,7 +286,7 @@ def _copy_members(source: Path, target: Path, *, members: Iterable[int]) -> None
     for earlier in target.glob("member-*"):
         if earlier.is_dir():
             shutil.rmtree(earlier)
-    for name in map(member_folder, members):
+    for name in map(member_name, members):
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns(CHECKPOINT, ".*"))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.training import run_folder
+from prostate_alm.training.run_folder import ENSEMBLE, MEMBERS_TABLE, member_name
 
-ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
 _HASHED = (ENSEMBLE, run_folder.CONFIG, run_folder.METRICS, run_folder.PREDICTIONS, run_folder.HISTORY)
 _MEMBER_FILES = (
     run_folder.ROC_FIGURE,
@@ -109,7 +109,7 @@ class MemberFolder(ResultsFolder):
     @property
     def name(self) -> str:
         """Name of the member's run."""
-        return f"member-{int(self.settings['member']):02d}" if "member" in self.settings else self.path.name
+        return member_name(int(self.settings["member"])) if "member" in self.settings else self.path.name
 
     @property
     def ensemble_name(self) -> str:
@@ -186,7 +186,7 @@ class EnsembleFolder(ResultsFolder):
 
     def members(self) -> list[MemberFolder]:
         """Return the finished members that make up the ensemble, in order."""
-        folders = [MemberFolder(self.path / f"member-{number:02d}") for number in self.metrics.get("members", [])]
+        folders = [MemberFolder(self.path / member_name(number)) for number in self.metrics.get("members", [])]
         return [folder for folder in folders if folder.is_finished]
 
     def tags(self) -> dict[str, str]:
