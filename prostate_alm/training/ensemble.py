@@ -283,6 +283,6 @@ def to_text(metrics: Mapping[str, Any]) -> str:
     against = metrics["against_baseline"]
     if against:
         cells = [f"{100 * against['test'][f'{key}_difference']:+.1f}" for key in _METRICS]
-        lines.append(f"{'test, gain':20}" + "".join(f" {cell:>22}" for cell in cells))
+        lines.append(f"{'test, difference':20}" + "".join(f" {cell:>22}" for cell in cells))
         lines.append(f"against {against['baseline']}: p = {against['test']['p_value']:.2g} (DeLong)")
     return "\n".join(lines)
