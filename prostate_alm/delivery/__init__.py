@@ -1,0 +1,1 @@
+"""From a trained ensemble to what is used: a packed model, predictions for new studies, reports, a node of a PACS."""

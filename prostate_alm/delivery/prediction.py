@@ -1,0 +1,117 @@
+"""The answer for one study, or the reason why there is none: what `prostate-alm predict` writes as JSON."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NOTICE = "Research use only, not for diagnosis."
+SCHEMA_VERSION = "1.0"
+
+Pseudonym = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""First 16 hexadecimal digits of the SHA-256 of the Study Instance UID: the same for any order and naming of files."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UsedSeries(_Frozen):
+    """A series of the study: its role and reason as `study explain` gives them, and its b-values in s/mm²."""
+
+    series_number: int
+    description: str
+    role: str
+    used: bool
+    b_values_s_per_mm2: tuple[float, ...]
+    reason: str
+
+
+class QualityWarning(_Frozen):
+    """A reason to distrust the answer: a stable code (docs/delivery.md lists them) and one line."""
+
+    code: str
+    message: str
+
+
+class AppliedOperatingPoint(_Frozen):
+    """The frozen operating point that made the decision: logit >= threshold is positive."""
+
+    target_tpr: float
+    threshold: float
+    tpr: float
+    tpr_low: float
+    tpr_high: float
+    fpr: float
+    fpr_low: float
+    fpr_high: float
+    positives: int
+    negatives: int
+
+
+class ModelIdentity(_Frozen):
+    """Which packed model answered; `sha256` is of the pack's file."""
+
+    name: str
+    version: str
+    sha256: str
+    members: int
+    trained_on: str
+    data_is_synthetic: bool
+
+
+class Identity(_Frozen):
+    """Identifiers of the study, present only where the user asked for them."""
+
+    path: str
+    patient_id: str
+    study_instance_uid: str
+    accession_number: str
+
+
+class Prediction(_Frozen):
+    """A study that was answered.
+
+    `logit` is the mean of the members' logits (section 5.2 of the paper); `probability` is calibrated from it on the
+    validation samples; `decision` compares it with the operating point's threshold. `b_values_computed` tells which of
+    the model's b-values come from a fit instead of the scanner.
+    """
+
+    schema_version: Literal["1.0"] = "1.0"
+    status: Literal["answered"] = "answered"
+    notice: Literal["Research use only, not for diagnosis."] = "Research use only, not for diagnosis."
+    study: Pseudonym
+    probability: float = Field(ge=0, le=1)
+    decision: Literal["positive", "negative"]
+    logit: float
+    logit_std: float = Field(ge=0)
+    member_logits: tuple[float, ...]
+    operating_point: AppliedOperatingPoint
+    b_values_s_per_mm2: tuple[float, ...]
+    b_values_acquired_s_per_mm2: tuple[float, ...]
+    b_values_computed: tuple[bool, ...]
+    series: tuple[UsedSeries, ...]
+    warnings: tuple[QualityWarning, ...]
+    model: ModelIdentity
+    software: dict[str, str]
+    identity: Identity | None = None
+
+
+class Refused(_Frozen):
+    """A study that was not answered: a stable code (docs/dicom.md and docs/delivery.md list them) and the reason.
+
+    `study` is None where not even a Study Instance UID could be read.
+    """
+
+    schema_version: Literal["1.0"] = "1.0"
+    status: Literal["refused"] = "refused"
+    notice: Literal["Research use only, not for diagnosis."] = "Research use only, not for diagnosis."
+    study: Pseudonym | None
+    code: str
+    reason: str
+    series: tuple[UsedSeries, ...]
+    model: ModelIdentity
+    software: dict[str, str]
+    identity: Identity | None = None
+
+
+Answer = Prediction | Refused
