@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from torch import nn
 
 from prostate_alm.training import tracking
-from prostate_alm.training.networks import CascadeNet
-from prostate_alm.training.tracking.packed_model import MeanLogits, load_ensemble, log_packed_model
+from prostate_alm.training.networks import CascadeNet, MeanLogits
+from prostate_alm.training.tracking.packed_model import load_ensemble, log_packed_model
 
 MEMBERS = 3
 NETWORKS = {2: ((3,), ((2, 2), (2, 2)), (3, 16, 16)), 3: ((1, 3), ((2, 2, 1), (2, 2, 2)), (4, 16, 16, 8))}

@@ -3,7 +3,7 @@
 import copy
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,33 +21,13 @@ with warnings.catch_warnings():
     from mlflow.models import infer_signature
 
 from prostate_alm.training import run_folder
+from prostate_alm.training.networks import MeanLogits
 from prostate_alm.training.tracking.ensemble_run import complete_ensemble, ensemble_run, finished_ensemble
 from prostate_alm.training.tracking.results_folder import EnsembleFolder
 from prostate_alm.training.tracking.store import NO_TRACKING, StoreClient, open_store
 
 MODEL_NAME = "ensemble"
 _ENVIRONMENT = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")
-
-
-class MeanLogits(nn.Module):
-    """The mean of the logits of several networks: f(x) = (1 / M) Σ_m f_m(x).
-
-    Args:
-        members: networks of one shape, images (B, C, ...) -> logits (B, 1).
-
-    Raises:
-        ValueError: there are no networks.
-    """
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        if not members:
-            raise ValueError("members must be at least one network, got none.")
-        self.members = nn.ModuleList(members)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the mean logits (B, 1) of images (B, C, ...)."""
-        return torch.stack([member(image) for member in self.members]).mean(0)  # (M, B, 1) -> (B, 1)
 
 
 def load_ensemble(folder: Path, network: nn.Module) -> MeanLogits:
