@@ -1,24 +1,36 @@
 """What a packed model says of itself: network, grid, operating points, calibration and the range of its training."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT_VERSION = 1
 """Number of the layout of packed models; a reader refuses greater ones."""
 
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Window = Annotated[int, Field(ge=1, le=16)]
+Voxels = Annotated[int, Field(ge=1, le=1024)]
+SpacingMm = Annotated[float, Field(gt=0, le=100)]
+BValue = Annotated[float, Field(ge=0, le=10_000)]
+
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class NetworkSpec(_Frozen):
     """Arguments of `CascadeNet`, as data: a packed model runs no code of its own."""
 
     spatial_dims: Literal[3] = 3
-    path_channels: tuple[int, ...]
-    features: tuple[int, ...]
-    pooling: tuple[tuple[int, int, int], ...]
+    path_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    features: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    pooling: tuple[tuple[Window, Window, Window], ...] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _one_pooling_a_convolution(self) -> Self:
+        if len(self.features) != len(self.pooling):
+            raise ValueError(f"pooling must have {len(self.features)} entries, got {len(self.pooling)}")
+        return self
 
 
 class GridSpec(_Frozen):
@@ -28,23 +40,32 @@ class GridSpec(_Frozen):
     `image_size` its centre, which the network sees.
     """
 
-    spacing_mm: tuple[float, float, float]
-    normalised_size: tuple[int, int, int]
-    image_size: tuple[int, int, int]
-    b_values_s_per_mm2: tuple[float, ...]
+    spacing_mm: tuple[SpacingMm, SpacingMm, SpacingMm]
+    normalised_size: tuple[Voxels, Voxels, Voxels]
+    image_size: tuple[Voxels, Voxels, Voxels]
+    b_values_s_per_mm2: tuple[BValue, ...] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _image_lies_within(self) -> Self:
+        if any(inner > outer for inner, outer in zip(self.image_size, self.normalised_size, strict=True)):
+            raise ValueError(f"image_size must lie within normalised_size, got {self.image_size}")
+        return self
 
 
 class StoredOperatingPoint(_Frozen):
     """A threshold on the ensemble's logit, chosen on validation samples: logit >= threshold is positive.
 
     `tpr` and `fpr` are those on the validation samples with their 95 % intervals; `threshold_low` and `threshold_high`
-    are the interval of the threshold itself. All rest on `positives` and `negatives` samples.
+    are the interval of the threshold itself, None where there are too few positives to bound it on that side.
+    `threshold_guaranteed` is the greatest threshold whose TPR is at least the target with 95 % confidence, None with
+    too few positives. All rest on `positives` and `negatives` samples; see `method.operating_point`.
     """
 
     target_tpr: float = Field(gt=0, le=1)
     threshold: float
-    threshold_low: float
-    threshold_high: float
+    threshold_low: float | None
+    threshold_high: float | None
+    threshold_guaranteed: float | None = None
     tpr: float = Field(ge=0, le=1)
     tpr_low: float = Field(ge=0, le=1)
     tpr_high: float = Field(ge=0, le=1)
@@ -67,8 +88,9 @@ class PlattCalibration(_Frozen):
 class TrainingRange(_Frozen):
     """What the training studies had; a study outside is answered with a warning.
 
-    Each range is (smallest, largest); None where the cohort does not say. `intensity_*` are ranges of statistics of the
-    unnormalised channels (T2, then each b-value), one per channel.
+    Each range is (smallest, largest); None where the cohort does not say. Spacings are per axis of the volume (i, j, k).
+    `intensity_variation` is the range of standard deviation / mean of each channel (T2, then each b-value) over the
+    region of `GridSpec.normalised_size` before it is normalised: see `package_range.intensity_variation`.
     """
 
     t2_spacing_mm: tuple[tuple[float, float], ...] | None = None
@@ -82,8 +104,14 @@ class TrainingRange(_Frozen):
 class ValidationScores(_Frozen):
     """Out-of-fold logits of the training cohort without identifiers: what a new logit is shown against."""
 
-    labels: tuple[int, ...]
+    labels: tuple[Literal[0, 1], ...]
     logits: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _a_label_a_logit(self) -> Self:
+        if len(self.labels) != len(self.logits):
+            raise ValueError(f"labels must be as many as logits, got {len(self.labels)} and {len(self.logits)}")
+        return self
 
 
 class ModelCard(_Frozen):
@@ -97,7 +125,7 @@ class ModelCard(_Frozen):
     experiment: str
     data: str
     data_is_synthetic: bool
-    members: int = Field(ge=1)
+    members: int = Field(ge=1, le=1000)
     dtype: Literal["float32"] = "float32"
     network: NetworkSpec
     grid: GridSpec
@@ -106,6 +134,14 @@ class ModelCard(_Frozen):
     calibration: PlattCalibration
     training_range: TrainingRange
     validation: ValidationScores
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        channels = 1 + len(self.grid.b_values_s_per_mm2)  # T2 and each b-value
+        if sum(self.network.path_channels) != channels:
+            raise ValueError(f"network must take {channels} channels, got {list(self.network.path_channels)}")
+        self.operating_point()
+        return self
 
     def operating_point(self, target_tpr: float | None = None) -> StoredOperatingPoint:
         """Return the stored operating point for a target TPR; without one, the default.
