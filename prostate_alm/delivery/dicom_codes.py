@@ -1,0 +1,64 @@
+"""The concepts of the structured report: those of DICOM and SNOMED where they fit, private ones otherwise."""
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import CodedConcept
+
+PRIVATE = "99PROSTATEALM"
+
+
+def private_scheme() -> CodingSchemeIdentificationItem:
+    """Return what the private designator stands for."""
+    return CodingSchemeIdentificationItem(
+        designator=PRIVATE, name="Concepts of prostate-alm", version="1", responsible_organization="prostate-alm"
+    )
+
+
+def _code(value: str, scheme: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value=value, scheme_designator=scheme, meaning=meaning)
+
+
+# what was examined, by whom
+PROCEDURE = _code("719178004", "SCT", "Multiparametric MRI of prostate")
+PROSTATE = _code("41216001", "SCT", "Prostate")
+DEVICE = _code("121007", "DCM", "Device")
+ARTIFICIAL_INTELLIGENCE = _code("123110", "DCM", "Artificial Intelligence")
+CRITICAL_CLASS = _code("critical-class", PRIVATE, "Critical class of the model")
+
+# images
+IMAGE_LIBRARY = _code("111028", "DCM", "Image Library")
+IMAGE_LIBRARY_GROUP = _code("126200", "DCM", "Image Library Group")
+GROUP_NAME = _code("images", PRIVATE, "Images")
+SOURCE = _code("260753009", "SCT", "Source")
+B_VALUE = _code("113240", "DCM", "Source image diffusion b-value")
+
+# numbers
+PROBABILITY = _code("122157", "DCM", "Probability")
+LOGIT = _code("logit", PRIVATE, "Logit of the ensemble's members")
+MEAN = _code("373098007", "SCT", "Mean")
+STANDARD_DEVIATION = _code("386136009", "SCT", "Standard Deviation")
+MINIMUM = _code("255605001", "SCT", "Minimum")
+MAXIMUM = _code("56851009", "SCT", "Maximum")
+THRESHOLD = _code("122411", "DCM", "Threshold Value")
+TARGET_SENSITIVITY = _code("target-tpr", PRIVATE, "Target sensitivity of the operating point")
+NO_UNITS = _code("1", "UCUM", "no units")
+S_PER_MM2 = _code("s/mm2", "UCUM", "s/mm2")
+
+# judgements
+STATUS = _code("status", PRIVATE, "Status of the analysis")
+SUCCEEDED = _code("111222", "DCM", "Succeeded")
+NOT_ATTEMPTED = _code("111225", "DCM", "Not Attempted")
+DECISION = _code("decision", PRIVATE, "Decision at the operating point")
+POSITIVE = _code("10828004", "SCT", "Positive")
+NEGATIVE = _code("260385009", "SCT", "Negative")
+QUALITY = _code("quality", PRIVATE, "Reasons to distrust the answer")
+NONE_FOUND = _code("none-found", PRIVATE, "None found")
+FOUND = _code("found", PRIVATE, "Found, see the warnings")
+
+# text
+NOTICE = _code("notice", PRIVATE, "Notice")
+WARNING = _code("warning", PRIVATE, "Quality warning")
+OPERATING_POINT = _code("operating-point", PRIVATE, "Operating point")
+MEMBER_LOGITS = _code("member-logits", PRIVATE, "Logit of each member")
+B_VALUES = _code("b-values", PRIVATE, "b-values")
+REFUSAL_CODE = _code("refusal-code", PRIVATE, "Code of the refusal")
+REFUSAL_REASON = _code("refusal-reason", PRIVATE, "Reason of the refusal")

@@ -1,0 +1,179 @@
+"""Which images an answer rests on, as DICOM refers to them, and whose study they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from prostate_alm.imaging.dicom import Instance, Series, read_folder
+from prostate_alm.imaging.selection import Selection, image_stacks
+
+REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
+)  # fmt: skip
+"""Of the patient and the study, present in every object, empty where the images do not say (type 1 and 2)."""
+OPTIONAL = (
+    "SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription",
+    "PatientIdentityRemoved", "DeidentificationMethod", "LongitudinalTemporalInformationModified",
+)  # fmt: skip
+"""Copied where the images have them; without the last three a de-identified study would stop saying that it is one."""
+CODES = "DeidentificationMethodCodeSequence"
+CODE_ELEMENTS = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
+
+
+class EvidenceError(ValueError):
+    """A study to which no report can be added: nobody could know where it belongs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One object as others refer to it; `frames` count from 1 and are empty for an object that has but one image."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencedStack:
+    """Images that form one volume, or those that stand for a series; `b_value_s_per_mm2` is None where it has none."""
+
+    name: str
+    b_value_s_per_mm2: float | None
+    references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Evidence:
+    """The images behind an answer, and the elements of patient and study that every object of the study shares."""
+
+    study: Dataset = field(repr=False)
+    stacks: tuple[ReferencedStack, ...]
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Return every object once, its frames gathered from all stacks, in the order of the stacks."""
+        gathered: dict[str, Reference] = {}
+        for one in (one for stack in self.stacks for one in stack.references):
+            before = gathered.get(one.sop_instance_uid)
+            frames = sorted({*one.frames, *(before.frames if before else ())})
+            gathered[one.sop_instance_uid] = Reference(
+                one.sop_class_uid, one.sop_instance_uid, one.series_uid, tuple(frames)
+            )
+        return tuple(gathered.values())
+
+
+def selected_evidence(selection: Selection) -> Evidence:
+    """Return the T2 and diffusion images of a selection that was used, and their study.
+
+    Args:
+        selection: not refused; its files must still be there.
+
+    Raises:
+        OSError: a file is gone.
+    """
+    series_of = {one.sop_instance_uid: series for series in selection.used for one in series.instances}
+    stacks = []
+    for place, instances in image_stacks(selection):
+        b_value = None if not stacks else instances[0].b_value_s_per_mm2
+        name = f"{'T2' if not stacks else 'Diffusion'}, {place}"
+        uid = series_of[instances[0].sop_instance_uid].uid
+        stacks.append(ReferencedStack(name, b_value, _references(instances, series_uid=uid)))
+    return Evidence(_study_elements(image_stacks(selection)[0][1][0].pixels.path), tuple(stacks))
+
+
+def seen_evidence(study_dir: Path) -> Evidence:
+    """Return one image of each series of a study that was refused: enough to say which study was seen.
+
+    Raises:
+        EvidenceError: the folder holds no image, or those of several studies or patients.
+        FileNotFoundError, NotADirectoryError: the path is no folder.
+    """
+    series = read_folder(study_dir).series
+    owners = {(one.patient_key, one.study_uid) for one in series}
+    if len(owners) != 1:
+        raise EvidenceError(
+            f"a report of a refused study must have one study of one patient to belong to, got {len(owners)} in the "
+            "folder. Separate them, or do without the report."
+        )
+    stacks = tuple(filter(None, map(_first_image, series)))
+    if not stacks:
+        raise EvidenceError(
+            "a report of a refused study must refer to an image, got none of a known kind in the folder. "
+            "Do without the report."
+        )
+    known = {stack.references[0].sop_instance_uid for stack in stacks}
+    first = next(one for item in series for one in item.instances if one.sop_instance_uid in known)
+    return Evidence(_study_elements(first.pixels.path), stacks)
+
+
+def _first_image(series: Series) -> ReferencedStack | None:
+    """Return the first image of a series, None where no standard says what its objects are."""
+    (first,) = _references(series.instances[:1], series_uid=series.uid)
+    if not UID(first.sop_class_uid).keyword.endswith("ImageStorage"):
+        return None
+    return ReferencedStack(f"Series {series.number}", None, (first,))
+
+
+def _references(instances: Sequence[Instance], *, series_uid: str) -> tuple[Reference, ...]:
+    """Return images as references, the frames of one object together, sorted by instance number."""
+    frames: dict[str, list[int]] = {}
+    paths: dict[str, Path] = {}
+    for one in sorted(instances, key=lambda one: (one.instance_number, one.sop_instance_uid, one.pixels.frame)):
+        frames.setdefault(one.sop_instance_uid, []).append(one.pixels.frame + 1)
+        paths[one.sop_instance_uid] = one.pixels.path
+    found = []
+    for uid, numbers in frames.items():
+        header = _read(paths[uid], ("SOPClassUID", "NumberOfFrames"))
+        is_multi_frame = "NumberOfFrames" in header
+        found.append(Reference(str(header.SOPClassUID), uid, series_uid, tuple(numbers) if is_multi_frame else ()))
+    return tuple(found)
+
+
+def _study_elements(path: Path) -> Dataset:
+    """Return what an object of the same study must repeat, as it stands in an image: odd values stay as they are.
+
+    An archive files an object by these elements, so that a corrected one could put it beside another patient.
+    """
+    source = _read(path, (*REQUIRED, *OPTIONAL, CODES))
+    copied = Dataset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd values, which are the images' own
+        for keyword in (*REQUIRED, *OPTIONAL):
+            if keyword in source or keyword in REQUIRED:
+                copied.add(_element(keyword, source[keyword].value if keyword in source else None))
+        if CODES in source:
+            copied.add(_element(CODES, [_code(item) for item in source[CODES].value]))
+    return copied
+
+
+def _element(keyword: str, value: object) -> DataElement:
+    """Return an element whose value is not judged."""
+    return DataElement(tag_for_keyword(keyword) or 0, dictionary_VR(keyword), value, validation_mode=IGNORE)
+
+
+def _code(item: Dataset) -> Dataset:
+    """Return a code without anything private that its item may hold."""
+    copied = Dataset()
+    for keyword in CODE_ELEMENTS:
+        if keyword in item:
+            copied.add(_element(keyword, item[keyword].value))
+    return copied
+
+
+def _read(path: Path, keywords: Iterable[str]) -> Dataset:
+    """Return some elements of a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))

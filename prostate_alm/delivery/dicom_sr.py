@@ -1,0 +1,281 @@
+"""The answer for a study as a DICOM structured report (TID 1500) that belongs to the study itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+
+from prostate_alm.delivery import dicom_codes as codes
+from prostate_alm.delivery.dicom_evidence import (
+    Evidence,
+    EvidenceError,
+    Reference,
+    ReferencedStack,
+    seen_evidence,
+    selected_evidence,
+)
+from prostate_alm.delivery.dicom_object import (
+    LONG_STRING,
+    PRODUCT,
+    equipment,
+    new_uid,
+    plain_text,
+    take_over_study,
+)
+from prostate_alm.delivery.prediction import NOTICE, Answer, ModelIdentity, Prediction, Refused
+
+if TYPE_CHECKING:
+    from prostate_alm.delivery.predict import StudyResult
+
+SERIES_NUMBER = 9901
+"""High, so that an archive lists it below the images."""
+SERIES_DESCRIPTION = "prostate-alm report, research use only"
+DECIMALS = 4
+"""Of every number: finer ones differ between machines, and the same answer must give the same report."""
+
+_CONTAINS = sr.RelationshipTypeValues.CONTAINS
+_CONTEXT = sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
+
+
+def structured_report(
+    result: StudyResult, *, study_dir: Path | None = None, created_at: datetime | None = None
+) -> Dataset:
+    """Return the answer as a Comprehensive SR in the study of the images, unverified and preliminary.
+
+    Series UID = f(study, model), SOP Instance UID = f(study, model, content): the same answer gives the same
+    identifiers, a different one (another operating point, say) another object in the same series.
+
+    Args:
+        result: of `predict_folder`; the files of the study must still be there.
+        study_dir: folder of the study; needed where it was refused, since nothing of it was selected.
+        created_at: local time of the report, the only part that depends on the clock; now, if not given.
+
+    Returns:
+        A data set with file meta information: `save_as(path, enforce_file_format=True)` writes it.
+
+    Raises:
+        EvidenceError: the refused study is not one study of one patient, or `study_dir` is missing.
+        OSError: an image is gone.
+
+    Reference:
+        DICOM PS3.16 TID 1500, TID 1501, TID 1600.
+    """
+    evidence = evidence_of(result, study_dir)
+    return report_of(result.answer, evidence, created_at=created_at or datetime.now())
+
+
+def evidence_of(result: StudyResult, study_dir: Path | None) -> Evidence:
+    """Return the images behind a result: those used, or one of each series where the study was refused."""
+    if result.volumes is not None:
+        return selected_evidence(result.volumes.selection)
+    if study_dir is None:
+        raise EvidenceError("study_dir must be given for a refused study, got None. Name the folder of the study.")
+    return seen_evidence(study_dir)
+
+
+def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Dataset:
+    """Return the report of an answer on the given images; see `structured_report`."""
+    key = (str(evidence.study.StudyInstanceUID), answer.model.sha256, "report")
+    content = _content(answer, evidence, key=key)
+    is_answered = isinstance(answer, Prediction)
+    report = sr.ComprehensiveSR(
+        evidence=_as_datasets(evidence),
+        content=content,
+        series_instance_uid=new_uid(*key, "series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=new_uid(*key, _digest(content)),
+        instance_number=1,
+        is_complete=is_answered,
+        is_final=False,
+        is_verified=False,
+        series_description=SERIES_DESCRIPTION,
+        coding_schemes=[codes.private_scheme()],
+        content_date=created_at.date(),
+        content_time=created_at.time().replace(microsecond=0),
+        **equipment(answer.model),
+    )
+    if not is_answered:
+        report.CompletionFlagDescription = plain_text(f"Refused: {answer.code}", LONG_STRING)
+    take_over_study(report, evidence, created_at=created_at)
+    return report
+
+
+def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> Dataset:
+    """Return the root of the content tree."""
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=_observer(answer.model)),
+        procedure_reported=codes.PROCEDURE,
+        imaging_measurements=[_group(answer, evidence, key=key)],
+    )
+    root = report[0]
+    measurements = root.ContentSequence.pop()  # the template wants notice and images before them
+    notice = f"{NOTICE} The model was trained on synthetic data." if answer.model.data_is_synthetic else NOTICE
+    root.ContentSequence.append(_text(codes.NOTICE, notice))
+    root.ContentSequence.append(_library(evidence))
+    root.ContentSequence.append(measurements)
+    return root
+
+
+def _observer(model: ModelIdentity) -> sr.ObserverContext:
+    """Return who observed: no person, a packed model; its UID is the same for every study."""
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=new_uid("model", model.sha256),
+        name=PRODUCT,
+        manufacturer_name=PRODUCT,
+        model_name=plain_text(f"{model.name} {model.version}"),
+        serial_number=model.sha256,
+    )
+    return sr.ObserverContext(observer_type=codes.DEVICE, observer_identifying_attributes=device)
+
+
+def _library(evidence: Evidence) -> sr.ContainerContentItem:
+    """Return the images, one group a volume (TID 1600)."""
+    library = sr.ContainerContentItem(codes.IMAGE_LIBRARY, relationship_type=_CONTAINS)
+    library.ContentSequence = sr.ContentSequence([_library_group(stack) for stack in evidence.stacks])
+    return library
+
+
+def _library_group(stack: ReferencedStack) -> sr.ContainerContentItem:
+    """Return the images of one volume with what they have in common (TID 1601)."""
+    group = sr.ContainerContentItem(codes.IMAGE_LIBRARY_GROUP, relationship_type=_CONTAINS)
+    name = sr.TextContentItem(codes.GROUP_NAME, plain_text(stack.name), relationship_type=_CONTEXT)
+    items: list[sr.ContentItem] = [name]
+    if stack.b_value_s_per_mm2 is not None:
+        b_value = stack.b_value_s_per_mm2
+        items.append(sr.NumContentItem(codes.B_VALUE, b_value, codes.S_PER_MM2, relationship_type=_CONTEXT))
+    for one in stack.references:
+        items.append(
+            sr.ImageContentItem(
+                codes.SOURCE,
+                one.sop_class_uid,
+                one.sop_instance_uid,
+                referenced_frame_numbers=list(one.frames) or None,
+                relationship_type=_CONTAINS,
+            )
+        )
+    group.ContentSequence = sr.ContentSequence(items)
+    return group
+
+
+def _group(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> sr.MeasurementsAndQualitativeEvaluations:
+    """Return the measurement group (TID 1501): numbers and judgements, then text."""
+    is_answered = isinstance(answer, Prediction)
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=new_uid(*key, "tracking"), identifier=PRODUCT),
+        finding_type=codes.CRITICAL_CLASS,
+        finding_sites=[sr.FindingSite(codes.PROSTATE)],
+        algorithm_id=_algorithm(answer),
+        measurements=list(_measurements(answer)) if is_answered else None,
+        qualitative_evaluations=list(_judgements(answer)),
+        source_images=[_source(one) for one in evidence.references] if is_answered else None,
+    )
+    group[0].ContentSequence.extend(_texts(answer))
+    return group
+
+
+def _algorithm(answer: Answer) -> sr.AlgorithmIdentification:
+    """Return which algorithm answered (TID 4019)."""
+    model = answer.model
+    parameters = [
+        f"SHA-256 of the packed model: {model.sha256}",
+        f"members of the ensemble: {model.members}",
+        f"trained on: {model.trained_on}",
+        *(f"{name} {version}" for name, version in sorted(answer.software.items())),
+    ]
+    return sr.AlgorithmIdentification(
+        name=plain_text(f"{PRODUCT}: {model.name}"),
+        version=plain_text(model.version),
+        parameters=[plain_text(one) for one in parameters],
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+    )
+
+
+def _measurements(answer: Prediction) -> Iterator[sr.Measurement]:
+    """Yield the numbers of an answer (TID 300)."""
+    logits, point = answer.member_logits, answer.operating_point
+    yield _measurement(codes.PROBABILITY, answer.probability)
+    yield _measurement(codes.LOGIT, answer.logit, derivation=codes.MEAN)
+    yield _measurement(codes.LOGIT, answer.logit_std, derivation=codes.STANDARD_DEVIATION)
+    yield _measurement(codes.LOGIT, min(logits), derivation=codes.MINIMUM)
+    yield _measurement(codes.LOGIT, max(logits), derivation=codes.MAXIMUM)
+    yield _measurement(codes.THRESHOLD, point.threshold)
+    yield _measurement(codes.TARGET_SENSITIVITY, point.target_tpr)
+
+
+def _measurement(name: sr.CodedConcept, value: float, *, derivation: sr.CodedConcept | None = None) -> sr.Measurement:
+    """Return one number without a unit; adding 0 turns -0 into 0."""
+    return sr.Measurement(name, round(value, DECIMALS) + 0.0, codes.NO_UNITS, derivation=derivation)
+
+
+def _judgements(answer: Answer) -> Iterator[sr.QualitativeEvaluation]:
+    """Yield what an answer says in codes."""
+    if isinstance(answer, Refused):
+        yield sr.QualitativeEvaluation(codes.STATUS, codes.NOT_ATTEMPTED)
+        return
+    yield sr.QualitativeEvaluation(codes.STATUS, codes.SUCCEEDED)
+    yield sr.QualitativeEvaluation(codes.DECISION, codes.POSITIVE if answer.decision == "positive" else codes.NEGATIVE)
+    yield sr.QualitativeEvaluation(codes.QUALITY, codes.FOUND if answer.warnings else codes.NONE_FOUND)
+
+
+def _texts(answer: Answer) -> Iterator[sr.TextContentItem]:
+    """Yield what an answer says in words."""
+    if isinstance(answer, Refused):
+        yield _text(codes.REFUSAL_CODE, answer.code)
+        yield _text(codes.REFUSAL_REASON, answer.reason)
+        return
+    yield from (_text(codes.WARNING, f"{one.code}: {one.message}") for one in answer.warnings)
+    point = answer.operating_point
+    yield _text(
+        codes.OPERATING_POINT,
+        f"positive where logit >= {point.threshold:.{DECIMALS}f}, chosen for sensitivity {point.target_tpr:g}; on "
+        f"{point.positives} positive and {point.negatives} negative validation studies: sensitivity {point.tpr:.3f} "
+        f"(95 % interval {point.tpr_low:.3f} to {point.tpr_high:.3f}), false-positive rate {point.fpr:.3f} "
+        f"({point.fpr_low:.3f} to {point.fpr_high:.3f})",
+    )
+    yield _text(codes.MEMBER_LOGITS, ", ".join(f"{one:.{DECIMALS}f}" for one in answer.member_logits))
+    yield _text(codes.B_VALUES, _b_values(answer))
+
+
+def _b_values(answer: Prediction) -> str:
+    """Return which b-values the scanner measured and which ones were computed from them."""
+    acquired = ", ".join(f"{one:g}" for one in answer.b_values_acquired_s_per_mm2)
+    seen = (
+        f"{value:g} ({'computed' if is_computed else 'acquired'})"
+        for value, is_computed in zip(answer.b_values_s_per_mm2, answer.b_values_computed, strict=True)
+    )
+    return f"acquired {acquired} s/mm2; seen by the model {', '.join(seen)}"
+
+
+def _text(name: sr.CodedConcept, value: str) -> sr.TextContentItem:
+    return sr.TextContentItem(name, plain_text(value), relationship_type=_CONTAINS)
+
+
+def _source(one: Reference) -> sr.SourceImageForMeasurementGroup:
+    return sr.SourceImageForMeasurementGroup(
+        one.sop_class_uid, one.sop_instance_uid, referenced_frame_numbers=list(one.frames) or None
+    )
+
+
+def _digest(content: Dataset) -> str:
+    """Return the SHA-256 of a content tree."""
+    return hashlib.sha256(content.to_json().encode()).hexdigest()
+
+
+def _as_datasets(evidence: Evidence) -> list[Dataset]:
+    """Return the references in highdicom's form; patient and study stay empty here, `take_over_study` fills them."""
+    made = []
+    for one in evidence.references:
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = one.sop_class_uid, one.sop_instance_uid
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = evidence.study.StudyInstanceUID, one.series_uid
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+            setattr(dataset, keyword, None)
+        dataset.StudyDate = dataset.StudyTime = None
+        made.append(dataset)
+    return made
