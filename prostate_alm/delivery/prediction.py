@@ -10,6 +10,9 @@ SCHEMA_VERSION = "1.0"
 Pseudonym = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """First 16 hexadecimal digits of the SHA-256 of the Study Instance UID: the same for any order and naming of files."""
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""Of the contents of a study's files, whatever their names and order; None where they could not be read."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,6 +96,7 @@ class Prediction(_Frozen):
     warnings: tuple[QualityWarning, ...]
     model: ModelIdentity
     software: dict[str, str]
+    source_sha256: Sha256 | None = None
     identity: Identity | None = None
 
 
@@ -111,6 +115,7 @@ class Refused(_Frozen):
     series: tuple[UsedSeries, ...]
     model: ModelIdentity
     software: dict[str, str]
+    source_sha256: Sha256 | None = None
     identity: Identity | None = None
 
 

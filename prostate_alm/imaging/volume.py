@@ -73,7 +73,17 @@ def load_study(directory: Path, *, b_values_s_per_mm2: Sequence[float] = MODEL_B
         prostate_alm.imaging.dicom.StudyRefused: no_dicom: study must hold DICOM images, got an empty folder. \
 Name the folder of a study.
     """
-    selection = explain_study(directory)
+    return load_selection(explain_study(directory), b_values_s_per_mm2=b_values_s_per_mm2)
+
+
+def load_selection(
+    selection: Selection, *, b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2
+) -> StudyVolumes:
+    """Return the volumes of a study whose series were chosen before; see `load_study`.
+
+    Raises:
+        StudyRefused: the selection is a refusal, or its volumes are not safe.
+    """
     if selection.refused is not None:
         raise StudyRefused(selection.refused.code, selection.refused.reason)
     t2_stack, *dwi_stacks = image_stacks(selection)
