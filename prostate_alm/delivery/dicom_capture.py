@@ -11,8 +11,8 @@ from highdicom.sc import SCImage
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from prostate_alm.delivery.dicom_evidence import Evidence, Reference, selected_evidence
-from prostate_alm.delivery.dicom_object import PRODUCT, equipment, new_uid, take_over_study
+from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence, Reference, selected_evidence
+from prostate_alm.delivery.dicom_object import equipment, new_uid, take_over_study
 from prostate_alm.delivery.prediction import Answer
 
 if TYPE_CHECKING:

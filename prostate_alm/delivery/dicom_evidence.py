@@ -31,6 +31,10 @@ CODES = "DeidentificationMethodCodeSequence"
 CODE_ELEMENTS = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
 
 
+PRODUCT = "prostate-alm"
+"""The manufacturer that our own objects name."""
+
+
 class EvidenceError(ValueError):
     """A study to which no report can be added: nobody could know where it belongs."""
 
@@ -84,7 +88,7 @@ def selected_evidence(selection: Selection) -> Evidence:
         OSError: a file is gone.
     """
     series_of = {one.sop_instance_uid: series for series in selection.used for one in series.instances}
-    stacks = []
+    stacks: list[ReferencedStack] = []
     for place, instances in image_stacks(selection):
         b_value = None if not stacks else instances[0].b_value_s_per_mm2
         name = f"{'T2' if not stacks else 'Diffusion'}, {place}"
@@ -100,7 +104,7 @@ def seen_evidence(study_dir: Path) -> Evidence:
         EvidenceError: the folder holds no image, or those of several studies or patients.
         FileNotFoundError, NotADirectoryError: the path is no folder.
     """
-    series = read_folder(study_dir).series
+    series = [one for one in read_folder(study_dir).series if one.manufacturer != PRODUCT]  # not what came back before
     owners = {(one.patient_key, one.study_uid) for one in series}
     if len(owners) != 1:
         raise EvidenceError(
@@ -121,9 +125,15 @@ def seen_evidence(study_dir: Path) -> Evidence:
 def _first_image(series: Series) -> ReferencedStack | None:
     """Return the first image of a series, None where no standard says what its objects are."""
     (first,) = _references(series.instances[:1], series_uid=series.uid)
-    if not UID(first.sop_class_uid).keyword.endswith("ImageStorage"):
+    if not _is_of_a_patient(UID(first.sop_class_uid)):
         return None
     return ReferencedStack(f"Series {series.number}", None, (first,))
+
+
+def _is_of_a_patient(sop_class: UID) -> bool:
+    """Return whether a class is one of today's for images of patients: not private, retired, of luggage or of metal."""
+    is_image = sop_class.keyword.endswith("ImageStorage") and not sop_class.is_retired
+    return is_image and not sop_class.keyword.startswith(("DICOS", "EddyCurrent"))
 
 
 def _references(instances: Sequence[Instance], *, series_uid: str) -> tuple[Reference, ...]:

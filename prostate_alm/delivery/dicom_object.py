@@ -12,10 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from prostate_alm import __version__
-from prostate_alm.delivery.dicom_evidence import Evidence
+from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence
 from prostate_alm.delivery.prediction import ModelIdentity
 
-PRODUCT = "prostate-alm"
 LONG_STRING = 64
 """Characters in a value of VR LO."""
 
@@ -80,3 +79,5 @@ def take_over_study(made: Dataset, evidence: Evidence, *, created_at: datetime) 
             made.add(element)
     made.InstanceCreationDate = f"{created_at:%Y%m%d}"
     made.InstanceCreationTime = f"{created_at:%H%M%S}"
+    for library in made.get("ContributingEquipmentSequence", ()):  # highdicom signs with its own clock
+        library.ContributionDateTime = f"{created_at:%Y%m%d%H%M%S}"

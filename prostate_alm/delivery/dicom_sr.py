@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from prostate_alm.delivery import dicom_codes as codes
 from prostate_alm.delivery.dicom_evidence import (
+    PRODUCT,
     Evidence,
     EvidenceError,
     Reference,
@@ -22,7 +23,6 @@ from prostate_alm.delivery.dicom_evidence import (
 )
 from prostate_alm.delivery.dicom_object import (
     LONG_STRING,
-    PRODUCT,
     equipment,
     new_uid,
     plain_text,
@@ -83,7 +83,6 @@ def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Da
     """Return the report of an answer on the given images; see `structured_report`."""
     key = (str(evidence.study.StudyInstanceUID), answer.model.sha256, "report")
     content = _content(answer, evidence, key=key)
-    is_answered = isinstance(answer, Prediction)
     report = sr.ComprehensiveSR(
         evidence=_as_datasets(evidence),
         content=content,
@@ -91,7 +90,7 @@ def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Da
         series_number=SERIES_NUMBER,
         sop_instance_uid=new_uid(*key, _digest(content)),
         instance_number=1,
-        is_complete=is_answered,
+        is_complete=isinstance(answer, Prediction),
         is_final=False,
         is_verified=False,
         series_description=SERIES_DESCRIPTION,
@@ -100,7 +99,7 @@ def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Da
         content_time=created_at.time().replace(microsecond=0),
         **equipment(answer.model),
     )
-    if not is_answered:
+    if isinstance(answer, Refused):
         report.CompletionFlagDescription = plain_text(f"Refused: {answer.code}", LONG_STRING)
     take_over_study(report, evidence, created_at=created_at)
     return report
@@ -165,17 +164,17 @@ def _library_group(stack: ReferencedStack) -> sr.ContainerContentItem:
 
 def _group(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> sr.MeasurementsAndQualitativeEvaluations:
     """Return the measurement group (TID 1501): numbers and judgements, then text."""
-    is_answered = isinstance(answer, Prediction)
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=new_uid(*key, "tracking"), identifier=PRODUCT),
         finding_type=codes.CRITICAL_CLASS,
         finding_sites=[sr.FindingSite(codes.PROSTATE)],
         algorithm_id=_algorithm(answer),
-        measurements=list(_measurements(answer)) if is_answered else None,
+        measurements=list(_measurements(answer)) if isinstance(answer, Prediction) else None,
         qualitative_evaluations=list(_judgements(answer)),
-        source_images=[_source(one) for one in evidence.references] if is_answered else None,
     )
     group[0].ContentSequence.extend(_texts(answer))
+    if isinstance(answer, Prediction):  # last, since a viewer shows them one by one
+        group[0].ContentSequence.extend(_source(one) for one in evidence.references)
     return group
 
 
