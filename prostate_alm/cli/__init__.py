@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from prostate_alm import __version__
-from prostate_alm.cli import data, training
+from prostate_alm.cli import data, pack, training
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, print_error
 
 
@@ -63,5 +63,6 @@ def _parser() -> Parser:
     data.add_manifest(commands)
     training.add_ensemble(commands)
     training.add_experiment(commands)
+    pack.add_pack(commands)
     training.add_track(commands)
     return parser

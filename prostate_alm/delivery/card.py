@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FORMAT_VERSION = 1
 """Number of the layout of packed models; a reader refuses greater ones."""
 
+CARD_KEY = "prostate_alm"
+"""Where the pack's `configs/metadata.json` holds the card."""
+
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Window = Annotated[int, Field(ge=1, le=16)]
 Voxels = Annotated[int, Field(ge=1, le=1024)]
@@ -88,7 +91,7 @@ class PlattCalibration(_Frozen):
 class TrainingRange(_Frozen):
     """What the training studies had; a study outside is answered with a warning.
 
-    Each range is (smallest, largest); None where the cohort does not say. Spacings are per axis of the volume (i, j, k).
+    Each range is (smallest, largest); None where the cohort does not say. Spacings are per axis (i, j, k) of the volume.
     `intensity_variation` is the range of standard deviation / mean of each channel (T2, then each b-value) over the
     region of `GridSpec.normalised_size` before it is normalised: see `package_range.intensity_variation`.
     """

@@ -35,9 +35,9 @@ class PlattScaling:
 def fit_platt(labels: ArrayLike, logits: ArrayLike) -> PlattScaling:
     """Fit a probability to logits by Platt scaling.
 
-    Minimises -Σ_i [t_i log p_i + (1 - t_i) log(1 - p_i)], p_i = sigmoid(slope · z_i + intercept), with the smoothed targets
-    t = (P + 1) / (P + 2) of the P positives and t = 1 / (N + 2) of the N negatives. They lie inside (0, 1), so that
-    the minimum is finite also where the logits separate the classes.
+    Minimises -Σ_i [t_i log p_i + (1 - t_i) log(1 - p_i)] with p_i = sigmoid(slope · z_i + intercept) and the smoothed
+    targets t = (P + 1) / (P + 2) of the P positives, t = 1 / (N + 2) of the N negatives. They lie inside (0, 1), so
+    that the minimum is finite also where the logits separate the classes.
 
     Args:
         labels: (n,), 0 or 1, at least one of each.

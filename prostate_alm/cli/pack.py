@@ -1,0 +1,69 @@
+"""The command that packs a trained ensemble."""
+
+import argparse
+import json
+from pathlib import Path
+
+from prostate_alm.cli.parser import OK, Commands
+from prostate_alm.progress import progress_bar
+
+
+def add_pack(commands: Commands) -> None:
+    """Add `prostate-alm pack`."""
+    pack = commands.add_parser(
+        "pack",
+        help="pack a trained ensemble into one file for predictions",
+        description="Write a trained and evaluated ensemble of the prostate bundle as one zip: weights, operating "
+        "points chosen on validation studies, calibration, model card. The same ensemble gives the same bytes.",
+    )
+    pack.add_argument("ensemble", type=Path, metavar="ENSEMBLE_DIR", help="e.g. outputs/prostate/NAME/bce-alm")
+    pack.add_argument("--output", type=Path, required=True, metavar="ZIP", help="e.g. prostate.zip")
+    pack.add_argument(
+        "--target-tpr",
+        type=float,
+        nargs="+",
+        metavar="TPR",
+        help="targets of the operating points, the first is the default (default: 0.95 0.9 0.975 1)",
+    )
+    pack.add_argument("--name", metavar="NAME", help="name of the model (default: that of the output)")
+    pack.add_argument("--version", default="1", metavar="TEXT", help="version of the model (default: %(default)s)")
+    pack.add_argument("--manifest", type=Path, metavar="JSON", help="the cohort (default: data/ and the members' name)")
+    pack.add_argument("--bundle", type=Path, metavar="BUNDLE", help="(default: bundles/prostate)")
+    pack.add_argument("--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
+    pack.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    pack.add_argument("--json", action="store_true", help="print JSON")
+    pack.set_defaults(action=_pack)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from prostate_alm.data.manifest import sha256_of_file
+    from prostate_alm.delivery.package import pack_ensemble
+
+    chosen = {} if options.target_tpr is None else {"target_tprs": options.target_tpr}
+    card = pack_ensemble(
+        options.ensemble,
+        options.output,
+        name=options.name,
+        version=options.version,
+        manifest=options.manifest,
+        bundle=options.bundle,
+        licence=options.license,
+        overwrite=options.overwrite,
+        progress=progress_bar("reading training studies", unit="study"),
+        **chosen,
+    )
+    sha256 = sha256_of_file(options.output)
+    points = [point.model_dump() for point in card.operating_points]
+    if options.json:
+        summary = {"output": str(options.output), "sha256": sha256, "name": card.name, "version": card.version}
+        print(json.dumps({**summary, "members": card.members, "operating_points": points}, indent=1))
+        return OK
+    for point in card.operating_points:
+        default = ", the default" if point.target_tpr == card.default_target_tpr else ""
+        print(
+            f"target TPR {100 * point.target_tpr:g} %: threshold {point.threshold:.3f}, FPR {100 * point.fpr:.1f} % "
+            f"[{100 * point.fpr_low:.1f}, {100 * point.fpr_high:.1f}] on {point.positives} positives and "
+            f"{point.negatives} negatives{default}"
+        )
+    print(f"{card.members} members: {options.output}\nSHA-256 {sha256}")
+    return OK

@@ -1,0 +1,42 @@
+"""What the inference config of a packed model runs: one study, one answer in a file."""
+
+from pathlib import Path
+
+from prostate_alm.data.manifest import write_text_atomically
+from prostate_alm.delivery.package import PackageError, open_package
+from prostate_alm.training.settings import check_command_line, exit_on_usage_error
+
+
+def answer_study(
+    bundle_root: str, *, study_dir: str | None, output_dir: str | None, target_tpr: float | None = None
+) -> Path:
+    """Answer the study in a folder and write the answer as `<study>.json` into a folder.
+
+    Ends the process with exit code 2 and one line on stderr when an argument or the model is wrong.
+
+    Args:
+        bundle_root: folder of the unpacked model.
+        study_dir: folder of the study.
+        output_dir: made where absent.
+        target_tpr: of the operating point; None for the model's default.
+
+    Returns:
+        The file.
+    """
+    return exit_on_usage_error(lambda: _answer(Path(bundle_root), study_dir, output_dir, target_tpr))
+
+
+def _answer(bundle_root: Path, study_dir: str | None, output_dir: str | None, target_tpr: float | None) -> Path:
+    from prostate_alm.delivery.predict import predict_folder  # reads images, which the network alone does not need
+
+    check_command_line()
+    if study_dir is None or output_dir is None or not Path(study_dir).is_dir():
+        raise PackageError(
+            "no_study", "study_dir and output_dir must be folders, got none. Give --study_dir, --output_dir"
+        )
+    answer = predict_folder(Path(study_dir), open_package(bundle_root), target_tpr=target_tpr).answer
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{answer.study or 'unknown'}.json"
+    write_text_atomically(path, answer.model_dump_json(indent=1) + "\n")
+    return path

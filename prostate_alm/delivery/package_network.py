@@ -1,0 +1,35 @@
+"""The network that a card describes."""
+
+import json
+from typing import Any
+
+from prostate_alm.delivery.card import ModelCard, NetworkSpec
+from prostate_alm.training.networks import CascadeNet, MeanLogits
+
+
+def member_of(spec: NetworkSpec) -> CascadeNet:
+    """Return one member's network, its weights at random."""
+    return CascadeNet(spec.spatial_dims, spec.path_channels, features=spec.features, pooling=spec.pooling)
+
+
+def network_of(spec: NetworkSpec, *, members: int) -> MeanLogits:
+    """Return the network of an ensemble, its weights at random.
+
+    >>> spec = NetworkSpec(path_channels=(1, 3), features=(2,), pooling=((2, 2, 2),))
+    >>> len(network_of(spec, members=3).members)
+    3
+    """
+    return MeanLogits([member_of(spec) for _ in range(members)])
+
+
+def blank_network(card: dict[str, Any]) -> MeanLogits:
+    """Return the network that the weights of a pack fit: what `network_def` of its inference.json makes.
+
+    Args:
+        card: content of `prostate_alm` in metadata.json.
+
+    Raises:
+        pydantic.ValidationError: it is no card.
+    """
+    checked = ModelCard.model_validate_json(json.dumps(card))
+    return network_of(checked.network, members=checked.members)
