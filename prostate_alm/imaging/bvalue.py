@@ -8,41 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prostate_alm.imaging.header import Header, as_number, as_text
+from prostate_alm.imaging.rulebook import PrivateElement, Rules, TextPlace, default_rules
 
-B_VALUE_LIMIT_S_PER_MM2 = 10_000.0  # no clinical protocol reaches it; above, the number is something else
 GE_BIAS = 1_000_000_000  # added by GE to mark a b-value that differs from the prescribed one
-
-
-@dataclass(frozen=True, slots=True)
-class PrivateElement:
-    """An element of a private block: found through its creator, read as `vr` when only bytes are left of it."""
-
-    vendor: str
-    group: int
-    creator: str
-    element: int
-    vr: str
-
-    @property
-    def source(self) -> str:
-        """Return the place in words, with xx for the block number, which differs from file to file."""
-        return f"{self.vendor} ({self.group:04X},xx{self.element:02X})"
-
-
-B_VALUE_ELEMENTS = (
-    PrivateElement("Siemens", 0x0019, "SIEMENS MR HEADER", 0x0C, "IS"),
-    PrivateElement("GE", 0x0043, "GEMS_PARM_01", 0x39, "IS"),
-    PrivateElement("Philips", 0x2001, "Philips Imaging DD 001", 0x03, "FL"),
-    PrivateElement("UIH", 0x0065, "Image Private Header", 0x09, "FD"),
-)
-DIRECTIONALITY_ELEMENTS = (
-    PrivateElement("Siemens", 0x0019, "SIEMENS MR HEADER", 0x0D, "CS"),
-    PrivateElement("Philips", 0x2001, "Philips Imaging DD 001", 0x04, "CS"),
-)
-DIRECTIONALITY_WORDS = {
-    "I": "ISOTROPIC",  # Philips: isotropic; the others are the axes of the gradient
-    **dict.fromkeys("PMSO", "DIRECTIONAL"),
-}
+_BINARY = {"FL": "<f", "FD": "<d", "US": "<H", "SS": "<h", "UL": "<I", "SL": "<i"}
 _SEQUENCE_NAME = re.compile(r"_b(?P<b>\d+)(?:_(?P<upper>\d+)|(?P<direction>#\d+)|t)?", re.IGNORECASE)
 
 
@@ -55,11 +24,12 @@ class BValue:
     directionality: str
 
 
-def find_b_value(header: Header) -> BValue:
-    """Return the b-value from the standard element, else the vendor's private one, else the sequence name.
+def find_b_value(header: Header, *, rules: Rules | None = None) -> BValue:
+    """Return the b-value from the standard element, else a private one, a text or the sequence name.
 
     Args:
         header: what describes one image.
+        rules: the places to look at; `rules.json` when None.
 
     Returns:
         The value in s/mm², rounded to integers as scanners print it; `b_value_s_per_mm2` is None and `source`
@@ -72,18 +42,27 @@ def find_b_value(header: Header) -> BValue:
         >>> find_b_value(Header((image,)))
         BValue(b_value_s_per_mm2=800.0, source='standard (0018,9087)', directionality='')
     """
-    standard = plausible_b_value(header.number("DiffusionBValue"))
+    rules = rules or default_rules()
+    limit = rules.b_value_limit_s_per_mm2
+    standard = plausible_b_value(header.number("DiffusionBValue"), limit_s_per_mm2=limit)
     if standard is not None:
-        return BValue(standard, "standard (0018,9087)", _directionality(header))
-    for element in B_VALUE_ELEMENTS:
-        value = plausible_b_value(as_number(_decoded(_private(header, element), vr=element.vr)))
+        return BValue(standard, "standard (0018,9087)", _directionality(header, rules))
+    for element in rules.b_value_elements:
+        number = as_number(_decoded(_private(header, element), vr=element.vr))
+        value = plausible_b_value(number, limit_s_per_mm2=limit)
         if value is not None:
-            return BValue(value, element.source, _directionality(header))
+            return BValue(value, element.source, _directionality(header, rules))
+    for place in rules.b_value_texts:
+        number, is_direction = _in_text(header, place)
+        value = plausible_b_value(number, limit_s_per_mm2=limit)
+        if value is not None:
+            directionality = "DIRECTIONAL" if is_direction else _directionality(header, rules)
+            return BValue(value, f"{place.vendor} {place.keyword}", directionality)
     named = b_value_in_sequence_name(sequence_name(header))
-    return BValue(named, "sequence name" if named is not None else "", _directionality(header))
+    return BValue(named, "sequence name" if named is not None else "", _directionality(header, rules))
 
 
-def plausible_b_value(value: float | None) -> float | None:
+def plausible_b_value(value: float | None, *, limit_s_per_mm2: float = GE_BIAS) -> float | None:
     """Return a b-value without GE's bias, rounded to an integer, or None when it cannot be one.
 
     >>> plausible_b_value(1000001400.0), plausible_b_value(49.9998), plausible_b_value(-1.0)
@@ -92,7 +71,7 @@ def plausible_b_value(value: float | None) -> float | None:
     if value is None or value < 0:
         return None
     unbiased = float(round(value % GE_BIAS))
-    return unbiased if unbiased <= B_VALUE_LIMIT_S_PER_MM2 else None
+    return unbiased if unbiased <= limit_s_per_mm2 else None
 
 
 def b_value_in_sequence_name(name: str) -> float | None:
@@ -120,17 +99,26 @@ def sequence_name(header: Header) -> str:
     return header.text("SequenceName", "PulseSequenceName")
 
 
-def _directionality(header: Header) -> str:
+def _directionality(header: Header, rules: Rules) -> str:
     """Return the diffusion directionality: the standard element, private ones, the sequence name, else ''."""
     standard = header.text("DiffusionDirectionality").upper()
     if standard:
         return standard
-    for element in DIRECTIONALITY_ELEMENTS:
+    for element in rules.directionality_elements:
         word = as_text(_private(header, element) or "").upper()
         if word:
-            return DIRECTIONALITY_WORDS.get(word, word)
+            return element.words.get(word, word)
     match = _SEQUENCE_NAME.search(sequence_name(header))
     return "DIRECTIONAL" if match and match["direction"] else ""
+
+
+def _in_text(header: Header, place: TextPlace) -> tuple[float | None, bool]:
+    """Return the b-value that a text holds, and whether the text also names a direction."""
+    match = re.search(place.pattern, header.text(place.keyword), re.IGNORECASE)
+    if match is None:
+        return None, False
+    parts = match.groupdict().get("direction") or ""
+    return as_number(match["b"]), any(as_number(part) != 0 for part in parts.split(",") if part.strip())
 
 
 def _private(header: Header, element: PrivateElement) -> Any:
@@ -140,10 +128,7 @@ def _private(header: Header, element: PrivateElement) -> Any:
 
 def _decoded(value: Any, *, vr: str) -> Any:
     """Return binary numbers that lost their type (UN, OB) as numbers; everything else as it is."""
-    if not isinstance(value, bytes):
+    layout = _BINARY.get(vr)
+    if not isinstance(value, bytes) or layout is None or len(value) < struct.calcsize(layout):
         return value
-    if vr == "FL" and len(value) >= 4:
-        return float(struct.unpack_from("<f", value)[0])
-    if vr == "FD" and len(value) >= 8:
-        return float(struct.unpack_from("<d", value)[0])
-    return value
+    return struct.unpack_from(layout, value)[0]

@@ -8,13 +8,14 @@ import numpy as np
 
 from prostate_alm.imaging.dicom import Series, StudyRefused
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
-from prostate_alm.imaging.rules import OTHER_BODY_PARTS, listed
+from prostate_alm.imaging.rulebook import Rules
+from prostate_alm.imaging.rules import listed
 from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, skip_reasons
 
 
-def first_refusal(selection: Selection) -> Refusal | None:
+def first_refusal(selection: Selection, rules: Rules) -> Refusal | None:
     """Return the refusal of the first check of `CHECKS` that refuses, else None."""
-    return next((refusal for check in CHECKS if (refusal := check(selection)) is not None), None)
+    return next((refusal for check in CHECKS if (refusal := check(selection, rules)) is not None), None)
 
 
 def frames_of_reference(series: Iterable[Series]) -> set[str]:
@@ -22,7 +23,7 @@ def frames_of_reference(series: Iterable[Series]) -> set[str]:
     return {image.frame_of_reference_uid for one in series for image in one.instances}
 
 
-def _broken_header(selection: Selection) -> Refusal | None:
+def _broken_header(selection: Selection, rules: Rules) -> Refusal | None:
     count = sum(one.is_broken_dicom for one in selection.skipped)
     if not count:
         return None
@@ -31,7 +32,7 @@ def _broken_header(selection: Selection) -> Refusal | None:
     )
 
 
-def _no_dicom(selection: Selection) -> Refusal | None:
+def _no_dicom(selection: Selection, rules: Rules) -> Refusal | None:
     if selection.series:
         return None
     count = len(selection.skipped)
@@ -39,34 +40,45 @@ def _no_dicom(selection: Selection) -> Refusal | None:
     return Refusal("no_dicom", f"study must hold DICOM images, got {held}. Name the folder of a study.")
 
 
-def _several_patients(selection: Selection) -> Refusal | None:
+def _several_patients(selection: Selection, rules: Rules) -> Refusal | None:
     count = len({one.series.patient_key for one in selection.series})
     if count == 1:
         return None
     return Refusal("several_patients", f"a study must be of one patient, got {count}. Give each its own folder.")
 
 
-def _several_studies(selection: Selection) -> Refusal | None:
+def _several_studies(selection: Selection, rules: Rules) -> Refusal | None:
     count = len({one.series.study_uid for one in selection.series})
     if count == 1:
         return None
     return Refusal("several_studies", f"a folder must hold one study, got {count}. Give each its own folder.")
 
 
-def _not_mr(selection: Selection) -> Refusal | None:
+def _conflicting_copies(selection: Selection, rules: Rules) -> Refusal | None:
+    for one in selection.series:
+        if one.series.conflicting_copies:
+            return Refusal(
+                "conflicting_copies",
+                f"objects of one identifier must be the same, got {one.series.conflicting_copies} with copies that "
+                f"differ in series {one.series.number}. Send the study again from its archive.",
+            )
+    return None
+
+
+def _not_mr(selection: Selection, rules: Rules) -> Refusal | None:
     found = sorted({one.series.modality for one in selection.series})
     if "MR" in found:
         return None
     return Refusal("not_mr", f"modality must be MR, got {', '.join(found) or 'none'}. Send the MR study.")
 
 
-def _no_t2(selection: Selection) -> Refusal | None:
+def _no_t2(selection: Selection, rules: Rules) -> Refusal | None:
     if selection.t2 is not None:
         return None
     return Refusal("no_t2", f"study must hold an axial T2 series, got {_roles(selection)}. Send the T2 series.")
 
 
-def _no_diffusion(selection: Selection) -> Refusal | None:
+def _no_diffusion(selection: Selection, rules: Rules) -> Refusal | None:
     if selection.dwi:
         return None
     return Refusal(
@@ -75,9 +87,9 @@ def _no_diffusion(selection: Selection) -> Refusal | None:
     )
 
 
-def _other_body_part(selection: Selection) -> Refusal | None:
+def _other_body_part(selection: Selection, rules: Rules) -> Refusal | None:
     for one in selection.used:
-        if one.body_part in OTHER_BODY_PARTS:
+        if one.body_part in rules.other_body_parts:
             return Refusal(
                 "other_body_part",
                 f"body part must be the prostate or pelvis, got {one.body_part} in series {one.number}. "
@@ -86,7 +98,7 @@ def _other_body_part(selection: Selection) -> Refusal | None:
     return None
 
 
-def _one_b_value(selection: Selection) -> Refusal | None:
+def _one_b_value(selection: Selection, rules: Rules) -> Refusal | None:
     values = [value for one in selection.dwi for value in one.b_values_s_per_mm2]
     if len(values) > 1:
         return None
@@ -97,7 +109,7 @@ def _one_b_value(selection: Selection) -> Refusal | None:
     )
 
 
-def _several_frames(selection: Selection) -> Refusal | None:
+def _several_frames(selection: Selection, rules: Rules) -> Refusal | None:
     count = len(frames_of_reference(selection.used))
     if count == 1:
         return None
@@ -109,7 +121,7 @@ def _several_frames(selection: Selection) -> Refusal | None:
     )
 
 
-def _truncated(selection: Selection) -> Refusal | None:
+def _truncated(selection: Selection, rules: Rules) -> Refusal | None:
     for one in selection.used:
         broken = [image.instance_number for image in one.instances if not image.pixels.is_complete]
         if broken:
@@ -121,7 +133,21 @@ def _truncated(selection: Selection) -> Refusal | None:
     return None
 
 
-def _broken_stacks(selection: Selection) -> Refusal | None:
+def _lossy_pixels(selection: Selection, rules: Rules) -> Refusal | None:
+    if rules.accept_lossy_pixels:
+        return None
+    for place, images in image_stacks(selection):
+        lossy = sum(image.pixels.is_lossy for image in images)
+        if lossy:
+            return Refusal(
+                "lossy_pixels",
+                f"pixel data must be compressed without loss, got {lossy} images with lossy compression in {place}. "
+                'Send the original, or accept it with {"accept_lossy_pixels": true} in --rules.',
+            )
+    return None
+
+
+def _broken_stacks(selection: Selection, rules: Rules) -> Refusal | None:
     try:
         found = [(place, stack_images(images, place=place)) for place, images in image_stacks(selection)]
     except StudyRefused as refused:
@@ -164,11 +190,12 @@ def _roles(selection: Selection) -> str:
     return ", ".join(sorted({one.role for one in selection.series}))
 
 
-CHECKS: tuple[Callable[[Selection], Refusal | None], ...] = (
+CHECKS: tuple[Callable[[Selection, Rules], Refusal | None], ...] = (
     _broken_header,
     _no_dicom,
     _several_patients,
     _several_studies,
+    _conflicting_copies,
     _not_mr,
     _no_t2,
     _no_diffusion,
@@ -176,5 +203,6 @@ CHECKS: tuple[Callable[[Selection], Refusal | None], ...] = (
     _one_b_value,
     _several_frames,
     _truncated,
+    _lossy_pixels,
     _broken_stacks,
 )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pydicom
+import numpy as np
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import EnhancedMRImageStorage, MediaStorageDirectoryStorage, MRImageStorage
 
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
+from prostate_alm.imaging.files import files_below, read_header, require_folder
 from prostate_alm.imaging.header import Header, headers_of
-from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of
+from prostate_alm.imaging.kinds import image_kind
+from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of, read_signal
+from prostate_alm.imaging.rulebook import Rules, default_rules
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Instance:
     b_value_s_per_mm2: float | None
     b_value_source: str
     directionality: str
+    kind: str = "none"  # none, adc, computed, direction or trace; see `image_kind`
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Series:
     field_strength_t: float | None
     body_part: str
     instances: tuple[Instance, ...] = field(repr=False)
+    conflicting_copies: int = 0  # objects of which there are copies that differ
 
     @property
     def b_values_s_per_mm2(self) -> tuple[float, ...]:
@@ -105,11 +109,12 @@ class Folder:
     skipped: tuple[Skipped, ...]
 
 
-def read_series(directory: Path) -> tuple[Series, ...]:
+def read_series(directory: Path, *, rules: Rules | None = None) -> tuple[Series, ...]:
     """Return every series below a folder, headers only, whatever the files are called.
 
     Args:
         directory: a folder; its subfolders are read, symbolic links to folders are not followed.
+        rules: where b-values are and what marks a map; `rules.json` when None.
 
     Returns:
         Series by number, then uid; empty when nothing is DICOM. `read_folder` also names the skipped files.
@@ -124,52 +129,36 @@ def read_series(directory: Path) -> tuple[Series, ...]:
         ...     read_series(Path(empty))
         ()
     """
-    return read_folder(directory).series
+    return read_folder(directory, rules=rules).series
 
 
-def read_folder(directory: Path) -> Folder:
+def read_folder(directory: Path, *, rules: Rules | None = None) -> Folder:
     """Return the series below a folder and the files in it that are not images; see `read_series`."""
-    _require_folder(directory)
+    rules = rules or default_rules()
+    require_folder(directory)
     found: dict[tuple[str, str, str], list[tuple[Series, Instance]]] = {}
     skipped: list[Skipped] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom on odd values; what matters of them is checked here
-        for path in _files(directory):
-            outcome = _read_file(path, directory=directory)
+        for path in files_below(directory):
+            outcome = _read_file(path, directory=directory, rules=rules)
             if isinstance(outcome, Skipped):
                 skipped.append(outcome)
                 continue
             for series, instance in outcome:
                 found.setdefault((series.patient_key, series.study_uid, series.uid), []).append((series, instance))
-    assembled = sorted((_assembled(pairs) for pairs in found.values()), key=lambda one: (one.number, one.uid))
-    logger.debug("%d series, %d files skipped", len(assembled), len(skipped))
-    return Folder(tuple(assembled), tuple(skipped))
+    assembled = (_assembled(pairs, rules) for pairs in found.values())
+    ordered = tuple(sorted(assembled, key=lambda one: (one.number, one.uid)))
+    logger.debug("%d series, %d files skipped", len(ordered), len(skipped))
+    return Folder(ordered, tuple(skipped))
 
 
-def _require_folder(directory: Path) -> None:
-    """Refuse a path that is not a folder."""
-    if not directory.exists():
-        raise FileNotFoundError(f"study must be an existing folder, got {directory}. Check the path.")
-    if not directory.is_dir():
-        raise NotADirectoryError(f"study must be a folder of DICOM files, got the file {directory}. Name its folder.")
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder, sorted."""
-    for folder, subfolders, names in os.walk(directory):
-        subfolders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.is_file():
-                yield path
-
-
-def _read_file(path: Path, *, directory: Path) -> Skipped | list[tuple[Series, Instance]]:
+def _read_file(path: Path, *, directory: Path, rules: Rules) -> Skipped | list[tuple[Series, Instance]]:
     """Return the images of one file, each with its series (without instances), or why there are none."""
     inside = path.relative_to(directory)
     try:
         with path.open("rb") as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+            dataset = read_header(file)
             data = find_pixel_data(file, dataset)
         if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
@@ -178,7 +167,7 @@ def _read_file(path: Path, *, directory: Path) -> Skipped | list[tuple[Series, I
             return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
         series = _series(top)
         return [
-            (series, _instance(header, pixels_of(header, path, frame=frame, data=data)))
+            (series, _instance(header, pixels_of(header, path, frame=frame, data=data), rules))
             for frame, header in enumerate(headers_of(dataset))
         ]
     except InvalidDicomError:
@@ -205,14 +194,14 @@ def _series(header: Header) -> Series:
         modality=header.text("Modality"),
         manufacturer=header.text("Manufacturer"),
         field_strength_t=header.number("MagneticFieldStrength"),
-        body_part=header.text("BodyPartExamined").upper(),
+        body_part=_body_part(header),
         instances=(),
     )
 
 
-def _instance(header: Header, pixels: Pixels) -> Instance:
+def _instance(header: Header, pixels: Pixels, rules: Rules) -> Instance:
     """Return one image's header, frozen."""
-    b_value = find_b_value(header)
+    b_value = find_b_value(header, rules=rules)
     return Instance(
         pixels=pixels,
         sop_instance_uid=header.text("SOPInstanceUID"),
@@ -220,7 +209,7 @@ def _instance(header: Header, pixels: Pixels) -> Instance:
         image_type=tuple(header.text("FrameType", "ImageType").upper().split("\\")),
         sequence_name=sequence_name(header),
         scanning_sequence=header.text("ScanningSequence") or _enhanced_sequence(header),
-        scan_options=header.text("ScanOptions"),
+        scan_options=header.text("ScanOptions") or _enhanced_options(header),
         echo_time_ms=header.number("EchoTime", "EffectiveEchoTime"),
         repetition_time_ms=header.number("RepetitionTime"),
         acquired_at=_acquired_at(header),
@@ -235,6 +224,18 @@ def _instance(header: Header, pixels: Pixels) -> Instance:
         b_value_source=b_value.source,
         directionality=b_value.directionality,
     )
+
+
+def _body_part(header: Header) -> str:
+    """Return the body part in capitals: the classic word, else the meaning of an Enhanced object's anatomic region."""
+    named = header.text("BodyPartExamined")
+    regions = header.value("AnatomicRegionSequence")
+    return (named or (Header((regions[0],)).text("CodeMeaning") if regions else "")).upper()
+
+
+def _enhanced_options(header: Header) -> str:
+    """Return FS for an Enhanced object whose fat is suppressed, as the scan options of a classic one say it."""
+    return "FS" if "FAT" in header.text("SpectrallySelectedSuppression") else ""
 
 
 def _enhanced_sequence(header: Header) -> str:
@@ -253,14 +254,57 @@ def _acquired_at(header: Header) -> str:
     return header.text("AcquisitionDate", "SeriesDate", "StudyDate") + time if time else ""
 
 
-def _assembled(pairs: Iterable[tuple[Series, Instance]]) -> Series:
+def _assembled(pairs: Iterable[tuple[Series, Instance]], rules: Rules) -> Series:
     """Return one series with its distinct images in an order that ignores files: the first copy of each object."""
     ordered = sorted(pairs, key=lambda pair: _order(pair[1]))
-    distinct: dict[tuple[str, int], Instance] = {}
-    for _, instance in ordered:
-        distinct.setdefault((instance.sop_instance_uid, instance.pixels.frame), instance)
+    distinct: dict[tuple[str, int, int], Instance] = {}
+    conflicts = set()
+    for index, (_, instance) in enumerate(ordered):
+        uid = instance.sop_instance_uid
+        key = (uid, instance.pixels.frame, 0 if uid else index)  # without an identifier nothing is a copy
+        kept = distinct.setdefault(key, instance)
+        if kept is not instance and not _is_copy(instance, kept):
+            conflicts.add(uid)
     series = min((series for series, _ in ordered), key=repr)
-    return replace(series, instances=tuple(distinct.values()))
+    series = replace(series, instances=tuple(distinct.values()), conflicting_copies=len(conflicts))
+    return replace(series, instances=_with_kinds(series, rules))
+
+
+def _with_kinds(series: Series, rules: Rules) -> tuple[Instance, ...]:
+    """Return the images of a series, each with its kind.
+
+    Philips, GE and UIH write b = 0 into every MR image, so b = 0 alone does not make diffusion.
+    """
+    has_weighting = any(value > 0 for value in series.b_values_s_per_mm2)
+    kinds = (
+        image_kind(
+            one.image_type,
+            series.description,
+            is_diffusion_weighted=one.b_value_s_per_mm2 is not None
+            and (has_weighting or "EP" in one.scanning_sequence),
+            sequence_name=one.sequence_name,
+            directionality=one.directionality,
+            rules=rules,
+        )
+        for one in series.instances
+    )
+    return tuple(replace(one, kind=kind) for one, kind in zip(series.instances, kinds, strict=True))
+
+
+def _is_copy(other: Instance, kept: Instance) -> bool:
+    """Return whether two objects of one identifier are the same image, whatever their transfer syntaxes.
+
+    Copies that break off or that cannot be decoded are not compared.
+    """
+    if replace(other, pixels=kept.pixels) != kept:
+        return False
+    if not (kept.rows and kept.pixels.is_complete and other.pixels.is_complete):
+        return True
+    try:
+        first, second = (read_signal(one.pixels, rows=one.rows, columns=one.columns) for one in (kept, other))
+    except Exception:  # each decoder plug-in has its own exceptions; the one that is used raises them again
+        return True
+    return np.array_equal(first, second)
 
 
 def _order(instance: Instance) -> tuple[int, str, int, bool, str]:

@@ -75,9 +75,21 @@ def axes(instance: Instance) -> tuple[NDArray[np.float64], NDArray[np.float64], 
     return row, column, np.cross(row, column)
 
 
+def normal_of(instance: Instance) -> tuple[float, float, float]:
+    """Return the unit vector (LPS) along the slice normal row × column.
+
+    >>> from types import SimpleNamespace
+    >>> normal_of(SimpleNamespace(orientation=(1, 0, 0, 0, 1, 0)))
+    (0, 0, 1)
+    """
+    # plain numbers: numpy takes ten times as long for three of them
+    a, b, c, d, e, f = instance.orientation or (0.0,) * 6
+    return b * f - c * e, c * d - a * f, a * e - b * d
+
+
 def height_mm(instance: Instance) -> float:
     """Return the image's position along its own slice normal."""
-    return float(np.dot(axes(instance)[2], np.array(instance.position_mm)))
+    return sum(a * b for a, b in zip(normal_of(instance), instance.position_mm or (0.0,) * 3, strict=True))
 
 
 def in_plane_mm(instance: Instance) -> tuple[float, float]:
@@ -100,9 +112,11 @@ def has_geometry(instance: Instance) -> bool:
     """Return whether an image says where it lies, in a plane of two perpendicular unit vectors."""
     if not (instance.position_mm and instance.orientation and instance.pixel_spacing_mm):
         return False
-    row, column, _ = axes(instance)
-    products = np.array([row @ row, column @ column, row @ column])
-    is_plane = bool(np.abs(products - [1, 1, 0]).max() < UNIT_TOLERANCE)
+    row, column = instance.orientation[:3], instance.orientation[3:]
+    products = [
+        sum(a * b for a, b in zip(*pair, strict=True)) for pair in ((row, row), (column, column), (row, column))
+    ]
+    is_plane = all(abs(found - wanted) < UNIT_TOLERANCE for found, wanted in zip(products, (1, 1, 0), strict=True))
     return is_plane and min(instance.pixel_spacing_mm) > 0 and instance.rows * instance.columns > 0
 
 
@@ -153,8 +167,11 @@ def _require_straight(in_plane_mm: NDArray[np.float64], *, place: str) -> None:
 
 
 def _pair(ordered: Sequence[Instance], index: int) -> str:
-    """Name two neighbours by their instance numbers."""
-    return f"images {ordered[index].instance_number} and {ordered[index + 1].instance_number}"
+    """Name two neighbours by their instance numbers, or by their frames within one object."""
+    one, other = ordered[index], ordered[index + 1]
+    if one.sop_instance_uid == other.sop_instance_uid:
+        return f"frames {one.pixels.frame + 1} and {other.pixels.frame + 1} of image {one.instance_number}"
+    return f"images {one.instance_number} and {other.instance_number}"
 
 
 def _close(first: Sequence[float] | None, second: Sequence[float] | None, *, tolerance: float) -> bool:

@@ -3,32 +3,94 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 _DIFFUSION = 0x00189117  # MR Diffusion Sequence, which some classic objects have at top level
 _SHARED = 0x52009229
 _PER_FRAME = 0x52009230
 
 
-@dataclass(frozen=True, slots=True)
+class Layer:
+    """One data set, indexed once: looking a value up happens some fifty times for each image.
+
+    Args:
+        dataset: the elements.
+        of_vendor: it is an item of a private sequence. Vendors repeat standard elements there with other values
+            (Philips: a position that is half a voxel off), so only private elements are looked up in it.
+    """
+
+    __slots__ = ("_blocks", "_charset", "_elements", "dataset", "of_vendor")
+
+    def __init__(self, dataset: Dataset, *, of_vendor: bool = False) -> None:
+        self.dataset = dataset
+        self.of_vendor = of_vendor
+        self._elements = {int(tag): element for tag, element in dataset.items()}
+        self._blocks: dict[tuple[int, str], list[int]] | None = None
+        charset = dataset.original_character_set
+        self._charset = charset if isinstance(charset, str) else tuple(charset)
+
+    def value(self, tag: int) -> Any:
+        """Return an element's value, or None when it is absent or cannot be read as its own type."""
+        element = self._elements.get(tag)
+        if element is None:
+            return None
+        if not isinstance(element, RawDataElement):
+            return element.value
+        try:
+            return _converted(
+                tag, element.VR, element.value, element.is_implicit_VR, element.is_little_endian, self._charset
+            )
+        except (TypeError, ValueError, OverflowError, NotImplementedError):
+            return None
+
+    def blocks(self, group: int, creator: str) -> Sequence[int]:
+        """Return the block numbers (gggg,00xx) that `creator` reserved."""
+        if self._blocks is None:
+            self._blocks = {}
+            for tag in self._elements:
+                if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+                    name = as_text(self.dataset[tag].value)
+                    self._blocks.setdefault((tag >> 16, name), []).append(tag & 0xFF)
+        return self._blocks.get((group, creator), ())
+
+    def private(self, tag: int) -> Any:
+        """Return the value of a private element, typed as its creator's dictionary says, else its bytes, or None."""
+        if tag not in self._elements:
+            return None
+        try:
+            return self.dataset[tag].value
+        except (TypeError, ValueError, OverflowError, NotImplementedError):
+            return self._elements[tag].value
+
+
 class Header:
     """The data sets that describe one image, innermost first: its own frame, what frames share, the top level."""
 
-    layers: tuple[Dataset, ...]
+    __slots__ = ("_standard", "layers")
+
+    def __init__(self, layers: Sequence[Dataset | Layer]) -> None:
+        self.layers = tuple(one if isinstance(one, Layer) else Layer(one) for one in layers)
+        self._standard = tuple(one for one in self.layers if not one.of_vendor)
+
+    @property
+    def top(self) -> Dataset:
+        """Return the top-level data set."""
+        return self.layers[-1].dataset
 
     def value(self, *keywords: str) -> Any:
         """Return the first value that is present and not empty, trying the keywords in order, else None."""
         for keyword in keywords:
-            for layer in self.layers:
-                found = _quietly(layer, keyword)
+            tag = _tag(keyword)
+            for layer in self._standard:
+                found = layer.value(tag)
                 if found is not None and found != "" and not (isinstance(found, MultiValue) and not found):
                     return found
         return None
@@ -40,7 +102,7 @@ class Header:
             return ""
         parts = found if isinstance(found, MultiValue) else (found,)
         line = " ".join("\\".join(as_text(part) for part in parts).split())
-        return "".join(filter(str.isprintable, line))  # no escape sequences on a terminal
+        return line if line.isprintable() else "".join(filter(str.isprintable, line))  # no escapes on a terminal
 
     def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
         """Return a value of exactly `count` numbers, else None."""
@@ -57,23 +119,24 @@ class Header:
     def private(self, group: int, creator: str, element: int) -> Any:
         """Return the value at `element` of the block that `creator` reserved in `group`, wherever that block is."""
         for layer in self.layers:
-            for block in _blocks(layer, group, creator):
-                found = layer.get((group << 16) | (block << 8) | element)
-                if found is not None and found.value not in (None, "", b""):
-                    return found.value
+            for block in layer.blocks(group, creator):
+                found = layer.private((group << 16) | (block << 8) | element)
+                if found not in (None, "", b""):
+                    return found
         return None
 
 
 def headers_of(dataset: Dataset) -> Iterator[Header]:
     """Yield one Header for a classic object and one per frame for an Enhanced multi-frame object."""
+    top = Layer(dataset)
     if _PER_FRAME not in dataset:
         diffusion = dataset[_DIFFUSION].value if _DIFFUSION in dataset else ()
-        yield Header((*diffusion[:1], dataset))
+        yield Header((*diffusion[:1], top))
         return
     shared = dataset[_SHARED].value if _SHARED in dataset else ()
     common = _macros(shared[0]) if shared else ()
     for frame in dataset[_PER_FRAME].value:
-        yield Header((*_macros(frame), *common, dataset))
+        yield Header((*_macros(frame), *common, top))
 
 
 def as_number(value: Any) -> float | None:
@@ -99,41 +162,25 @@ def as_text(value: Any) -> str:
     return text.strip("\0 \t\r\n")
 
 
-def _macros(group: Dataset) -> tuple[Dataset, ...]:
+def _macros(group: Dataset) -> tuple[Layer, ...]:
     """Return the functional group itself and the first item of each sequence within it."""
-    return (group, *(element.value[0] for element in group if element.VR == "SQ" and element.value))
-
-
-def _blocks(layer: Dataset, group: int, creator: str) -> Iterator[int]:
-    """Yield the block numbers (gggg,00xx) that `creator` reserved in this data set."""
-    for tag in layer.keys():  # noqa: SIM118 - iterating a Dataset itself would decode every element
-        if tag >> 16 == group and 0x10 <= tag & 0xFFFF <= 0xFF and as_text(layer[tag].value) == creator:
-            yield tag & 0xFF
-
-
-def _quietly(layer: Dataset, keyword: str) -> Any:
-    """Return an element's value, or None when it is absent or cannot be read as its own type."""
-    tag = _tag(keyword)
-    if tag not in layer:
-        return None
-    element: Any = layer.get_item(tag)
-    if not isinstance(element, RawDataElement):
-        return element.value
-    charset = layer.original_character_set
-    try:
-        anywhere = element._replace(value_tell=0)  # the place in the file is no part of the value
-        return _converted(anywhere, charset if isinstance(charset, str) else tuple(charset))
-    except (TypeError, ValueError, OverflowError, NotImplementedError):
-        return None
+    items = (element for element in group if element.VR == "SQ" and element.value)
+    return (Layer(group), *(Layer(element.value[0], of_vendor=element.tag.is_private) for element in items))
 
 
 @lru_cache(maxsize=256)
-def _tag(keyword: str) -> BaseTag:
+def _tag(keyword: str) -> int:
     """Return the tag of a keyword, looked up once."""
-    return Tag(keyword)
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise ValueError(f"keyword must be one of DICOM, got {keyword!r} in a look-up. Correct it.")
+    return tag
 
 
-@lru_cache(maxsize=4096)
-def _converted(raw: RawDataElement, charset: str | tuple[str, ...]) -> Any:
+@lru_cache(maxsize=8192)
+def _converted(
+    tag: int, vr: str | None, value: bytes, is_implicit_vr: bool, is_little_endian: bool, charset: str | tuple[str, ...]
+) -> Any:
     """Return the typed value of raw bytes; cached, since the files of a series repeat nearly all of them."""
+    raw = RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_vr, is_little_endian)
     return convert_raw_data_element(raw, encoding=charset if isinstance(charset, str) else list(charset)).value

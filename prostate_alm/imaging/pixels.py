@@ -14,9 +14,28 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
+from prostate_alm.imaging.files import transfer_syntax
 from prostate_alm.imaging.header import Header
+
+LOSSLESS_SYNTAXES = frozenset(
+    {RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL}
+)
+EITHER_SYNTAXES = frozenset({JPEGLSNearLossless, JPEG2000})  # the header must say that nothing was lost
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +45,7 @@ class PixelData:
     is_present: bool
     is_complete: bool
     offset: int | None
+    is_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,7 @@ class Pixels:
     slope: float
     intercept: float
     is_complete: bool
+    is_lossy: bool
 
 
 def find_pixel_data(file: BinaryIO, dataset: FileDataset) -> PixelData:
@@ -48,23 +69,27 @@ def find_pixel_data(file: BinaryIO, dataset: FileDataset) -> PixelData:
     Native pixels are complete when the file is long enough for rows × columns × frames, compressed ones when
     their fragments end with a delimiter.
     """
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax = transfer_syntax(dataset)
+    header = Header((dataset,))
     if syntax == DeflatedExplicitVRLittleEndian:
-        return PixelData(is_present=True, is_complete=True, offset=None)  # a short stream fails while inflating
+        # a short stream fails while inflating
+        return PixelData(is_present=True, is_complete=True, offset=None, is_lossy=_is_lossy(header, syntax))
     start = file.tell()
     value = start + (8 if syntax.is_implicit_VR else 12)
     size = file.seek(0, os.SEEK_END)
     if size <= value:
         return PixelData(is_present=False, is_complete=False, offset=None)
-    if syntax.is_encapsulated:
-        return PixelData(is_present=True, is_complete=_fragments_end(file, value), offset=None)
-    return PixelData(is_present=True, is_complete=size - value >= _native_bytes(Header((dataset,))), offset=value)
+    if syntax.is_encapsulated or _has_undefined_length(file, value, is_little_endian=syntax.is_little_endian):
+        is_complete, offset = _fragments_end(file, value), None
+    else:
+        is_complete, offset = size - value >= _native_bytes(header), value
+    return PixelData(is_present=True, is_complete=is_complete, offset=offset, is_lossy=_is_lossy(header, syntax))
 
 
 def pixels_of(header: Header, path: Path, *, frame: int, data: PixelData) -> Pixels:
     """Return where one image's stored values lie and how they turn into signal."""
     allocated = _count(header, "BitsAllocated")
-    order = "<" if header.layers[-1].original_encoding[1] else ">"
+    order = "<" if header.top.original_encoding[1] else ">"
     kind = "i" if header.number("PixelRepresentation") else "u"
     slope, intercept = _rescale(header)
     frame_bytes = _count(header, "Rows") * _count(header, "Columns") * allocated // 8
@@ -77,6 +102,7 @@ def pixels_of(header: Header, path: Path, *, frame: int, data: PixelData) -> Pix
         slope=slope,
         intercept=intercept,
         is_complete=data.is_complete,
+        is_lossy=data.is_lossy,
     )
 
 
@@ -86,11 +112,33 @@ def read_signal(pixels: Pixels, *, rows: int, columns: int) -> NDArray[np.float3
     Raises:
         Exception: whatever the decoder of a compressed transfer syntax raises; ValueError for missing bytes.
     """
-    values = _native(pixels, rows=rows, columns=columns) if pixels.offset is not None else _decoded(pixels)
-    signal: NDArray[np.float32] = values.astype(np.float32)
-    if (pixels.slope, pixels.intercept) != (1.0, 0.0):
-        signal = signal * np.float32(pixels.slope) + np.float32(pixels.intercept)
-    return signal
+    return SignalReader().read(pixels, rows=rows, columns=columns)
+
+
+class SignalReader:
+    """Reads the signal of one image after another; a file with many compressed frames is parsed once."""
+
+    def __init__(self) -> None:
+        self._opened: tuple[Path, FileDataset] | None = None
+
+    def read(self, pixels: Pixels, *, rows: int, columns: int) -> NDArray[np.float32]:
+        """Return the signal of one image as `read_signal` does."""
+        native = pixels.offset is not None
+        values = _native(pixels, rows=rows, columns=columns) if native else self._decoded(pixels)
+        if values.shape != (rows, columns):
+            raise ValueError(f"pixels must be {rows} x {columns} of one sample, got {values.shape}. Send them again.")
+        signal: NDArray[np.float32] = values.astype(np.float32)
+        if (pixels.slope, pixels.intercept) != (1.0, 0.0):
+            signal = signal * np.float32(pixels.slope) + np.float32(pixels.intercept)
+        return signal
+
+    def _decoded(self, pixels: Pixels) -> NDArray[Any]:
+        """Return values through pydicom's decoders."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd headers; the values themselves either decode or raise
+            if self._opened is None or self._opened[0] != pixels.path:
+                self._opened = pixels.path, pydicom.dcmread(pixels.path)
+            return pixel_array(self._opened[1], index=pixels.frame)
 
 
 def _native(pixels: Pixels, *, rows: int, columns: int) -> NDArray[Any]:
@@ -102,18 +150,26 @@ def _native(pixels: Pixels, *, rows: int, columns: int) -> NDArray[Any]:
     return values.reshape(rows, columns)
 
 
-def _decoded(pixels: Pixels) -> NDArray[Any]:
-    """Return values through pydicom's decoders."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd headers; the values themselves either decode or raise
-        return pixel_array(pydicom.dcmread(pixels.path), index=pixels.frame)
-
-
 def _native_bytes(header: Header) -> int:
     """Return how many bytes the uncompressed pixels of a file take."""
     frames = _count(header, "NumberOfFrames") or 1
     samples = _count(header, "SamplesPerPixel") or 1
     return frames * samples * _count(header, "Rows") * _count(header, "Columns") * _count(header, "BitsAllocated") // 8
+
+
+def _has_undefined_length(file: BinaryIO, value: int, *, is_little_endian: bool) -> bool:
+    """Return whether the pixel element is compressed, whatever the transfer syntax says: its length is undefined."""
+    file.seek(value - 4)
+    length = int.from_bytes(file.read(4), "little" if is_little_endian else "big")
+    return length == _UNDEFINED_LENGTH
+
+
+def _is_lossy(header: Header, syntax: UID) -> bool:
+    """Return whether compression has lost information, now or before (0028,2110); unknown counts as lost."""
+    said = header.text("LossyImageCompression")
+    if said == "01" or not syntax.is_encapsulated or syntax in LOSSLESS_SYNTAXES:
+        return said == "01"
+    return not (syntax in EITHER_SYNTAXES and said == "00")
 
 
 def _fragments_end(file: BinaryIO, start: int) -> bool:

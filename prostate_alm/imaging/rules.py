@@ -1,37 +1,25 @@
 """What a series is, judged by its headers: one small rule per role, each with the reason it gives.
 
-The limits and words are data at the top; a rule returns its reason, or None when it does not apply. Rules are asked
-in order and the first that answers decides.
+A rule returns its reason, or None when it does not apply. Rules are asked in order and the first that answers decides.
+Their words and limits are data, see `rulebook`.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from prostate_alm.imaging.bvalue import is_b_value_range
 from prostate_alm.imaging.dicom import Instance, Series
 from prostate_alm.imaging.geometry import (
     ORIENTATION_TOLERANCE,
     POSITION_TOLERANCE_MM,
-    axes,
     has_geometry,
     height_mm,
+    normal_of,
 )
-
-MIN_SLICES = 5  # fewer are localizers
-MIN_AXIAL_COSINE = 0.7071  # within 45 degrees of the body axis; 6 to 23 degrees are usual
-T2_ECHO_TIME_MS = (60.0, 250.0)  # PI-RADS protocols use about 100; proton density and T1 stay below 40
-OTHER_BODY_PARTS = frozenset(
-    {"ANKLE", "BRAIN", "BREAST", "CHEST", "CSPINE", "ELBOW", "FOOT", "HAND", "HEAD", "HEART", "KNEE", "LSPINE"}
-    | {"NECK", "SHOULDER", "TSPINE", "WRIST"}
-)
-MAP_WORDS = frozenset({"ADC", "EADC", "EXP", "FA", "MD", "RA"})  # ImageType of maps fitted to diffusion
-ADC_TEXT = re.compile(r"ADC(?:$|[^a-z])|apparent diff", re.IGNORECASE)
-COMPUTED_TEXT = re.compile(r"calc|comput|synth|(?:^|[^a-z])cDWI", re.IGNORECASE)
-T2_TEXT = re.compile(r"(?:^|[^a-z0-9])T2(?:$|[^0-9*])", re.IGNORECASE)
+from prostate_alm.imaging.rulebook import Rules, default_rules, found_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +31,24 @@ class Judgement:
     reason: str
 
 
-def judge(series: Series) -> Judgement:
+def judge(series: Series, *, rules: Rules | None = None) -> Judgement:
     """Return the role of a series and the reason: the first rule of `ROLE_RULES` that answers."""
+    rules = rules or default_rules()
     for role, rule in ROLE_RULES:
-        reason = rule(series)
+        reason = rule(series, rules)
         if reason is not None:
             return Judgement(series, role, reason)
     return Judgement(series, "other", "neither T2-weighted nor diffusion")
 
 
-def image_kind(series: Series, image: Instance) -> str:
-    """Return what one image is with respect to diffusion: none, adc, computed, direction or trace.
-
-    ImageType is believed when it says ADC, not when it says TRACEW: computed images carry that, too.
-    """
-    words = set(image.image_type)
-    is_trace = any(word.startswith("TRACE") for word in words)
-    if words & MAP_WORDS or (not is_trace and ADC_TEXT.search(series.description)):
-        return "adc"
-    if not _is_diffusion_weighted(series, image):
-        return "none"
-    if is_b_value_range(image.sequence_name) or COMPUTED_TEXT.search("\\".join((*words, series.description))):
-        return "computed"
-    is_direction = image.directionality == "DIRECTIONAL" or (image.directionality == "BMATRIX" and not is_trace)
-    return "direction" if is_direction else "trace"
-
-
 def trace_images(series: Series, *, b_value_s_per_mm2: float) -> tuple[Instance, ...]:
     """Return the acquired, direction-free images of one b-value in a series."""
-    return tuple(
-        one
-        for one in series.instances
-        if one.b_value_s_per_mm2 == b_value_s_per_mm2 and image_kind(series, one) == "trace"
-    )
+    return tuple(one for one in series.instances if one.b_value_s_per_mm2 == b_value_s_per_mm2 and one.kind == "trace")
 
 
 def trace_b_values(series: Series) -> tuple[float, ...]:
     """Return the distinct b-values of a series' trace images, ascending."""
-    found = {one.b_value_s_per_mm2 for one in series.instances if image_kind(series, one) == "trace"}
+    found = {one.b_value_s_per_mm2 for one in series.instances if one.kind == "trace"}
     return tuple(sorted(value for value in found if value is not None))
 
 
@@ -99,34 +67,25 @@ def listed(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _is_diffusion_weighted(series: Series, image: Instance) -> bool:
-    """Return whether an image belongs to a diffusion acquisition.
-
-    Philips, GE and UIH write b = 0 into every MR image, so b = 0 alone says nothing.
-    """
-    if image.b_value_s_per_mm2 is None:
-        return False
-    return "EP" in image.scanning_sequence or any(value > 0 for value in series.b_values_s_per_mm2)
-
-
-def _not_mr(series: Series) -> str | None:
+def _not_mr(series: Series, rules: Rules) -> str | None:
     return None if series.modality == "MR" else f"modality is {series.modality or 'absent'}, not MR"
 
 
-def _no_image(series: Series) -> str | None:
+def _no_image(series: Series, rules: Rules) -> str | None:
     return None if any(one.rows for one in series.instances) else "holds no images"
 
 
-def _mosaic(series: Series) -> str | None:
-    found = any("MOSAIC" in one.image_type for one in series.instances)
+def _mosaic(series: Series, rules: Rules) -> str | None:
+    tiled = set(rules.mosaic_image_types)
+    found = any(not tiled.isdisjoint(one.image_type) for one in series.instances)
     return "a mosaic: many slices tiled into one image, whose positions are lost" if found else None
 
 
-def _no_geometry(series: Series) -> str | None:
+def _no_geometry(series: Series, rules: Rules) -> str | None:
     return None if all(has_geometry(one) for one in series.instances) else "images without a position in space"
 
 
-def _localizer(series: Series) -> str | None:
+def _localizer(series: Series, rules: Rules) -> str | None:
     first = series.instances[0].orientation or ()
     for one in series.instances:
         if max(abs(a - b) for a, b in zip(first, one.orientation or (), strict=True)) > ORIENTATION_TOLERANCE:
@@ -134,21 +93,21 @@ def _localizer(series: Series) -> str | None:
     return None
 
 
-def _adc(series: Series) -> str | None:
+def _adc(series: Series, rules: Rules) -> str | None:
     return "an ADC or other fitted map; its b-value is that of an input" if _only(series, "adc") else None
 
 
-def _computed(series: Series) -> str | None:
+def _computed(series: Series, rules: Rules) -> str | None:
     return "a computed b-value, not an acquired one" if _only(series, "computed", "adc") else None
 
 
-def _directions(series: Series) -> str | None:
-    has_directions = any(image_kind(series, one) == "direction" for one in series.instances)
+def _directions(series: Series, rules: Rules) -> str | None:
+    has_directions = any(one.kind == "direction" for one in series.instances)
     has_trace = any(value > 0 for value in trace_b_values(series))
     return None if has_trace or not has_directions else "diffusion of single directions, without a trace image"
 
 
-def _uncombined(series: Series) -> str | None:
+def _uncombined(series: Series, rules: Rules) -> str | None:
     for value in trace_b_values(series):
         images = trace_images(series, b_value_s_per_mm2=value)
         per_position = len(images) / _positions(images)
@@ -157,45 +116,50 @@ def _uncombined(series: Series) -> str | None:
     return None
 
 
-def _not_axial(series: Series) -> str | None:
-    cosine = abs(float(axes(series.instances[0])[2][2]))
-    return None if cosine >= MIN_AXIAL_COSINE else "not axial: the slice normal is not along the body axis"
+def _not_axial(series: Series, rules: Rules) -> str | None:
+    cosine = abs(normal_of(series.instances[0])[2])
+    # four decimals, as cosines are printed
+    return (
+        None
+        if cosine >= round(math.cos(math.radians(rules.max_tilt_deg)), 4)
+        else "not axial: the slice normal is not along the body axis"
+    )
 
 
-def _few_slices(series: Series) -> str | None:
+def _few_slices(series: Series, rules: Rules) -> str | None:
     count = _positions(series.instances)
-    return None if count >= MIN_SLICES else f"too few slices: {count}, fewer than {MIN_SLICES}"
+    return None if count >= rules.min_slices else f"too few slices: {count}, fewer than {rules.min_slices}"
 
 
-def _dwi(series: Series) -> str | None:
+def _dwi(series: Series, rules: Rules) -> str | None:
     values = trace_b_values(series)
     sources = sorted({one.b_value_source for one in series.instances if one.b_value_source})
     return f"trace images at b {listed(values)}, b-values from {' and '.join(sources)}" if values else None
 
 
-def _dynamic(series: Series) -> str | None:
+def _dynamic(series: Series, rules: Rules) -> str | None:
     per_position = len(series.instances) / _positions(series.instances)
     gradient = all("GR" in one.scanning_sequence for one in series.instances)
     return "a dynamic series: gradient echo, positions repeated over time" if gradient and per_position > 1 else None
 
 
-def _multi_echo(series: Series) -> str | None:
+def _multi_echo(series: Series, rules: Rules) -> str | None:
     echoes = {one.echo_time_ms for one in series.instances}
     return f"several echo times ({len(echoes)}): a relaxation map, not one contrast" if len(echoes) > 1 else None
 
 
-def _t2(series: Series) -> str | None:
+def _t2(series: Series, rules: Rules) -> str | None:
     first = series.instances[0]
     if any(word in first.scanning_sequence for word in ("EP", "GR")) or "MAP" in " ".join(first.image_type):
         return None
     if first.echo_time_ms is None:
-        return "axial, T2 by its description" if T2_TEXT.search(series.description) else None
-    low, high = T2_ECHO_TIME_MS
+        return "axial, T2 by its description" if found_in(series.description, rules.t2_patterns) else None
+    low, high = rules.t2_echo_time_ms
     spin_echo = f"axial spin echo with an echo time of {first.echo_time_ms:g} ms"
     return spin_echo if low <= first.echo_time_ms <= high else None
 
 
-ROLE_RULES: tuple[tuple[str, Callable[[Series], str | None]], ...] = (
+ROLE_RULES: tuple[tuple[str, Callable[[Series, Rules], str | None]], ...] = (
     ("not_mr", _not_mr),
     ("no_image", _no_image),
     ("mosaic", _mosaic),
@@ -216,7 +180,7 @@ ROLE_RULES: tuple[tuple[str, Callable[[Series], str | None]], ...] = (
 
 def _only(series: Series, wanted: str, *others: str) -> bool:
     """Return whether the images of a series are all of the wanted kind or the others, and one is wanted."""
-    kinds = {image_kind(series, one) for one in series.instances}
+    kinds = {one.kind for one in series.instances}
     return wanted in kinds and kinds <= {wanted, *others}
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from prostate_alm.imaging.checks import first_refusal, frames_of_reference
 from prostate_alm.imaging.dicom import Series, Skipped, read_folder
 from prostate_alm.imaging.geometry import in_plane_mm, same_plane
+from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.rules import Judgement, coverage_mm, judge, trace_b_values
 from prostate_alm.imaging.selection import DiffusionSeries, Selection
 
-TIMING_TOLERANCE = 0.01  # relative; S_0 depends on echo and repetition time, so one fit needs the same of both
 IN_PLANE_SHIFT_MM = 1.0  # series of one protocol are planned together and start at the same corner
 
 
@@ -44,11 +44,12 @@ DIFFUSION_PREFERENCES = (
 )
 
 
-def explain_study(directory: Path) -> Selection:
+def explain_study(directory: Path, *, rules: Rules | None = None) -> Selection:
     """Return what would be used of the study in a folder, and why; a bad study is carried as `refused`.
 
     Args:
         directory: a folder that holds the files of one study, under any names.
+        rules: words, limits and places of the selection; `rules.json` when None.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -60,16 +61,20 @@ def explain_study(directory: Path) -> Selection:
         ...     print(explain_study(Path(empty)).refused.code)
         no_dicom
     """
-    folder = read_folder(directory)
-    return select_series(folder.series, skipped=folder.skipped)
+    rules = rules or default_rules()
+    folder = read_folder(directory, rules=rules)
+    return select_series(folder.series, skipped=folder.skipped, rules=rules)
 
 
-def select_series(series: Sequence[Series], *, skipped: Sequence[Skipped] = ()) -> Selection:
+def select_series(
+    series: Sequence[Series], *, skipped: Sequence[Skipped] = (), rules: Rules | None = None
+) -> Selection:
     """Return the axial T2 and the diffusion images to use, with the role of each series and the reason.
 
     Args:
         series: the series of one study, in any order.
         skipped: files that were no images; a broken DICOM file among them refuses the study.
+        rules: those that the series were read with; `rules.json` when None.
 
     Returns:
         The selection. It never raises for a bad study: `refused` says what is wrong with it.
@@ -78,24 +83,30 @@ def select_series(series: Sequence[Series], *, skipped: Sequence[Skipped] = ()) 
         >>> select_series(()).refused.code
         'no_dicom'
     """
-    judged = tuple(judge(one) for one in sorted(series, key=lambda one: (one.number, one.uid)))
+    rules = rules or default_rules()
+    judged = tuple(judge(one, rules=rules) for one in sorted(series, key=lambda one: (one.number, one.uid)))
     t2_ranked = _ranked((one.series for one in judged if one.role == "t2"), T2_PREFERENCES)
-    t2, dwi = _matching_pair(t2_ranked, diffusion_sets(one.series for one in judged if one.role == "dwi"))
-    final = tuple(_final(judgement, t2=t2, t2_ranked=t2_ranked, dwi=dwi) for judgement in judged)
+    t2, dwi = _matching_pair(
+        t2_ranked, diffusion_sets((one.series for one in judged if one.role == "dwi"), rules=rules)
+    )
+    final = tuple(_final(judgement, t2=t2, t2_ranked=t2_ranked, dwi=dwi, rules=rules) for judgement in judged)
     selection = Selection(t2, dwi, None, final, tuple(skipped))
-    return replace(selection, refused=first_refusal(selection))
+    return replace(selection, refused=first_refusal(selection, rules))
 
 
-def diffusion_sets(candidates: Iterable[Series]) -> tuple[tuple[DiffusionSeries, ...], ...]:
+def diffusion_sets(
+    candidates: Iterable[Series], *, rules: Rules | None = None
+) -> tuple[tuple[DiffusionSeries, ...], ...]:
     """Return diffusion series grouped by protocol, best group first, each b-value taken from one series only.
 
     A protocol is one series of several b-values or one series per b-value; it shares the Frame of Reference, the
     plane, echo and repetition time. Within a group the preferred series gives its b-values first; the best group
     has the most b-values, then the highest, then the preferred series.
     """
+    rules = rules or default_rules()
     groups: list[list[Series]] = []
     for one in _ranked(candidates, DIFFUSION_PREFERENCES):
-        group = next((group for group in groups if _same_protocol(group[0], one)), None)
+        group = next((group for group in groups if _same_protocol(group[0], one, rules)), None)
         if group is None:
             groups.append([one])
         else:
@@ -129,7 +140,12 @@ def _matching_pair(
 
 
 def _final(
-    judgement: Judgement, *, t2: Series | None, t2_ranked: Sequence[Series], dwi: Sequence[DiffusionSeries]
+    judgement: Judgement,
+    *,
+    t2: Series | None,
+    t2_ranked: Sequence[Series],
+    dwi: Sequence[DiffusionSeries],
+    rules: Rules,
 ) -> Judgement:
     """Return the judgement of a candidate after the choice: taken, or which one was preferred and why."""
     one, reason = judgement.series, judgement.reason
@@ -141,14 +157,14 @@ def _final(
         lead = _lead(one, other, T2_PREFERENCES)
         return Judgement(one, "t2", f"{reason}; preferred to series {other.number}: {lead}")
     if judgement.role == "dwi" and all(one is not used.series for used in dwi):
-        return Judgement(one, "dwi_unused", f"{reason}; {_why_not(one, dwi)}")
+        return Judgement(one, "dwi_unused", f"{reason}; {_why_not(one, dwi, rules)}")
     return judgement
 
 
-def _why_not(loser: Series, dwi: Sequence[DiffusionSeries]) -> str:
+def _why_not(loser: Series, dwi: Sequence[DiffusionSeries], rules: Rules) -> str:
     """Return why a diffusion series gives way: to one of its own protocol, or to another protocol."""
     for used in dwi:
-        if _same_protocol(used.series, loser) and set(trace_b_values(loser)) & set(used.b_values_s_per_mm2):
+        if _same_protocol(used.series, loser, rules) and set(trace_b_values(loser)) & set(used.b_values_s_per_mm2):
             lead = _lead(used.series, loser, DIFFUSION_PREFERENCES)
             return f"series {used.series.number} is preferred: {lead}"
     numbers = ", ".join(str(used.series.number) for used in dwi)
@@ -169,7 +185,7 @@ def _ranked(candidates: Iterable[Series], preferences: Sequence[Preference]) -> 
     return sorted(candidates, key=lambda one: tuple(rule.key(one) for rule in preferences), reverse=True)
 
 
-def _same_protocol(first: Series, second: Series) -> bool:
+def _same_protocol(first: Series, second: Series, rules: Rules) -> bool:
     """Return whether the images of two series may enter one fit."""
     one, other = first.instances[0], second.instances[0]
     corners = zip(in_plane_mm(one), in_plane_mm(other), strict=True)
@@ -177,14 +193,17 @@ def _same_protocol(first: Series, second: Series) -> bool:
         frames_of_reference([first]) == frames_of_reference([second])
         and same_plane(one, other)
         and all(abs(a - b) < IN_PLANE_SHIFT_MM for a, b in corners)
-        and _near(one.echo_time_ms, other.echo_time_ms)
-        and _near(one.repetition_time_ms, other.repetition_time_ms)
+        and _near(one.echo_time_ms, other.echo_time_ms, tolerance=rules.timing_tolerance)
+        and _near(one.repetition_time_ms, other.repetition_time_ms, tolerance=rules.timing_tolerance)
     )
 
 
-def _near(first: float | None, second: float | None) -> bool:
-    """Return whether two times agree within the tolerance; an absent one agrees with everything."""
-    return first is None or second is None or abs(first - second) <= TIMING_TOLERANCE * max(first, second)
+def _near(first: float | None, second: float | None, *, tolerance: float) -> bool:
+    """Return whether two times agree within the relative tolerance; an absent one agrees with everything.
+
+    S_0 depends on echo and repetition time, so one fit needs the same of both.
+    """
+    return first is None or second is None or abs(first - second) <= tolerance * max(first, second)
 
 
 def _b_values(dwi: Sequence[DiffusionSeries]) -> list[float]:

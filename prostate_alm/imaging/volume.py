@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from prostate_alm.imaging.dicom import Instance, Series, StudyRefused
 from prostate_alm.imaging.geometry import stack_images
-from prostate_alm.imaging.pixels import read_signal
+from prostate_alm.imaging.pixels import SignalReader
+from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.rules import trace_images
 from prostate_alm.imaging.selection import Selection, image_stacks
 from prostate_alm.imaging.study import explain_study
@@ -21,7 +22,6 @@ from prostate_alm.imaging.study import explain_study
 sitk: Any = SimpleITK  # its annotations are incomplete
 
 MODEL_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
-B_VALUE_TOLERANCE_S_PER_MM2 = 5.0  # changes the signal of tissue by less than 1.5 % (ADC below 3e-3 mm²/s)
 ADC_RANGE_MM2_PER_S = (0.0, 4e-3)  # free water at body temperature has 3e-3; above is noise
 
 _LPS_RAS = np.array([-1.0, -1.0, 1.0])
@@ -50,12 +50,18 @@ class StudyVolumes:
     selection: Selection
 
 
-def load_study(directory: Path, *, b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2) -> StudyVolumes:
+def load_study(
+    directory: Path,
+    *,
+    b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2,
+    rules: Rules | None = None,
+) -> StudyVolumes:
     """Return the T2 and the diffusion volumes of the study in a folder, on the T2 grid.
 
     Args:
         directory: a folder that holds one study.
         b_values_s_per_mm2: the b-values that the model expects, each >= 0.
+        rules: words, limits and places of the selection; `rules.json` when None.
 
     Returns:
         Float32 volumes; diffusion is 0 where the T2 grid leaves its field of view.
@@ -73,11 +79,15 @@ def load_study(directory: Path, *, b_values_s_per_mm2: Sequence[float] = MODEL_B
         prostate_alm.imaging.dicom.StudyRefused: no_dicom: study must hold DICOM images, got an empty folder. \
 Name the folder of a study.
     """
-    return load_selection(explain_study(directory), b_values_s_per_mm2=b_values_s_per_mm2)
+    selection = explain_study(directory, rules=rules)
+    return load_selection(selection, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
 
 
 def load_selection(
-    selection: Selection, *, b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2
+    selection: Selection,
+    *,
+    b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2,
+    rules: Rules | None = None,
 ) -> StudyVolumes:
     """Return the volumes of a study whose series were chosen before; see `load_study`.
 
@@ -90,7 +100,7 @@ def load_selection(
     t2 = _assembled(t2_stack[1], place=t2_stack[0])
     acquired = tuple(_assembled(images, place=place) for place, images in dwi_stacks)
     acquired_b = tuple(float(images[0].b_value_s_per_mm2 or 0.0) for _, images in dwi_stacks)
-    harmonised, computed = harmonise(acquired, acquired_b, b_values_s_per_mm2=b_values_s_per_mm2)
+    harmonised, computed = harmonise(acquired, acquired_b, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
     on_t2_grid = tuple(resample(one, reference=t2) for one in harmonised)
     return StudyVolumes(t2, on_t2_grid, tuple(b_values_s_per_mm2), acquired_b, computed, selection)
 
@@ -110,7 +120,11 @@ def load_volume(series: Series, *, b_value_s_per_mm2: float | None = None) -> Vo
 
 
 def harmonise(
-    volumes: Sequence[Volume], acquired_s_per_mm2: Sequence[float], *, b_values_s_per_mm2: Sequence[float]
+    volumes: Sequence[Volume],
+    acquired_s_per_mm2: Sequence[float],
+    *,
+    b_values_s_per_mm2: Sequence[float],
+    rules: Rules | None = None,
 ) -> tuple[tuple[Volume, ...], tuple[bool, ...]]:
     """Return a volume for each wanted b-value: the acquired one untouched, else S_b = S_0 exp(-b ADC), flagged.
 
@@ -118,6 +132,7 @@ def harmonise(
         volumes: one for each acquired b-value, on one grid.
         acquired_s_per_mm2: their b-values, at least two distinct ones.
         b_values_s_per_mm2: the wanted ones.
+        rules: `b_value_tolerance_s_per_mm2` says how near is near enough; `rules.json` when None.
 
     Returns:
         The volumes in the order wanted, and for each whether it was computed.
@@ -127,9 +142,10 @@ def harmonise(
     """
     if any(not wanted >= 0 for wanted in b_values_s_per_mm2):
         raise ValueError(f"b-values must be >= 0, got {list(b_values_s_per_mm2)} in the request. Correct them.")
+    tolerance_s_per_mm2 = (rules or default_rules()).b_value_tolerance_s_per_mm2
     nearest = [int(np.abs(np.subtract(acquired_s_per_mm2, wanted)).argmin()) for wanted in b_values_s_per_mm2]
     computed = tuple(
-        abs(acquired_s_per_mm2[index] - wanted) > B_VALUE_TOLERANCE_S_PER_MM2
+        abs(acquired_s_per_mm2[index] - wanted) > tolerance_s_per_mm2
         for index, wanted in zip(nearest, b_values_s_per_mm2, strict=True)
     )
     signals = [one.voxels for one in volumes]
@@ -200,16 +216,17 @@ def _assembled(instances: Sequence[Instance], *, place: str) -> Volume:
     """Return images as one volume, after the checks of the stack."""
     stack = stack_images(instances, place=place)
     first = stack.instances[0]
+    reader = SignalReader()
     planes = np.empty((len(stack.instances), first.rows, first.columns), dtype=np.float32)  # (K, R, C)
     for plane, one in zip(planes, stack.instances, strict=True):
-        plane[:] = _signal(one, place=place)[::-1]
+        plane[:] = _signal(one, reader, place=place)[::-1]
     return Volume(planes.transpose(2, 1, 0), stack.affine_ras_mm)
 
 
-def _signal(instance: Instance, *, place: str) -> NDArray[np.float32]:
+def _signal(instance: Instance, reader: SignalReader, *, place: str) -> NDArray[np.float32]:
     """Return the signal of one image, (rows, columns)."""
     try:
-        return read_signal(instance.pixels, rows=instance.rows, columns=instance.columns)
+        return reader.read(instance.pixels, rows=instance.rows, columns=instance.columns)
     except Exception as error:  # each decoder plug-in has its own exceptions
         raise StudyRefused(
             "undecodable_pixels",
