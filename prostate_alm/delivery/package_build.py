@@ -20,8 +20,7 @@ from prostate_alm.delivery.card import (
     ValidationScores,
 )
 from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_ensemble import OutOfFold, TrainedEnsemble, read_ensemble, read_weights
-from prostate_alm.delivery.package_range import training_range
+from prostate_alm.delivery.package_ensemble import OutOfFold, TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package_readme import model_card_text
 from prostate_alm.method.calibration import fit_platt
 from prostate_alm.method.operating_point import choose_operating_point
@@ -50,7 +49,7 @@ def pack_ensemble(
     """Pack a trained and evaluated ensemble of the prostate bundle into one zip; same input, same bytes.
 
     The zip has one folder of the shape of a MONAI bundle. The operating points and the calibration come from the
-    members' validation logits, one a study (`package_ensemble.read_out_of_fold`).
+    members' validation logits, one a study (`package_ensemble.out_of_fold`).
 
     Args:
         folder: of the ensemble.
@@ -74,8 +73,8 @@ def pack_ensemble(
     """
     name = output.stem if name is None else name
     _require_arguments(output, name, target_tprs, overwrite=overwrite)
-    ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest)
-    card = make_card(ensemble, target_tprs=target_tprs, name=name, version=version, progress=progress)
+    ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest, progress=progress)
+    card = make_card(ensemble, target_tprs=target_tprs, name=name, version=version)
     files = {
         archive.METADATA: _json(_metadata(ensemble, card)),
         archive.INFERENCE: (ensemble.bundle / "inference.json").read_bytes(),
@@ -106,9 +105,7 @@ def _require_arguments(output: Path, name: str, target_tprs: Sequence[float], *,
         )
 
 
-def make_card(
-    ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: str, version: str, progress: Progress = silent
-) -> ModelCard:
+def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: str, version: str) -> ModelCard:
     """Return what a packed model says of itself.
 
     Raises:
@@ -137,9 +134,7 @@ def make_card(
         calibration=PlattCalibration(
             slope=platt.slope, intercept=platt.intercept, prevalence=platt.prevalence, samples=platt.samples
         ),
-        training_range=training_range(
-            ensemble.manifest, ensemble.manifest_path.parent, grid=ensemble.grid, progress=progress
-        ),
+        training_range=ensemble.studies.range,
         validation=ValidationScores(
             labels=tuple(1 if found.labels[i] else 0 for i in order),
             logits=tuple(float(found.logits[i]) for i in order),
@@ -208,7 +203,7 @@ def _json(content: dict[str, Any]) -> bytes:
 def _weights(ensemble: TrainedEnsemble) -> bytes:
     """Return the weights as a file; written to memory, so that no file's name gets into it."""
     buffer = io.BytesIO()
-    torch.save(read_weights(ensemble), buffer)
+    torch.save(ensemble.state, buffer)
     return buffer.getvalue()
 
 

@@ -17,8 +17,11 @@ from torch import Tensor
 from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file
 from prostate_alm.delivery.card import GridSpec, NetworkSpec
 from prostate_alm.delivery.package_archive import PackageError
+from prostate_alm.delivery.package_cohort import FoldLogits, TrainingStudies, read_training_studies
 from prostate_alm.delivery.package_network import network_of
+from prostate_alm.progress import Progress, silent
 from prostate_alm.training import run_folder
+from prostate_alm.training.networks import MeanLogits
 from prostate_alm.training.run_folder import ENSEMBLE, RunFolder
 
 BUNDLE = "prostate"
@@ -35,6 +38,8 @@ _READING = (
 )
 _READING_VALUES: Mapping[str, Any] = {"axcodes": "LPS", "pixdim": "@spacing_mm", "spatial_size": "@cached_size"}
 """How prediction makes the network's input; a bundle that makes it otherwise cannot be packed."""
+
+_DECIMALS = 4  # of a logit; processors round later ones differently, and the same input shall give the same bytes
 
 Floats = NDArray[np.float64]
 
@@ -61,32 +66,45 @@ class TrainedEnsemble:
     network: NetworkSpec
     grid: GridSpec
     manifest: Manifest
-    manifest_path: Path
     bundle: Path
+    state: dict[str, Tensor]
+    studies: TrainingStudies
     out_of_fold: OutOfFold
 
 
-def read_ensemble(folder: Path, *, bundle: Path | None = None, manifest: Path | None = None) -> TrainedEnsemble:
+def read_ensemble(
+    folder: Path, *, bundle: Path | None = None, manifest: Path | None = None, progress: Progress = silent
+) -> TrainedEnsemble:
     """Read a trained and evaluated ensemble of the prostate bundle.
 
     Args:
         folder: of the ensemble.
         bundle: folder of its bundle; None for `bundles/prostate`.
         manifest: its cohort; None for `data/NAME` with the name that the members recorded.
+        progress: called with the training studies read and in all.
 
     Raises:
-        PackageError: it is not complete and evaluated, not of this bundle, or bundle or manifest are not those that it
-            was trained with; one line.
+        PackageError: it is not complete and evaluated, not of this bundle, or bundle, manifest or weights are not those
+            that it was trained with; one line.
+        ManifestError: there is no such manifest.
     """
     about, metrics, members = _read_members(folder)
     configs = [member.read_json(run_folder.CONFIG) for member in members]
     bundle = bundle or Path("bundles", BUNDLE)
     _require_same_bundle(bundle, configs, members)
     overrides = {name: _literal(value) for name, value in about.get("overrides", {}).items()}
-    parser = _parser(bundle / "train.json", overrides)
-    manifest_path = manifest or Path("data", str(configs[0].get("manifest")))
-    cohort = _read_manifest(manifest_path, configs, members)
-    network, grid = _read_specs(parser, cohort, bundle)
+    manifest = manifest or Path("data", str(configs[0].get("manifest")))
+    cohort = _read_manifest(manifest, configs, members)
+    network, grid = _read_specs(_parser(bundle / "train.json", overrides), cohort, bundle)
+    loaded = _load_members(network, members)
+    studies = read_training_studies(
+        cohort,
+        manifest.parent,
+        grid=grid,
+        network=loaded,
+        recorded=read_validation_logits(members, cohort),
+        progress=progress,
+    )
     return TrainedEnsemble(
         folder=folder,
         about=about,
@@ -97,9 +115,10 @@ def read_ensemble(folder: Path, *, bundle: Path | None = None, manifest: Path | 
         network=network,
         grid=grid,
         manifest=cohort,
-        manifest_path=manifest_path,
         bundle=bundle,
-        out_of_fold=read_out_of_fold(members, cohort),
+        state={name: value.contiguous() for name, value in loaded.state_dict().items()},
+        studies=studies,
+        out_of_fold=out_of_fold(studies.logits, cohort),
     )
 
 
@@ -213,31 +232,41 @@ def _require_known_reading(parser: Any, bundle: Path) -> None:
         raise _refused(fault.format("centre_crop"), "Prediction could not repeat it.")
 
 
-def read_out_of_fold(members: tuple[RunFolder, ...], manifest: Manifest) -> OutOfFold:
-    """Return the validation logits of the members, averaged study by study.
-
-    A pool of (member, study) pairs would repeat a study up to as many times as there are members and call the copies
-    independent, so that every interval came out too narrow. Here each study counts once.
+def read_validation_logits(members: tuple[RunFolder, ...], manifest: Manifest) -> FoldLogits:
+    """Return the logit of each training study by each member that had it for validation.
 
     Raises:
-        PackageError: a member validated on a test study or on one that the manifest does not have, with another label,
-            or the two classes are not both there.
+        PackageError: a member validated on a test study or on one that the manifest does not have, or with another
+            label.
     """
     label_of = {study.id: int(study.label) for study in manifest.studies if study.split == "train"}
-    logits: dict[str, list[float]] = {}
-    for member in members:
+    logits: dict[str, dict[int, float]] = {}
+    for number, member in enumerate(members):
         for key, label, logit in _validation_rows(member):
             if label_of.get(key) != label:
                 raise _refused(
                     f"validation samples must be training studies of the manifest, got another one in {member.path}",
                     "Give --manifest with the cohort of the members.",
                 )
-            logits.setdefault(key, []).append(logit)
+            logits.setdefault(key, {})[number] = logit
+    return logits
+
+
+def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
+    """Return the mean logit of each study over the members that had it for validation.
+
+    A pool of (member, study) pairs would repeat a study up to as many times as there are members and call the copies
+    independent, so that every interval came out too narrow. Here each study counts once.
+
+    Raises:
+        PackageError: the two classes are not both there.
+    """
+    label_of = {study.id: int(study.label) for study in manifest.studies}
     keys = sorted(logits)
     labels = np.array([label_of[key] for key in keys], dtype=np.int64)
     if set(labels.tolist()) != {0, 1}:
         raise _refused(f"validation samples must be of both classes, got {len(keys)} of one", "Train more members.")
-    means = np.array([float(np.mean(logits[key])) for key in keys])
+    means = np.array([round(float(np.mean(list(logits[key].values()))), _DECIMALS) for key in keys])
     return OutOfFold(labels, means, np.array([len(logits[key]) for key in keys], dtype=np.int64))
 
 
@@ -261,23 +290,18 @@ def rates_on_test(ensemble: TrainedEnsemble, threshold: float) -> tuple[int, int
     return sum(positive), len(positive), sum(negative), len(negative)
 
 
-def read_weights(ensemble: TrainedEnsemble) -> dict[str, Tensor]:
-    """Return the weights of all members by the names of `MeanLogits`, contiguous float32 on the CPU.
-
-    Raises:
-        PackageError: weights of a member do not fit its network.
-    """
-    network = network_of(ensemble.network, members=len(ensemble.members))
-    for module, member in zip(network.members, ensemble.members, strict=True):
+def _load_members(spec: NetworkSpec, members: tuple[RunFolder, ...]) -> MeanLogits:
+    network = network_of(spec, members=len(members))
+    for module, member in zip(network.members, members, strict=True):
         path = member.file(run_folder.MODEL)
         try:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise _refused(
-                f"weights must be those of the bundle's network, got others in {path} ({reason})", ""
+                f"weights must be those of the bundle's network, got others in {path} ({reason})", "Train it again."
             ) from error
-    return {name: value.contiguous() for name, value in network.state_dict().items()}
+    return network.eval()
 
 
 def _refused(fault: str, advice: str) -> PackageError:

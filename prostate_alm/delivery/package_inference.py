@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prostate_alm.data.manifest import write_text_atomically
+from prostate_alm.delivery.answers import answer_name, answer_to_json
 from prostate_alm.delivery.package import PackageError, open_package
 from prostate_alm.training.settings import check_command_line, exit_on_usage_error
 
@@ -37,6 +38,10 @@ def _answer(bundle_root: Path, study_dir: str | None, output_dir: str | None, ta
     answer = predict_folder(Path(study_dir), open_package(bundle_root), target_tpr=target_tpr).answer
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{answer.study or 'unknown'}.json"
-    write_text_atomically(path, answer.model_dump_json(indent=1) + "\n")
+    path, text = folder / answer_name(answer), answer_to_json(answer)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise PackageError(
+            "no_study", f"output_dir must hold no other answer to the study, got {path.name}. Move it away."
+        )
+    write_text_atomically(path, text)
     return path

@@ -130,10 +130,10 @@ def _limits(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         "without a warning.",
         "- A low probability does not rule out disease, and no part of the answer says where a lesion is.",
     ]
-    if set(ensemble.dtypes) != {"float32"}:
+    if not ensemble.studies.recomputed and set(ensemble.dtypes) != {"float32"}:
         lines.append(
-            f"- Members were trained and validated in {_listed(ensemble.dtypes)}; prediction computes in float32, so "
-            "that a logit may differ from its validation logit in the third digit."
+            f"- Validation logits are those that training recorded in {_listed(ensemble.dtypes)}; prediction computes "
+            "in float32, so that a study at the threshold may fall on the other side of it."
         )
     return "## Limits\n\n" + "\n".join(lines)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binom
+from scipy.special import bdtr, bdtrc, betaincinv
 
 from prostate_alm.method.metrics import Interval, threshold_at_tpr
 
@@ -103,8 +103,8 @@ def binomial_interval(successes: int, trials: int, *, confidence: float = 0.95) 
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"successes must be from 0 to the trials, at least 1, got {successes} of {trials}.")
     tail = _tail(confidence) / 2
-    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes > 0 else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    low = float(betaincinv(successes, trials - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
     return Interval(successes / trials, low, high)
 
 
@@ -141,8 +141,8 @@ def threshold_interval(
     """
     ordered, tail = _ordered(positive_scores, target_tpr), _tail(confidence) / 2
     count = len(ordered)
-    below = binom.cdf(np.arange(count), count, 1 - target_tpr)  # below[j] = P(K <= j)
-    above = binom.sf(np.arange(count), count, 1 - target_tpr)  # above[j] = P(K >= j + 1)
+    below = bdtr(np.arange(count), count, 1 - target_tpr)  # below[j] = P(K <= j)
+    above = bdtrc(np.arange(count), count, 1 - target_tpr)  # above[j] = P(K >= j + 1)
     rank_low, upper = int((below <= tail).sum()), np.flatnonzero(above <= tail)
     low = float(ordered[rank_low - 1]) if rank_low > 0 else None
     return low, float(ordered[upper[0]]) if len(upper) else None
@@ -173,7 +173,7 @@ def guaranteed_threshold(positive_scores: ArrayLike, *, target_tpr: float, confi
     (0.0, None)
     """
     ordered, tail = _ordered(positive_scores, target_tpr), _tail(confidence)
-    below = binom.cdf(np.arange(len(ordered)), len(ordered), 1 - target_tpr)
+    below = bdtr(np.arange(len(ordered)), len(ordered), 1 - target_tpr)
     rank = int((below <= tail).sum())
     return float(ordered[rank - 1]) if rank > 0 else None
 

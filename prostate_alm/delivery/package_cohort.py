@@ -1,0 +1,114 @@
+"""The training studies of an ensemble, read once more: what they have in common, and what the packed network says.
+
+Members may have computed in bfloat16 when they were validated, while prediction computes in float32: their logits
+differ by up to a hundredth. A threshold that is the logit of one validation study must be that of the network that will
+be compared with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prostate_alm.data.manifest import Manifest, StudyRecord
+from prostate_alm.delivery.card import GridSpec, TrainingRange
+from prostate_alm.delivery.package_archive import PackageError
+from prostate_alm.delivery.package_range import acquired_b_values, intensity_variation, range_of
+from prostate_alm.delivery.preprocess import cropped_channels, normalised_image
+from prostate_alm.imaging.selection import Selection
+from prostate_alm.imaging.volume import StudyVolumes, Volume
+from prostate_alm.progress import Progress, silent
+from prostate_alm.training.networks import MeanLogits
+
+FoldLogits = Mapping[str, Mapping[int, float]]
+"""Study -> member that had it for validation -> logit."""
+
+LARGEST_DIFFERENCE_SHARE = 0.05
+"""Between a member's logit now and then, as a share of the standard deviation of all: bfloat16 has 8 bits (0.4 %)."""
+
+
+@dataclass(frozen=True)
+class TrainingStudies:
+    """Range and validation logits of the training studies; `recomputed` where their volumes were at hand."""
+
+    range: TrainingRange
+    logits: FoldLogits
+    recomputed: bool
+
+
+def read_training_studies(
+    manifest: Manifest,
+    folder: Path,
+    *,
+    grid: GridSpec,
+    network: MeanLogits,
+    recorded: FoldLogits,
+    progress: Progress = silent,
+) -> TrainingStudies:
+    """Return what the volumes of the training studies say; test studies are not touched.
+
+    Args:
+        manifest: the cohort.
+        folder: where its manifest lies.
+        grid: how volumes become the network's input.
+        network: the ensemble, with the weights that are packed, in evaluation mode.
+        recorded: the members' validation logits as training wrote them.
+        progress: called with the studies done and in all.
+
+    Returns:
+        Logits computed anew in float32; those recorded, and the b-values alone, where a volume is missing.
+
+    Raises:
+        PackageError: a logit is far from the one recorded: weights, volumes or predictions were exchanged since.
+    """
+    training = [study for study in manifest.studies if study.split == "train"]
+    if not all((folder / file.path).is_file() for study in training for file in (study.t2, study.dwi)):
+        return TrainingStudies(
+            TrainingRange(b_values_acquired_s_per_mm2=acquired_b_values(training)), recorded, recomputed=False
+        )
+    logits: dict[str, dict[int, float]] = {}
+    spacings, variations = [], []
+    for done, study in enumerate(training, start=1):
+        volumes = _read_volumes(study, folder, manifest.b_values_s_per_mm2)
+        channels = cropped_channels(volumes, grid)
+        spacings.append(np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0))
+        variations.append(intensity_variation(channels))
+        if study.id in recorded:
+            logits[study.id] = _logits(network, normalised_image(channels, grid), members=list(recorded[study.id]))
+        progress(done, len(training))
+    _require_near(logits, recorded)
+    return TrainingStudies(range_of(training, t2_spacings_mm=spacings, variations=variations), logits, recomputed=True)
+
+
+def _read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) -> StudyVolumes:
+    import nibabel as nib  # takes half a second, which opening a pack need not wait for
+
+    t2, dwi = (nib.load(folder / file.path) for file in (study.t2, study.dwi))
+    signal = dwi.get_fdata(dtype=np.float32)  # (I, J, K, B)
+    return StudyVolumes(
+        t2=Volume(t2.get_fdata(dtype=np.float32), t2.affine),
+        dwi=tuple(Volume(signal[..., index], dwi.affine) for index in range(signal.shape[-1])),
+        b_values_s_per_mm2=b_values,
+        b_values_acquired_s_per_mm2=study.b_values_acquired_s_per_mm2,
+        b_values_computed=study.b_values_computed,
+        selection=Selection(None, (), None, ()),
+    )
+
+
+def _logits(network: MeanLogits, image: torch.Tensor, *, members: list[int]) -> dict[int, float]:
+    with torch.inference_mode():
+        return {number: float(network.members[number](image[None])) for number in members}
+
+
+def _require_near(logits: FoldLogits, recorded: FoldLogits) -> None:
+    pairs = np.array([(logits[key][m], recorded[key][m]) for key in recorded for m in recorded[key]])  # (P, 2)
+    differences = np.abs(pairs[:, 0] - pairs[:, 1])
+    allowed = LARGEST_DIFFERENCE_SHARE * pairs[:, 1].std() + 1e-3
+    if not differences.max() <= allowed:
+        raise PackageError(
+            "not_packable",
+            f"validation logits must be those that training recorded to {allowed:.2g}, got a difference of "
+            f"{differences.max():.2g}. Weights, volumes or predictions changed since: train the members again.",
+        )
