@@ -56,9 +56,9 @@ def plain_text(text: str, limit: int | None = None) -> str:
     """
     bare = unicodedata.normalize("NFKD", text.translate(_SPELLED))
     letters = "".join(one for one in bare if not unicodedata.combining(one))
-    line = " ".join(letters.encode("ascii", errors="replace").decode("ascii").split())
-    printable = "".join(filter(str.isprintable, line))
-    return printable if limit is None or len(printable) <= limit else f"{printable[: limit - 3]}..."
+    spaced = "".join(one if one.isprintable() else " " for one in letters.encode("ascii", errors="replace").decode())
+    line = " ".join(spaced.split())
+    return line if limit is None or len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def equipment(model: ModelIdentity) -> dict[str, Any]:

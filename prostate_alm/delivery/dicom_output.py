@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -56,7 +57,7 @@ def write_sr(
         report = structured_report(result, study_dir=study_dir, created_at=created_at)
     except EvidenceError:
         return None
-    return _write(report, output_dir / f"{result.answer.study}{REPORT_SUFFIX}")
+    return _write(report, output_dir, suffix=REPORT_SUFFIX)
 
 
 def write_capture(
@@ -68,11 +69,13 @@ def write_capture(
     from prostate_alm.delivery.page import draw_page  # matplotlib takes a second, which a report alone does without
 
     capture = secondary_capture(result, draw_page(result, model), created_at=created_at)
-    return _write(capture, output_dir / f"{result.answer.study}{CAPTURE_SUFFIX}")
+    return _write(capture, output_dir, suffix=CAPTURE_SUFFIX)
 
 
-def _write(made: Dataset, path: Path) -> Path:
+def _write(made: Dataset, folder: Path, *, suffix: str) -> Path:
     """Write an object under a temporary name and rename it; replace nothing but an earlier object of its series."""
+    pseudonym = hashlib.sha256(str(made.StudyInstanceUID).encode()).hexdigest()[:16]  # an answer may lack it
+    path = folder / f"{pseudonym}{suffix}"
     if path.exists() and _series_uid(path) != made.SeriesInstanceUID:
         raise ValueError(
             f"output must be a new file or an earlier report of the same model and study, got {path.name} of another "
