@@ -1,0 +1,103 @@
+"""The command that answers studies."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, print_error
+from prostate_alm.progress import progress_bar
+
+if TYPE_CHECKING:
+    from prostate_alm.delivery.archive import Outcome
+
+
+def add_predict(commands: Commands) -> None:
+    """Add `prostate-alm predict`."""
+    predict = commands.add_parser(
+        "predict",
+        help="answer DICOM studies with a packed model",
+        description="Answer each study with a probability and a decision, or refuse it with a reason: one JSON a study "
+        "and answers.parquet in DIR. Studies answered before are not answered again: stop at any time and run the same "
+        "command to go on. Exit code 1 when a study was refused. Research use only, not for diagnosis.",
+    )
+    predict.add_argument(
+        "studies", type=Path, nargs="+", metavar="STUDY", help="folder, zip, DICOMDIR, or folder of many studies"
+    )
+    predict.add_argument("--model", type=Path, required=True, metavar="ZIP", help="packed model, see prostate-alm pack")
+    predict.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the answers")
+    predict.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: the model's)")
+    predict.add_argument(
+        "--rules", type=Path, metavar="JSON", help="a site's rules of choosing series, see docs/dicom.md"
+    )
+    predict.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    predict.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="this machine or a Ray cluster (default: local)"
+    )
+    predict.add_argument("--identify", action="store_true", help="put paths and DICOM identifiers into the answers")
+    predict.add_argument("--overwrite", action="store_true", help="replace answers of other models or to other files")
+    predict.add_argument("--json", action="store_true", help="print the answers as JSON")
+    predict.set_defaults(action=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from prostate_alm.delivery.archive import Job, answer_archive
+    from prostate_alm.delivery.package import open_package
+    from prostate_alm.delivery.sources import find_sources
+    from prostate_alm.imaging.rulebook import read_rules
+
+    sources = find_sources(options.studies)
+    model = open_package(options.model)
+    point = model.card.operating_point(options.target_tpr)
+    job = Job(
+        model=options.model,
+        model_sha256=model.identity.sha256,
+        target_tpr=point.target_tpr,
+        identify=options.identify,
+        rules=None if options.rules is None else read_rules(options.rules),
+    )
+    outcomes = list(
+        answer_archive(
+            sources,
+            options.output,
+            job=job,
+            jobs=options.jobs,
+            executor=options.executor,
+            overwrite=options.overwrite,
+            progress=progress_bar("answering studies", unit="source"),
+        )
+    )
+    if options.json:
+        print(json.dumps([one.answer.model_dump(mode="json") for one in outcomes if one.conflict is None], indent=1))
+    else:
+        _print_outcomes(outcomes, options.output)
+    for one in outcomes:
+        if one.conflict is not None:
+            print_error(f"{one.path.name} was not written: {one.conflict}")
+    unanswered = [one for one in outcomes if one.conflict is not None or one.answer.status == "refused"]
+    return SOME_REFUSED if unanswered else OK
+
+
+def _print_outcomes(outcomes: Sequence["Outcome"], folder: Path) -> None:
+    from prostate_alm.delivery.prediction import NOTICE
+
+    for one in outcomes:
+        print(_line(one.answer))
+    answered = sum(one.answer.status == "answered" for one in outcomes)
+    kept = sum(one.kept for one in outcomes)
+    before = f" ({kept} of them before)" if kept else ""
+    print(f"{answered} studies answered, {len(outcomes) - answered} refused{before}: {folder}")
+    print(NOTICE)
+
+
+def _line(answer: Any) -> str:
+    """Return one study in one line."""
+    place = f"  {answer.identity.path}" if answer.identity else ""
+    name = answer.study or "unknown study   "
+    if answer.status == "refused":
+        return f"{name}  refused ({answer.code}): {answer.reason}{place}"
+    point = answer.operating_point
+    decision = f"{answer.decision} at TPR {point.target_tpr:g}"
+    codes = ", ".join(dict.fromkeys(warning.code for warning in answer.warnings))
+    return f"{name}  probability {answer.probability:.3f}  {decision}{'  warnings: ' if codes else ''}{codes}{place}"

@@ -1,0 +1,141 @@
+"""Answers as files: one JSON a study, written whole or not at all, and one table of all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from prostate_alm.delivery.prediction import Answer, Prediction, Refused
+
+TABLE_FILE = "answers.parquet"
+SCHEMA_FILE = Path(__file__).with_name("answer.schema.json")
+
+_ANSWER: TypeAdapter[Prediction | Refused] = TypeAdapter(Answer)
+
+
+class AnswersError(ValueError):
+    """A folder of answers that must not be written to."""
+
+
+def answer_to_json(answer: Answer) -> str:
+    """Return an answer as the text of its file."""
+    return answer.model_dump_json(indent=1) + "\n"
+
+
+def answer_from_json(text: str | bytes) -> Answer:
+    """Return the answer in the text of a file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _ANSWER.validate_json(text)
+
+
+def answer_schema() -> dict[str, Any]:
+    """Return the JSON schema of an answer, which is published as `answer.schema.json`."""
+    schema = _ANSWER.json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Answer of prostate-alm predict: Prediction or Refused",
+        **schema,
+    }
+
+
+def answer_name(answer: Answer) -> str:
+    """Return the name of an answer's file: the study's pseudonym, or a digest of its files where it has none."""
+    if answer.study is not None:
+        return f"{answer.study}.json"
+    return f"refused-{answer.source_sha256[:16] if answer.source_sha256 else answer.code}.json"
+
+
+def read_answers(folder: Path) -> dict[str, Answer]:
+    """Return the answers in a folder by the name of their file; other files are left alone."""
+    found: dict[str, Answer] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found[path.name] = answer_from_json(path.read_bytes())
+        except ValidationError:
+            continue
+    return found
+
+
+def write_answer(answer: Answer, folder: Path) -> Path:
+    """Write an answer under its name, whole or not at all, over one that is there."""
+    path = folder / answer_name(answer)
+    _replace(path, answer_to_json(answer).encode())
+    return path
+
+
+def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
+    """Write the table of all answers, one row each, sorted by study."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    rows = sorted((_row(answer) for answer in answers), key=lambda row: str(row["file"]))
+    types = {
+        "study": pa.string(),
+        "status": pa.string(),
+        "probability": pa.float64(),
+        "decision": pa.string(),
+        "logit": pa.float64(),
+        "logit_std": pa.float64(),
+        "target_tpr": pa.float64(),
+        "threshold": pa.float64(),
+        "warnings": pa.list_(pa.string()),
+        "code": pa.string(),
+        "reason": pa.string(),
+        "model_sha256": pa.string(),
+        "source_sha256": pa.string(),
+        "file": pa.string(),
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(types.items()))), sink)
+    path = folder / TABLE_FILE
+    _replace(path, sink.getvalue().to_pybytes())
+    return path
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    """Return one row; what an answer of its kind does not have stays empty."""
+    row: dict[str, Any] = {
+        "study": answer.study,
+        "status": answer.status,
+        "model_sha256": answer.model.sha256,
+        "source_sha256": answer.source_sha256,
+        "file": answer_name(answer),
+    }
+    if isinstance(answer, Refused):
+        return row | {"code": answer.code, "reason": answer.reason}
+    return row | {
+        "probability": answer.probability,
+        "decision": answer.decision,
+        "logit": answer.logit,
+        "logit_std": answer.logit_std,
+        "target_tpr": answer.operating_point.target_tpr,
+        "threshold": answer.operating_point.threshold,
+        "warnings": [warning.code for warning in answer.warnings],
+    }
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file under another name first, so that an interruption leaves the old one or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_schema() -> None:
+    """Write the published schema: `python -m prostate_alm.delivery.answers`."""
+    _replace(SCHEMA_FILE, (json.dumps(answer_schema(), indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    _write_schema()

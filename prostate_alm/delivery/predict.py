@@ -1,0 +1,271 @@
+"""One study to one answer: a probability and a decision with all that it rests on, or a refusal with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import statistics
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pydicom
+import torch
+
+from prostate_alm import __version__
+from prostate_alm.delivery.card import PlattCalibration, StoredOperatingPoint
+from prostate_alm.delivery.prediction import (
+    AppliedOperatingPoint,
+    Identity,
+    ModelIdentity,
+    Prediction,
+    Refused,
+    UsedSeries,
+)
+from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
+from prostate_alm.delivery.quality import quality_warnings
+from prostate_alm.delivery.sources import content_sha256
+from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.rulebook import Rules, default_rules
+from prostate_alm.imaging.selection import Refusal, Selection
+from prostate_alm.imaging.study import explain_study
+from prostate_alm.imaging.volume import StudyVolumes, load_selection
+
+if TYPE_CHECKING:
+    from prostate_alm.delivery.package import PackedModel
+
+__all__ = ["StudyResult", "network_input", "predict_folder", "refused_source"]
+
+_PACKAGES = ("SimpleITK", "numpy", "pydicom", "torch")  # those that a number of the answer may depend on
+_Outcome = TypeVar("_Outcome")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """An answer with what it was made of: volumes on the T2 grid, the network's input (C, X, Y, Z); None if refused."""
+
+    answer: Prediction | Refused
+    volumes: StudyVolumes | None
+    image: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is the same in the answer and in the refusal of a study."""
+
+    folder: Path
+    place: str | None  # as the user knows it; None where nothing may identify the study
+    source_sha256: str | None
+    model: ModelIdentity
+    software: dict[str, str]
+
+
+def predict_folder(
+    directory: Path,
+    model: PackedModel,
+    *,
+    target_tpr: float | None = None,
+    identify: bool = False,
+    rules: Rules | None = None,
+    place: str | None = None,
+    source_sha256: str | None = None,
+) -> StudyResult:
+    """Answer the study in a folder; a study that cannot be used is a refusal and raises nothing.
+
+    logit = mean of the members' logits; probability = sigmoid(slope · logit + intercept); positive where
+    logit >= threshold of the operating point.
+
+    Args:
+        directory: a folder that holds one study, under any names.
+        model: the packed model.
+        target_tpr: which of the stored operating points decides; None for the model's default.
+        identify: put the identifiers of the study into the answer.
+        rules: how series are chosen; `rules.json` when None.
+        place: what `identify` gives as path; None for the folder.
+        source_sha256: digest of the folder's contents where it is known already; None to compute it.
+
+    Raises:
+        ValueError: the model has no such operating point.
+        NotADirectoryError: there is no such folder.
+
+    Reference:
+        Section 5.2 of the paper.
+    """
+    point = model.card.operating_point(target_tpr)
+    if not directory.is_dir():
+        raise NotADirectoryError(f"study must be an existing folder, got {directory}. Check the path.")
+    known_as = (place or str(directory)) if identify else None
+    digest = _guarded(lambda: source_sha256 or content_sha256(directory))
+    known = None if isinstance(digest, Refusal) else digest
+    asked = _Asked(directory, known_as, known, model.identity, software_of(rules))
+    selection = _guarded(lambda: explain_study(directory, rules=rules))
+    if isinstance(digest, Refusal):
+        return _refused(asked, digest, selection=None)
+    if isinstance(selection, Refusal):
+        return _refused(asked, selection, selection=None)
+    outcome = _guarded(lambda: _answered(asked, selection, model, point=point, rules=rules))
+    return _refused(asked, outcome, selection=selection) if isinstance(outcome, Refusal) else outcome
+
+
+def refused_source(
+    refusal: Refusal,
+    model: ModelIdentity,
+    *,
+    source_sha256: str | None,
+    rules: Rules | None = None,
+    place: str | None = None,
+) -> Refused:
+    """Return the answer for files of which no study could be read, such as a damaged archive.
+
+    Args:
+        refusal: why.
+        model: who was asked.
+        source_sha256: digest of the file, None where it cannot be read.
+        rules: how series would have been chosen.
+        place: path of the file; None where nothing may identify it.
+    """
+    return Refused(
+        study=None,
+        code=refusal.code,
+        reason=refusal.reason,
+        series=(),
+        model=model,
+        software=software_of(rules),
+        source_sha256=source_sha256,
+        identity=None if place is None else _unread(place),
+    )
+
+
+def _guarded(action: Callable[[], _Outcome]) -> _Outcome | Refusal:
+    """Return what an action returns, or why it could not: one bad study must not stop the others."""
+    try:
+        return action()
+    except StudyRefused as refused:
+        return Refusal(refused.code, refused.reason)
+    except Exception as error:
+        # where it happened, without the error's own words: those of the system hold paths
+        logger.debug("study refused after an unexpected error\n%s", "".join(traceback.format_tb(error.__traceback__)))
+        return Refusal(
+            "unexpected_error",
+            f"study must be readable, got {type(error).__name__} while answering it. "
+            "See what `prostate-alm study explain` says of its folder, and report the error.",
+        )
+
+
+def _answered(
+    asked: _Asked, selection: Selection, model: PackedModel, *, point: StoredOperatingPoint, rules: Rules | None
+) -> StudyResult:
+    volumes = load_selection(selection, b_values_s_per_mm2=model.card.grid.b_values_s_per_mm2, rules=rules)
+    channels = cropped_channels(volumes, model.card.grid)  # (C, X, Y, Z)
+    if not np.isfinite(channels).all():
+        raise StudyRefused("no_finite_signal", "signal must be finite, got other numbers. Send the study again.")
+    image = normalised_image(channels, model.card.grid)
+    member_logits = _member_logits(model, image)
+    logit = statistics.fmean(member_logits)
+    answer = Prediction(
+        study=_pseudonym(selection) or "",
+        probability=calibrated(logit, model.card.calibration),
+        decision="positive" if logit >= point.threshold else "negative",
+        logit=logit,
+        logit_std=statistics.stdev(member_logits) if len(member_logits) > 1 else 0.0,
+        member_logits=member_logits,
+        operating_point=AppliedOperatingPoint(
+            **{name: getattr(point, name) for name in AppliedOperatingPoint.model_fields}
+        ),
+        b_values_s_per_mm2=volumes.b_values_s_per_mm2,
+        b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
+        b_values_computed=volumes.b_values_computed,
+        series=_series(selection),
+        warnings=quality_warnings(volumes, channels, card=model.card, member_logits=member_logits),
+        model=asked.model,
+        software=asked.software,
+        source_sha256=asked.source_sha256,
+        identity=_identity(asked, selection),
+    )
+    return StudyResult(answer, volumes, image)
+
+
+def calibrated(logit: float, calibration: PlattCalibration) -> float:
+    """Return the probability of a logit: sigmoid(slope · logit + intercept), within [0, 1].
+
+    >>> calibrated(0.0, PlattCalibration(slope=2.0, intercept=0.0, prevalence=0.5, samples=10))
+    0.5
+    """
+    return float(1 / (1 + np.exp(-np.clip(calibration.slope * logit + calibration.intercept, -700, 700))))
+
+
+def _member_logits(model: PackedModel, image: torch.Tensor) -> tuple[float, ...]:
+    with torch.inference_mode():
+        return tuple(float(member(image[None])) for member in model.network.members)
+
+
+def _refused(asked: _Asked, refusal: Refusal, *, selection: Selection | None) -> StudyResult:
+    answer = Refused(
+        study=None if selection is None else _pseudonym(selection),
+        code=refusal.code,
+        reason=refusal.reason,
+        series=() if selection is None else _series(selection),
+        model=asked.model,
+        software=asked.software,
+        source_sha256=asked.source_sha256,
+        identity=_identity(asked, selection),
+    )
+    return StudyResult(answer, None, None)
+
+
+def _pseudonym(selection: Selection) -> str | None:
+    """Return the study's name in all that is written: a digest, None where there is not exactly one study."""
+    uids = {one.series.study_uid for one in selection.series}
+    return hashlib.sha256(uids.pop().encode()).hexdigest()[:16] if len(uids) == 1 else None
+
+
+def _series(selection: Selection) -> tuple[UsedSeries, ...]:
+    used = {one.uid for one in selection.used} if selection.refused is None else set()
+    return tuple(
+        UsedSeries(
+            series_number=one.series.number,
+            description=one.series.description,
+            role=one.role,
+            used=one.series.uid in used,
+            b_values_s_per_mm2=one.series.b_values_s_per_mm2,
+            reason=one.reason,
+        )
+        for one in selection.series
+    )
+
+
+def _identity(asked: _Asked, selection: Selection | None) -> Identity | None:
+    """Return the identifiers of a study where the user asked for them."""
+    if asked.place is None:
+        return None
+    images = [image for one in selection.series for image in one.series.instances] if selection else []
+    if not images:
+        return _unread(asked.place)
+    header = pydicom.dcmread(images[0].pixels.path, stop_before_pixels=True)
+    return Identity(
+        path=asked.place,
+        patient_id=str(header.get("PatientID", "")),
+        study_instance_uid=str(header.get("StudyInstanceUID", "")),
+        accession_number=str(header.get("AccessionNumber", "")),
+    )
+
+
+def _unread(place: str) -> Identity:
+    return Identity(path=place, patient_id="", study_instance_uid="", accession_number="")
+
+
+def software_of(rules: Rules | None) -> dict[str, str]:
+    """Return the versions that an answer depends on, and the checksum of the rules that choose series."""
+    return {**_versions(), "rules": (rules or default_rules()).sha256()}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"prostate-alm": __version__, **{name: version(name) for name in _PACKAGES}}

@@ -1,0 +1,173 @@
+"""From the volumes of a study to the network's input: the numbers of the training pipeline, without MONAI.
+
+Importing MONAI takes longer than answering a study, so the few transforms of `bundles/prostate/train.json` are written
+here as what they are: linear interpolation along each axis, a centre crop, zero mean and unit variance. A test holds
+both together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from prostate_alm.delivery.card import GridSpec
+from prostate_alm.imaging.volume import StudyVolumes, Volume
+
+SAME_SPACING_MM = 1e-3  # a spacing this near to the wanted one is kept, as MONAI does
+PERPENDICULAR_SAMPLES = 1e-8  # of a sample: beyond, axes count as skewed
+
+
+def network_input(volumes: StudyVolumes, grid: GridSpec) -> torch.Tensor:
+    """Return what the network sees of a study: T2, then each b-value.
+
+    (x - mean) / std per channel, both over `grid.normalised_size` voxels, then the centre of `grid.image_size` voxels.
+
+    Args:
+        volumes: T2 and diffusion on the T2 grid.
+        grid: how the model was trained.
+
+    Returns:
+        (C, X, Y, Z) float32, X towards the left, Y to the back, Z to the head.
+
+    Reference:
+        `read_and_normalise` and `centre_crop` of `bundles/prostate/train.json`.
+
+    >>> import numpy as np
+    >>> from prostate_alm.imaging.selection import Selection
+    >>> noise = np.random.default_rng(0).random((20, 20, 10), np.float32)
+    >>> volume = Volume(noise, np.diag([-1.0, -1.0, 3.0, 1.0]))
+    >>> study = StudyVolumes(volume, (volume,), (0.0,), (0.0,), (False,), Selection(None, (), None, ()))
+    >>> sizes = {"normalised_size": (12, 12, 6), "image_size": (8, 8, 4)}
+    >>> network_input(study, GridSpec(spacing_mm=(2.0, 2.0, 3.0), b_values_s_per_mm2=(0.0,), **sizes)).shape
+    torch.Size([2, 8, 8, 4])
+    """
+    return normalised_image(cropped_channels(volumes, grid), grid)
+
+
+def cropped_channels(volumes: StudyVolumes, grid: GridSpec) -> NDArray[np.float32]:
+    """Return the signal of each channel on the model's grid, (C, *grid.normalised_size) float32, not normalised.
+
+    Where T2 is smaller than the region, its edge is repeated.
+    """
+    channels = np.stack([volumes.t2.voxels, *(one.voxels for one in volumes.dwi)])  # (C, I, J, K)
+    channels = _turned(channels, _turns_to_lps(_as_stored(volumes.t2.affine_ras_mm)))
+    for axis, at in enumerate(sample_positions(volumes, grid), start=1):
+        channels = _interpolated(channels, np.clip(at, 0, channels.shape[axis] - 1), axis=axis)
+    return np.ascontiguousarray(channels, dtype=np.float32)
+
+
+def normalised_image(channels: NDArray[np.float32], grid: GridSpec) -> torch.Tensor:
+    """Return channels (C, *grid.normalised_size) with zero mean and unit variance, cropped to `grid.image_size`."""
+    image = torch.from_numpy(channels)
+    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    std = image.std(dim=(1, 2, 3), keepdim=True, unbiased=False)
+    normalised = (image - mean) / torch.where(std > 0, std, torch.ones_like(std))
+    return normalised[(slice(None), *centre_of(grid))].contiguous()
+
+
+def centre_of(grid: GridSpec) -> tuple[slice, slice, slice]:
+    """Return where the network's image lies within the region that normalises it.
+
+    >>> sizes = {"normalised_size": (46, 46, 22), "image_size": (40, 40, 20)}
+    >>> centre_of(GridSpec(spacing_mm=(2.0, 2.0, 3.0), b_values_s_per_mm2=(0.0,), **sizes))[2]
+    slice(1, 21, None)
+    """
+    starts = [max(whole // 2 - part // 2, 0) for whole, part in zip(grid.normalised_size, grid.image_size, strict=True)]
+    first, second, third = (slice(start, start + part) for start, part in zip(starts, grid.image_size, strict=True))
+    return first, second, third
+
+
+def sample_positions(volumes: StudyVolumes, grid: GridSpec) -> tuple[NDArray[np.float64], ...]:
+    """Return where the samples of the region that normalises lie: voxels of T2 in LPS order, one array an axis.
+
+    Positions below 0 or beyond the last voxel are outside T2; its edge is repeated there.
+    """
+    affine, shape = _lps_affine(volumes.t2)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    same = np.abs(spacing_mm - grid.spacing_mm) <= SAME_SPACING_MM
+    wanted_mm = np.where(same, spacing_mm, grid.spacing_mm)
+    samples, first = _samples(affine[:3, :3], shape, spacing_mm=wanted_mm)
+    return tuple(
+        first[axis] + _middle(int(samples[axis]), grid.normalised_size[axis]) * wanted_mm[axis] / spacing_mm[axis]
+        for axis in range(3)
+    )
+
+
+def outside_t2_mm(volumes: StudyVolumes, grid: GridSpec) -> tuple[float, ...]:
+    """Return how much of the network's image lies outside T2: left to right, front to back, foot to head."""
+    _, shape = _lps_affine(volumes.t2)
+    rows = zip(sample_positions(volumes, grid), shape, centre_of(grid), grid.spacing_mm, strict=True)
+    return tuple(float(((at[part] < 0) | (at[part] > count - 1)).sum() * mm) for at, count, part, mm in rows)
+
+
+def _samples(
+    axes_mm: NDArray[np.float64], shape: NDArray[np.int_], *, spacing_mm: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how many samples cover each axis, and the voxel of the first one, as MONAI's `Spacing` decides.
+
+    The first sample is the first voxel. Where axes are not perpendicular to 1e-8 of a sample, which the rounding of an
+    affine is enough for, the middles of both grids coincide instead.
+    """
+    triangle = np.linalg.cholesky(axes_mm.T @ axes_mm).T
+    wanted_mm = axes_mm @ np.linalg.inv(triangle) @ np.diag(spacing_mm)
+    ends = np.stack(np.meshgrid(*([0.0, count - 1.0] for count in shape), indexing="ij")).reshape(3, -1)
+    corners = np.linalg.solve(wanted_mm, axes_mm) @ ends  # (3, 8), in samples
+    samples = np.round(np.ptp(corners, axis=1) + 1.0)
+    if np.abs((corners - corners[:, :1]).min(axis=1)).max() <= PERPENDICULAR_SAMPLES:
+        return samples, np.zeros(3)
+    return samples, shape / 2 - np.linalg.solve(axes_mm, wanted_mm) @ (samples / 2)
+
+
+def _middle(samples: int, size: int) -> NDArray[np.int_]:
+    """Return the numbers of the middle samples, edges repeated half on each side where there are too few.
+
+    >>> _middle(7, 3), _middle(2, 5)
+    (array([2, 3, 4]), array([-1,  0,  1,  2,  3]))
+    """
+    start = max(samples // 2 - size // 2, 0) if samples >= size else -((size - samples) // 2)
+    return start + np.arange(size)
+
+
+def _lps_affine(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """Return the affine and shape of a volume whose axes are turned to left, back, head."""
+    affine = _as_stored(volume.affine_ras_mm)
+    turns = _turns_to_lps(affine)
+    return affine @ inv_ornt_aff(turns, volume.voxels.shape), np.array(volume.voxels.shape)[_order(turns)]
+
+
+def _as_stored(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an affine as the NIfTI files of the training have it: in 32 bits."""
+    return affine.astype(np.float32).astype(np.float64)
+
+
+def _turns_to_lps(affine_ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the permutation and flips that bring a volume's axes closest to left, back, head."""
+    turns: NDArray[np.float64] = ornt_transform(io_orientation(affine_ras_mm), axcodes2ornt("LPS"))
+    return turns
+
+
+def _turned(channels: NDArray[np.float32], turns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return channels (C, I, J, K) with their axes permuted and flipped."""
+    for axis, (_, flip) in enumerate(turns):
+        if flip < 0:
+            channels = np.flip(channels, axis + 1)
+    return channels.transpose(0, *(1 + axis for axis in _order(turns)))
+
+
+def _order(turns: NDArray[np.float64]) -> list[int]:
+    """Return which axis of a volume comes first, second, third after the turns."""
+    order: list[int] = np.argsort(turns[:, 0]).tolist()
+    return order
+
+
+def _interpolated(channels: NDArray[np.float32], at: NDArray[np.float64], *, axis: int) -> NDArray[np.float32]:
+    """Return channels sampled linearly at positions within one axis."""
+    low = np.minimum(np.floor(at).astype(int), channels.shape[axis] - 1)
+    high = np.minimum(low + 1, channels.shape[axis] - 1)
+    shape = [1] * channels.ndim
+    shape[axis] = len(at)
+    weight = (at - low).reshape(shape)
+    below, above = channels.take(low, axis), channels.take(high, axis)
+    return np.asarray(below * (1 - weight) + above * weight)  # float64: rounded once, at the end

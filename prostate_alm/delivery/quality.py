@@ -1,0 +1,232 @@
+"""Reasons to distrust an answer: a study unlike those of the training, or images that look disturbed.
+
+docs/predict.md gives each code with its rule and the error rates of the estimators.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
+from prostate_alm.delivery.card import GridSpec, ModelCard, TrainingRange
+from prostate_alm.delivery.package_range import intensity_variation
+from prostate_alm.delivery.prediction import QualityWarning
+from prostate_alm.delivery.preprocess import outside_t2_mm
+from prostate_alm.imaging.geometry import stack_images
+from prostate_alm.imaging.rulebook import default_rules
+from prostate_alm.imaging.rules import listed
+from prostate_alm.imaging.selection import image_stacks
+from prostate_alm.imaging.volume import StudyVolumes, load_volume
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """How far a study may differ before a warning.
+
+    Spacing and intensity may lie outside the range of the training by a share of its end; magnets are called 3 T from
+    2.89 T on; `core_mm` is the middle of the T2 volume (left-right, front-back, foot-head) that a prostate fills.
+    """
+
+    spacing_share: float = 0.1
+    intensity_share: float = 0.25
+    field_strength_t: float = 0.15
+    core_mm: tuple[float, float, float] = (50.0, 40.0, 40.0)
+    missing_crop_mm: float = 3.0
+    artefacts: ArtefactLimits = field(default_factory=ArtefactLimits)
+
+
+LIMITS = QualityLimits()
+
+
+def quality_warnings(
+    volumes: StudyVolumes,
+    channels: NDArray[np.float32],
+    *,
+    card: ModelCard,
+    member_logits: Sequence[float],
+    limits: QualityLimits = LIMITS,
+) -> tuple[QualityWarning, ...]:
+    """Return the reasons to distrust an answer, in a fixed order; empty where there are none.
+
+    Args:
+        volumes: the study on the T2 grid.
+        channels: (C, X, Y, Z), the study on the model's grid before it is normalised.
+        card: what the model says of its training.
+        member_logits: one for each member of the ensemble.
+        limits: how far a study may differ.
+    """
+    found = (
+        *_spacing(volumes, card.training_range, limits),
+        *_scanner(volumes, card.training_range, limits),
+        *_b_values(volumes, card.training_range),
+        *_intensity(channels, card.training_range, limits),
+        *_field_of_view(volumes, card.grid, limits),
+        *_artefacts(volumes, limits),
+        *_members(member_logits, card.validation.logits),
+    )
+    return tuple(QualityWarning(code=code, message=message) for code, message in found)
+
+
+Found = Iterator[tuple[str, str]]
+
+
+def _spacing(volumes: StudyVolumes, trained: TrainingRange, limits: QualityLimits) -> Found:
+    pairs = (
+        ("T2", np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0), trained.t2_spacing_mm),
+        ("diffusion", _diffusion_spacing_mm(volumes), trained.dwi_spacing_mm),
+    )
+    for name, spacing_mm, ranges in pairs:
+        if ranges is None or spacing_mm is None:
+            continue
+        if not all(_within(mm, one, share=limits.spacing_share) for mm, one in zip(spacing_mm, ranges, strict=True)):
+            seen = " x ".join(_range(one, digits=2) for one in ranges)
+            here = " x ".join(f"{mm:.2f}" for mm in spacing_mm)
+            yield "spacing_outside_training", f"{name} has voxels of {here} mm, those of the training had {seen} mm."
+
+
+def _diffusion_spacing_mm(volumes: StudyVolumes) -> NDArray[np.float64] | None:
+    """Return the voxel size of the diffusion images as acquired, before they came onto the grid of T2."""
+    stacks = image_stacks(volumes.selection)[1:]
+    if not stacks:
+        return None
+    place, images = stacks[0]
+    spacing_mm: NDArray[np.float64] = np.linalg.norm(stack_images(images, place=place).affine_ras_mm[:3, :3], axis=0)
+    return spacing_mm
+
+
+def _scanner(volumes: StudyVolumes, trained: TrainingRange, limits: QualityLimits) -> Found:
+    t2 = volumes.selection.t2
+    if t2 is None:
+        return
+    tesla, seen = t2.field_strength_t, trained.field_strength_t
+    if tesla is not None and seen is not None:
+        low, high = seen[0] - limits.field_strength_t, seen[1] + limits.field_strength_t
+        if not low <= tesla <= high:
+            yield (
+                "field_strength_outside_training",
+                f"the magnet has {tesla:g} T, those of the training {_range(seen)} T.",
+            )
+    known = {name.casefold() for name in trained.manufacturers}
+    if known and t2.manufacturer and t2.manufacturer.casefold() not in known:
+        yield (
+            "manufacturer_not_in_training",
+            f"the scanner is of {t2.manufacturer}, those of the training of {', '.join(trained.manufacturers)}.",
+        )
+
+
+def _b_values(volumes: StudyVolumes, trained: TrainingRange) -> Found:
+    acquired, wanted = volumes.b_values_acquired_s_per_mm2, volumes.b_values_s_per_mm2
+    computed = [b for b, is_computed in zip(wanted, volumes.b_values_computed, strict=True) if is_computed]
+    if computed:
+        beyond = [b for b in computed if not min(acquired) <= b <= max(acquired)]
+        how = f", b {listed(beyond)} by extrapolation" if beyond else ""
+        yield (
+            "b_values_computed",
+            f"b {listed(computed)} s/mm2 come from a fit to the acquired b {listed(acquired)}{how}.",
+        )
+    sets = trained.b_values_acquired_s_per_mm2
+    if sets and not any(_same_b_values(acquired, one) for one in sets):
+        seen = "; ".join(listed(one) for one in sets)
+        yield (
+            "b_values_not_in_training",
+            f"acquired were b {listed(acquired)} s/mm2, in the training b {seen}.",
+        )
+
+
+def _same_b_values(first: Sequence[float], second: Sequence[float]) -> bool:
+    tolerance = default_rules().b_value_tolerance_s_per_mm2
+    pairs = zip(sorted(first), sorted(second), strict=False)
+    return len(first) == len(second) and all(abs(a - b) <= tolerance for a, b in pairs)
+
+
+def _intensity(channels: NDArray[np.float32], trained: TrainingRange, limits: QualityLimits) -> Found:
+    if trained.intensity_variation is None:
+        return
+    values = intensity_variation(channels)
+    for index, (value, seen) in enumerate(zip(values, trained.intensity_variation, strict=True)):
+        if not _within(value, seen, share=limits.intensity_share):
+            name = "T2" if index == 0 else f"diffusion image {index}"
+            yield (
+                "intensity_outside_training",
+                f"the signal of {name} varies by {value:.2f} of its mean, in the training by {_range(seen, digits=2)}.",
+            )
+
+
+def _field_of_view(volumes: StudyVolumes, grid: GridSpec, limits: QualityLimits) -> Found:
+    """Yield what of the crop was not imaged; where the prostate lies within it, no header says."""
+    axes = zip(("left to right", "front to back", "foot to head"), outside_t2_mm(volumes, grid), strict=True)
+    lacking = [f"{mm:.0f} mm {axis}" for axis, mm in axes if mm > limits.missing_crop_mm]
+    if lacking:
+        yield "t2_smaller_than_crop", f"T2 lacks {', '.join(lacking)} of the region that the network sees."
+    share = _core_outside_diffusion(volumes, limits)
+    if share > 0:
+        yield (
+            "prostate_outside_diffusion",
+            f"diffusion does not cover {share:.0%} of the middle of the T2 volume, where the prostate is expected.",
+        )
+
+
+def _core_outside_diffusion(volumes: StudyVolumes, limits: QualityLimits) -> float:
+    """Return the share of the middle of the T2 volume that lies outside the diffusion's field of view."""
+    stacks = image_stacks(volumes.selection)[1:]
+    if not stacks:
+        return 0.0
+    place, images = stacks[0]
+    stack = stack_images(images, place=place)
+    shape = np.array(volumes.t2.voxels.shape)
+    middle = volumes.t2.affine_ras_mm[:3, :3] @ ((shape - 1) / 2) + volumes.t2.affine_ras_mm[:3, 3]
+    axes = volumes.t2.affine_ras_mm[:3, :3] / np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0)
+    steps = [np.linspace(-mm / 2, mm / 2, 11) for mm in limits.core_mm]
+    points = np.stack(np.meshgrid(*steps, indexing="ij")).reshape(3, -1)  # (3, N) along the axes of T2
+    world = axes @ points + middle[:, None]
+    inverse = np.linalg.inv(stack.affine_ras_mm)
+    voxels = inverse[:3, :3] @ world + inverse[:3, 3:]
+    inside = (voxels >= -0.5) & (voxels <= np.array(stack.shape)[:, None] - 0.5)
+    return float(1 - inside.all(axis=0).mean())
+
+
+def _artefacts(volumes: StudyVolumes, limits: QualityLimits) -> Found:
+    noise = noise_to_signal(volumes.t2)
+    if noise > limits.artefacts.t2_noise:
+        yield (
+            "noise_suspected",
+            f"noise in T2 is about {noise:.0%} of its signal, more than {limits.artefacts.t2_noise:.0%}.",
+        )
+    images = [("T2", volumes.t2)]
+    for one in volumes.selection.dwi[:1]:
+        lowest = one.b_values_s_per_mm2[0]
+        images.append((f"diffusion at b {lowest:g}", load_volume(one.series, b_value_s_per_mm2=lowest)))
+    for name, volume in images:
+        jump = slice_jump(volume)
+        if jump > limits.artefacts.slice_jump:
+            yield (
+                "motion_suspected",
+                f"neighbouring slices of {name} differ {jump:.2f} times as much as slices two apart.",
+            )
+
+
+def _members(member_logits: Sequence[float], validation_logits: Sequence[float]) -> Found:
+    """Yield a warning where the members differ on one study as much as studies differ from each other."""
+    if len(member_logits) < 2 or len(validation_logits) < 2:
+        return
+    here, usual = statistics.stdev(member_logits), statistics.stdev(validation_logits)
+    if here > usual:
+        yield (
+            "members_disagree",
+            f"the members' logits differ by {here:.2f}, as much as those of the validation studies ({usual:.2f}).",
+        )
+
+
+def _within(value: float, limits: tuple[float, float], *, share: float) -> bool:
+    low, high = limits
+    return low * (1 - share) <= value <= high * (1 + share)
+
+
+def _range(limits: tuple[float, float], *, digits: int = 1) -> str:
+    low, high = (f"{value:.{digits}f}" for value in limits)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,199 @@
+"""Where studies come from: a folder, a folder of many studies, a zip archive, a DICOMDIR medium.
+
+What is opened was made by others: nothing is written outside a temporary folder, no path leaves its archive or medium,
+and no archive grows beyond `LIMITS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from prostate_alm.data.manifest import sha256_of_file
+from prostate_alm.delivery.medium import stage_medium
+from prostate_alm.delivery.unpack import looks_like_zip, unpack
+from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.files import begins_as_data_set, files_below
+
+DICOMDIR = "DICOMDIR"
+_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID")
+_HEAD_BYTES = 132
+
+
+class SourceError(ValueError):
+    """A path that names no study."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A folder that holds one study; `place` is how the user knows it. Both may name a patient."""
+
+    folder: Path = field(repr=False)
+    place: str = field(repr=False)
+
+
+def find_sources(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the folders, archives and media below the named paths, each once, in order.
+
+    A folder is one study, unless it is a folder of studies: see `studies_below`.
+
+    Raises:
+        SourceError: a path does not exist.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise SourceError(f"study must be an existing folder, zip or DICOMDIR, got {path}. Check the path.")
+        found.update(dict.fromkeys(studies_below(path, archives=True) if path.is_dir() else [path]))
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def open_source(source: Path) -> Iterator[tuple[StudyFolder, ...]]:
+    """Yield the studies of a source as folders; those unpacked or gathered exist until the context ends.
+
+    Args:
+        source: a folder, an archive or a DICOMDIR file, as `find_sources` returns them.
+
+    Raises:
+        StudyRefused: unsafe_archive, encrypted_archive, oversized_archive, damaged_archive, unsafe_medium,
+            missing_file, damaged_medium or no_dicom.
+    """
+    if source.is_dir():
+        yield (StudyFolder(source, str(source)),)
+        return
+    with tempfile.TemporaryDirectory(prefix="prostate-alm-") as name:
+        target = Path(name)
+        if looks_like_zip(source):
+            unpack(source, target / "files")
+            yield tuple(_in_archive(source, target))
+        elif _is_medium(source):
+            yield tuple(_on_medium(source, target))
+        else:
+            raise StudyRefused(
+                "no_dicom",
+                "study must be a folder, a zip or a DICOMDIR, got a file of another kind. Name the study's folder.",
+            )
+
+
+def content_sha256(folder: Path) -> str:
+    """Return a digest of the contents of all files below a folder, whatever their names and order.
+
+    Raises:
+        StudyRefused: unreadable_file.
+    """
+    try:
+        digests = sorted(sha256_of_file(path) for path in files_below(folder))
+    except OSError as error:
+        raise StudyRefused(
+            "unreadable_file", f"files of a study must be readable, got: {error.strerror}. Check their permissions."
+        ) from error
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def studies_below(folder: Path, *, archives: bool) -> list[Path]:
+    """Return the studies of a folder: itself, or each of its sub-folders where it is a folder of studies.
+
+    It is a folder of studies where no DICOM file lies directly in it, its sub-folders are of two studies or more, and
+    no two of them hold single series of one study. Sub-folders without DICOM count as studies then, to be refused by
+    name. A folder with a DICOMDIR is a medium; archives directly in a folder count like sub-folders.
+
+    Args:
+        folder: where to look.
+        archives: whether zip archives in it are studies; not within an archive, where they could nest without end.
+    """
+    if (folder / DICOMDIR).is_file():
+        return [folder / DICOMDIR]
+    entries = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+    if any(_header(one) is not None for one in entries if one.is_file()):
+        return [folder]
+    zips = [one for one in entries if archives and one.is_file() and looks_like_zip(one)]
+    subfolders = [one for one in entries if one.is_dir() and not one.is_symlink()]
+    if not zips and not _hold_several_studies(subfolders):
+        with_dicom = [one for one in subfolders if _study_of(one) is not None]
+        return studies_below(with_dicom[0], archives=archives) if len(with_dicom) == 1 else [folder]
+    return zips + [study for one in subfolders for study in studies_below(one, archives=archives)]
+
+
+def _hold_several_studies(subfolders: Sequence[Path]) -> bool:
+    """Return whether sub-folders are studies of their own rather than series of one."""
+    folders_of: dict[str, list[Path]] = {}
+    for one in subfolders:
+        study = str(one) if (one / DICOMDIR).is_file() else _study_of(one)
+        if study is not None:
+            folders_of.setdefault(study, []).append(one)
+    if len(folders_of) < 2:
+        return False
+    shared = [one for several in folders_of.values() if len(several) > 1 for one in several]
+    return not any(_is_one_series(one) for one in shared)
+
+
+def _is_one_series(folder: Path) -> bool:
+    """Return whether the DICOM files below a folder are of one series."""
+    found = None
+    for header in map(_header, files_below(folder)):
+        if header is None:
+            continue
+        series = str(header.get("SeriesInstanceUID", ""))
+        if found is not None and series != found:
+            return False
+        found = series
+    return True
+
+
+def _study_of(folder: Path) -> str | None:
+    """Return the study of the first DICOM file below a folder, '' where that is damaged, None where there is none."""
+    headers = (_header(path) for path in files_below(folder) if path.name != DICOMDIR)
+    first = next((header for header in headers if header is not None), None)
+    return None if first is None else str(first.get("StudyInstanceUID", ""))
+
+
+def _header(path: Path) -> Dataset | None:
+    """Return the identifiers in a file, none where it is damaged; None where the file is not DICOM."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # on odd values; reading the study says what matters
+            bare = begins_as_data_set(file.read(_HEAD_BYTES))  # without the preamble
+            file.seek(0)
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=bare)
+            return None if bare and not all(name in header for name in _IDENTIFIERS) else header
+    except InvalidDicomError:
+        return None
+    except Exception:  # whatever a damaged file provokes; reading the study will say so
+        return Dataset()
+
+
+def _is_medium(path: Path) -> bool:
+    """Return whether a file is a DICOMDIR, whatever it is called."""
+    if path.name.upper() == DICOMDIR:
+        return True
+    header = _header(path)
+    meta = getattr(header, "file_meta", {})
+    return bool(meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
+
+
+def _in_archive(source: Path, target: Path) -> Iterator[StudyFolder]:
+    """Yield the studies of an unpacked archive, which may hold several, or a medium."""
+    files = target / "files"
+    for number, one in enumerate(studies_below(files, archives=False)):
+        inside = one.relative_to(files)
+        if one.is_dir():
+            yield StudyFolder(one, str(source / inside))
+        else:
+            for study in _on_medium(one, target / f"medium-{number}"):
+                yield StudyFolder(study.folder, str(source / inside))
+
+
+def _on_medium(source: Path, target: Path) -> Iterator[StudyFolder]:
+    for folder in stage_medium(source, target / "studies"):
+        yield StudyFolder(folder, str(source))
