@@ -1,0 +1,117 @@
+"""The command that answers the studies of a PACS."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands
+
+if TYPE_CHECKING:
+    from prostate_alm.delivery.orthanc import OrthancNode
+    from prostate_alm.delivery.orthanc_watch import Outcome
+
+USER_VARIABLE, PASSWORD_VARIABLE = "PROSTATE_ALM_USER", "PROSTATE_ALM_PASSWORD"
+
+_PATIENCE_S = 120.0  # of --once; without it the watcher waits for ever
+
+logger = logging.getLogger(__name__)
+
+
+def add_watch(commands: Commands) -> None:
+    """Add `prostate-alm watch`."""
+    watch = commands.add_parser(
+        "watch",
+        help="answer each study that reaches an Orthanc server",
+        description="Answer each study of an Orthanc server that is complete and not yet answered, and store report "
+        "and page in the study. Ends with Ctrl-C or SIGTERM (exit code 0). With --once: 0 when every study was "
+        "answered, 1 when some were set aside or failed. docs/pacs.md tells how to set it up.",
+    )
+    watch.add_argument("url", metavar="URL", help="of the server's REST interface, e.g. http://127.0.0.1:8042")
+    watch.add_argument("--model", type=Path, required=True, metavar="ZIP", help="made by `prostate-alm pack`")
+    watch.add_argument("--once", action="store_true", help="answer what is in the server now, and end")
+    watch.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: that of the model)")
+    watch.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (default: 5)")
+    watch.add_argument(
+        "--quiet",
+        type=float,
+        metavar="S",
+        help="a study is complete when nothing reached it for S seconds (default: 30)",
+    )
+    watch.add_argument("--redo", action="append", default=[], metavar="STUDY", help="Orthanc's identifier of a study")
+    watch.add_argument("--user", metavar="NAME", help=f"of the server (default: ${USER_VARIABLE})")
+    watch.add_argument(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help=f"its first line is the password (default: ${PASSWORD_VARIABLE})",
+    )
+    watch.add_argument("--ca-file", type=Path, metavar="PEM", help="authority that signed the server's certificate")
+    watch.add_argument("--heartbeat", type=Path, metavar="FILE", help="touched while the watcher lives")
+    watch.add_argument("--json", action="store_true", help="print one JSON object a line")
+    watch.set_defaults(action=_watch)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from prostate_alm.delivery.orthanc_watch import Pace, Watcher
+
+    chosen = {"interval_s": options.interval, "quiet_s": options.quiet}
+    pace = Pace(**{name: value for name, value in chosen.items() if value is not None})
+    node = _node(options)  # before the model: it is the faster one to be wrong
+    from prostate_alm.delivery.orthanc_answer import responder
+    from prostate_alm.delivery.package import open_package
+
+    model = open_package(options.model)
+    watcher = Watcher(
+        node,
+        responder(model, target_tpr=options.target_tpr),
+        model_sha256=model.identity.sha256,
+        pace=pace,
+        pulse=lambda: options.heartbeat and options.heartbeat.touch(),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for study in options.redo:
+        watcher.redo(study)
+    if options.once:
+        results = [_shown(outcome, as_json=options.json) for outcome in watcher.once()]
+        return OK if all(results) else SOME_REFUSED
+    try:
+        for outcome in watcher.follow():
+            _shown(outcome, as_json=options.json)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return OK
+
+
+def _node(options: argparse.Namespace) -> "OrthancNode":
+    """Return the client of the server; secrets come from a file or the environment."""
+    from prostate_alm.delivery.orthanc import Backoff, OrthancNode
+
+    user = options.user or os.environ.get(USER_VARIABLE)
+    password = os.environ.get(PASSWORD_VARIABLE)
+    if options.password_file is not None:
+        password = options.password_file.read_text().split("\n", 1)[0].rstrip("\r")
+    if (user is None) != (password is None):
+        raise ValueError(
+            f"user and password must come together, got only one. Give --user and --password-file, or {USER_VARIABLE} "
+            f"and {PASSWORD_VARIABLE} in the environment."
+        )
+    patience_s = _PATIENCE_S if options.once else None
+    node = OrthancNode(options.url, user, password, options.ca_file, Backoff(patience_s=patience_s))
+    if node.sends_plain_password:
+        logger.warning("the password goes to %s without encryption: use https", node.url)
+    return node
+
+
+def _shown(outcome: "Outcome", *, as_json: bool) -> bool:
+    """Print what became of a study, and return whether it was answered."""
+    if as_json:
+        print(json.dumps(asdict(outcome)), flush=True)
+    else:
+        reason = f": {outcome.reason}" if outcome.reason else f" in {outcome.wall_s:.1f} s"
+        print(f"{outcome.study} {outcome.state} ({outcome.code}){reason}", flush=True)
+    return outcome.state == "done"

@@ -1,0 +1,39 @@
+"""What a watcher puts into a study: the report and the page of a packed model's answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prostate_alm.delivery.dicom_capture import secondary_capture
+from prostate_alm.delivery.dicom_sr import structured_report
+from prostate_alm.delivery.orthanc_work import ANSWERED, AnswerError, Respond, Response
+from prostate_alm.delivery.package import PackedModel
+from prostate_alm.delivery.page import draw_page
+from prostate_alm.delivery.predict import predict_folder
+from prostate_alm.delivery.prediction import Refused
+
+_UNEXPECTED = "unexpected_error"  # of `predict_folder`: the program's fault, not the study's
+
+
+def responder(model: PackedModel, *, target_tpr: float | None = None) -> Respond:
+    """Return what answers a study with a model: structured report and secondary capture, without identifiers in pixels.
+
+    Args:
+        model: the packed model.
+        target_tpr: which of the stored operating points decides; None for the model's default.
+
+    Raises:
+        ValueError: the model has no such operating point.
+    """
+    model.card.operating_point(target_tpr)
+
+    def respond(folder: Path) -> Response:
+        result = predict_folder(folder, model, target_tpr=target_tpr)
+        if isinstance(result.answer, Refused):
+            if result.answer.code == _UNEXPECTED:
+                raise AnswerError(result.answer.reason)
+            return Response(result.answer.code, result.answer.reason)
+        page = draw_page(result, model)
+        return Response(ANSWERED, objects=(structured_report(result), secondary_capture(result, page)))
+
+    return respond

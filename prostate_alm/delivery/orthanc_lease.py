@@ -1,0 +1,105 @@
+"""A claimed study stays claimed while its watcher lives, and the files of a dead watcher are removed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from prostate_alm.delivery.orthanc import GoneError, OrthancNode
+from prostate_alm.delivery.orthanc_state import Entry, Ledger
+
+logger = logging.getLogger(__name__)
+
+_SPOOL = "prostate-alm-watch-"
+_PARTING_S = 1.0
+_BEATS = 4  # in the time after which a claim without one is abandoned
+
+
+class LeaseLostError(RuntimeError):
+    """Another watcher took the study, since this one was not heard of for too long."""
+
+
+class Lease:
+    """A claim that shows signs of life: a thread raises its beat.
+
+    Args:
+        node: the server; the thread uses a client of its own.
+        study: Orthanc's identifier.
+        claim: the entry of the watcher.
+        model_sha256: whose entry it is.
+        lease_s: time without a beat after which others may take the study.
+    """
+
+    def __init__(self, node: OrthancNode, study: str, *, claim: Entry, model_sha256: str, lease_s: float) -> None:
+        self._ledger = Ledger(node.another(), model_sha256)
+        self._study, self._watcher = study, claim.watcher
+        self._every_s = lease_s / _BEATS
+        self._lost, self._over = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def beating(self, pulse: Callable[[], None]) -> Iterator[None]:
+        """Raise the beat as long as the context lasts; `pulse` is called with each beat."""
+        thread = threading.Thread(target=self._run, args=(pulse,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join(_PARTING_S)  # one that waits for a server is left: it changes this watcher's claims only
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` where the study is not this watcher's any more."""
+        if self._lost.is_set():
+            raise LeaseLostError(f"study {self._study}")
+
+    def _run(self, pulse: Callable[[], None]) -> None:
+        while not self._over.wait(self._every_s):
+            try:
+                entry = self._ledger.change(self._study, self._raised)
+            except (OSError, ValueError, RuntimeError) as error:  # the next beat may go through
+                logger.warning("study %s: no sign of life (%s)", self._study, type(error).__name__)
+                continue
+            except GoneError:
+                entry = None
+            if entry is None or not entry.is_claimed_by(self._watcher):
+                self._lost.set()
+                return
+            pulse()
+
+    def _raised(self, current: Entry | None) -> Entry | None:
+        """Return this watcher's claim with the next beat, None for any other entry."""
+        if current is None or not current.is_claimed_by(self._watcher) or self._over.is_set():
+            return None
+        return current.model_copy(update={"beat": current.beat + 1})
+
+
+@contextlib.contextmanager
+def spool_folder() -> Iterator[Path]:
+    """Give a folder that only this user can read, removed at the end, and remove those of watchers that were killed.
+
+    They hold images of patients. A lock that dies with its process tells which ones are in use.
+    """
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{_SPOOL}*"):
+        _remove_abandoned(left)
+    folder = Path(tempfile.mkdtemp(prefix=_SPOOL, dir=root))
+    with FileLock(folder / "lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the folder of a watcher that does not live; another user's stays."""
+    if folder.is_symlink() or not (folder / "lock").is_file():
+        return
+    with contextlib.suppress(Timeout, OSError), FileLock(folder / "lock", blocking=False):
+        shutil.rmtree(folder, ignore_errors=True)

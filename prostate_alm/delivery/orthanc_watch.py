@@ -1,0 +1,244 @@
+"""A watcher of an Orthanc server: each stable study is answered once, its report goes back into the study."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prostate_alm.delivery.orthanc import Backoff, GoneError, OrthancNode
+from prostate_alm.delivery.orthanc_lease import Lease, LeaseLostError, spool_folder
+from prostate_alm.delivery.orthanc_state import Entry, ForeignMetadataError, Ledger, next_entry
+from prostate_alm.delivery.orthanc_work import Respond, answer_study, cause_of, digest_of, image_instances
+
+logger = logging.getLogger(__name__)
+
+_FAREWELL = Backoff(first_s=0.2, patience_s=2.0)  # whoever stops a watcher does not wait for a server
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times in seconds, and how often a study is tried.
+
+    `interval_s` lies between two looks at the server. A study is taken when nothing has reached it for `quiet_s`. A
+    claim without a sign of life for `lease_s` is abandoned. After a failure `retry_s` pass, twice as many after the
+    next; after `attempts` the study is set aside.
+    """
+
+    interval_s: float = 5.0
+    quiet_s: float = 30.0
+    lease_s: float = 60.0
+    retry_s: float = 30.0
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        limits = {"interval_s": 0.01, "quiet_s": 0.0, "lease_s": 0.1, "retry_s": 0.0, "attempts": 1}
+        for name, least in limits.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least:g}, got {getattr(self, name):g}. Give a greater one.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a study, named by Orthanc's identifier, and the time that took; `code` as in its entry."""
+
+    study: str
+    state: str
+    code: str
+    reason: str
+    attempts: int
+    wall_s: float
+
+
+@dataclass
+class _Held:
+    """An entry that is not to be taken yet, and since when it stands unchanged."""
+
+    entry: Entry
+    since: float = field(default_factory=time.monotonic)
+
+
+class Watcher:
+    """Answer the studies of one server with one model.
+
+    Args:
+        node: the server.
+        respond: what answers one study.
+        model_sha256: of the packed model's file: a study is answered once for each model.
+        pace: times and number of attempts.
+        pulse: called whenever the watcher shows that it lives.
+    """
+
+    def __init__(
+        self,
+        node: OrthancNode,
+        respond: Respond,
+        *,
+        model_sha256: str,
+        pace: Pace | None = None,
+        pulse: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._node, self._respond, self._model, self._pulse = node, respond, model_sha256, pulse
+        self._pace = pace or Pace()
+        self._ledger = Ledger(node, model_sha256)
+        self._name = uuid.uuid4().hex
+        self._held: dict[str, _Held] = {}
+        self._next_look: dict[str, float] = {}  # monotonic times; a study that is not here needs no look
+
+    def redo(self, study: str) -> None:
+        """Make a study due again, whatever became of it.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        try:
+            self._ledger.change(study, lambda _: Entry(state="due", images="", attempts=0))
+        except GoneError:
+            raise ValueError(f"study must be in the server, got {study}. See GET /studies for identifiers.") from None
+
+    def once(self) -> Iterator[Outcome]:
+        """Yield what becomes of each study that is in the server now; wait for those that are still arriving."""
+        self._greet()
+        self._look_at_all()
+        with spool_folder() as spool:
+            while self._next_look:
+                yield from self._round(spool)
+                if self._next_look:
+                    time.sleep(self._pace.interval_s)
+
+    def follow(self) -> Iterator[Outcome]:
+        """Yield what becomes of each study that is in the server or comes to it, without end."""
+        self._greet()
+        outages, last = -1, 0
+        with spool_folder() as spool:
+            while True:
+                if self._node.outages != outages:  # a server that was away forgot whom to tell about which study
+                    outages, last = self._node.outages, self._node.last_change()
+                    self._look_at_all()
+                changes = self._node.changes(last)
+                last = changes.last
+                for study in changes.studies:
+                    self._next_look.setdefault(study, 0.0)
+                yield from self._round(spool)
+                time.sleep(self._pace.interval_s)
+
+    def _greet(self) -> None:
+        if not self._node.system().get("CheckRevisions", False):
+            logger.warning(
+                "%s has no CheckRevisions: two watchers may answer the same study at the same time", self._node.url
+            )
+
+    def _look_at_all(self) -> None:
+        """Look at every study; forget how long claims have stood, since nobody can show signs of life in an outage."""
+        self._held.clear()
+        for study in self._node.studies():
+            self._next_look.setdefault(study, 0.0)
+
+    def _round(self, spool: Path) -> Iterator[Outcome]:
+        """Look at each study whose time has come."""
+        for study in [one for one, when in self._next_look.items() if when <= time.monotonic()]:
+            self._pulse()
+            try:
+                wait_s, outcome = self._look(study, spool)
+            except GoneError:
+                wait_s, outcome = None, None
+            except ForeignMetadataError as error:
+                wait_s, outcome = None, Outcome(study, "set_aside", "foreign_metadata", str(error), 0, 0.0)
+            if wait_s is None:
+                del self._next_look[study]
+                self._held.pop(study, None)
+            else:
+                self._next_look[study] = time.monotonic() + wait_s
+            if outcome is not None:
+                yield outcome
+        self._pulse()
+
+    def _look(self, study: str, spool: Path) -> tuple[float | None, Outcome | None]:
+        """Return after how long to look again, None for never, and what became of the study if anything did."""
+        stored = self._node.study(study)
+        if not stored.is_stable or stored.quiet_s < self._pace.quiet_s:
+            return self._pace.interval_s, None
+        images = image_instances(self._node, study)
+        wanted: list[Entry | None] = []
+
+        def decide(current: Entry | None) -> Entry | None:
+            wanted.append(self._wanted(study, current, images=images))
+            return wanted[-1]
+
+        entry = self._ledger.change(study, decide)
+        if entry is None or entry.is_claimed_by(self._name):
+            return self._take(study, images, claim=entry, spool=spool) if entry else (self._pace.interval_s, None)
+        if entry.is_settled:
+            return None, _outcome(study, entry) if wanted[-1] is not None else None
+        return self._pace.interval_s, None
+
+    def _wanted(self, study: str, current: Entry | None, *, images: tuple[str, ...]) -> Entry | None:
+        """Return the entry that a study should have before any work; None where it is right as it is."""
+        digest = digest_of(images)
+        if images:
+            return next_entry(
+                current,
+                images=digest,
+                watcher=self._name,
+                most_attempts=self._pace.attempts,
+                is_abandoned=current is not None and self._is_abandoned(study, current),
+            )
+        if current is not None and current.is_settled and current.images == digest:
+            return None
+        reason = "study must hold MR images, got none. Send a study with T2 and diffusion."
+        return Entry(state="set_aside", images=digest, attempts=0, code="not_mr", reason=reason)
+
+    def _is_abandoned(self, study: str, entry: Entry) -> bool:
+        """Return whether a claim or a failure has stood for its time, by the clock of this watcher alone."""
+        held = self._held.get(study)
+        if held is None or held.entry != entry:
+            held = self._held[study] = _Held(entry)
+        is_failed = entry.state == "failed"
+        limit_s = self._pace.retry_s * 2.0 ** (entry.attempts - 1) if is_failed else self._pace.lease_s
+        return time.monotonic() - held.since >= limit_s
+
+    def _take(
+        self, study: str, images: tuple[str, ...], *, claim: Entry, spool: Path
+    ) -> tuple[float | None, Outcome | None]:
+        """Answer a study that this watcher has claimed; as `_look`."""
+        start = time.monotonic()
+        lease = Lease(self._node, study, claim=claim, model_sha256=self._model, lease_s=self._pace.lease_s)
+        try:
+            with lease.beating(self._pulse):
+                entry = answer_study(
+                    self._node, study, images=images, claim=claim, ledger=self._ledger, lease=lease,
+                    respond=self._respond, spool=spool,
+                )  # fmt: skip
+        except LeaseLostError:
+            return self._pace.interval_s, None
+        except GoneError:  # an image, or the study
+            self._give_back(study, claim)
+            return self._pace.interval_s, None
+        except Exception as error:
+            logger.debug("study %s failed", study, exc_info=True)
+            entry = claim.model_copy(update={"state": "failed", "code": "failed", "reason": cause_of(error)})
+        except BaseException:  # Ctrl-C, SIGTERM: the next watcher need not wait for the end of the lease
+            self._give_back(study, claim)
+            raise
+        written = self._ledger.change(study, lambda now: entry if now and now.is_claimed_by(self._name) else None)
+        if written != entry:
+            return self._pace.interval_s, None
+        return None if entry.is_settled else self._pace.interval_s, _outcome(study, entry, since=start)
+
+    def _give_back(self, study: str, claim: Entry) -> None:
+        """Make a claimed study due at once; where that is impossible its claim ends by itself."""
+        changes = {"state": "due", "attempts": claim.attempts - 1, "watcher": ""}
+        ledger = Ledger(self._node.another(_FAREWELL), self._model)
+        with contextlib.suppress(OSError, LookupError, ValueError, RuntimeError):
+            ledger.change(
+                study, lambda now: now.model_copy(update=changes) if now and now.is_claimed_by(self._name) else None
+            )
+
+
+def _outcome(study: str, entry: Entry, *, since: float | None = None) -> Outcome:
+    wall_s = 0.0 if since is None else time.monotonic() - since
+    return Outcome(study, entry.state, entry.code, entry.reason, entry.attempts, wall_s)

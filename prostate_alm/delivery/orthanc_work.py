@@ -1,0 +1,145 @@
+"""One claimed study: its images are fetched and answered, and the answer is stored beside them, exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from prostate_alm.delivery.orthanc import NodeError, OrthancNode
+from prostate_alm.delivery.orthanc_lease import Lease
+from prostate_alm.delivery.orthanc_state import Entry, Ledger
+
+ANSWERED = "answered"
+
+
+class AnswerError(RuntimeError):
+    """No answer through the program's own fault, so that it is worth another try; one line without identifiers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What is answered to one study: `code` is "answered" or that of a refusal; `objects` go back into the study.
+
+    Each object is the only one of its series, and a later answer to the same images names the same series.
+    """
+
+    code: str
+    reason: str = ""
+    objects: tuple[Dataset, ...] = ()
+
+
+Respond = Callable[[Path], Response]
+"""Folder with the images of a study -> what is answered."""
+
+
+def image_instances(node: OrthancNode, study: str) -> tuple[str, ...]:
+    """Return the instances of a study that an answer may rest on: of MR series, and where no modality is given.
+
+    Reports and captures, our own among them, are none: they neither make a study due nor are they fetched.
+    """
+    wanted = [one.instances for one in node.series(study) if one.modality in ("MR", "")]
+    return tuple(sorted(instance for instances in wanted for instance in instances))
+
+
+def digest_of(images: Sequence[str]) -> str:
+    """Return what tells one set of images from another.
+
+    >>> len(digest_of(["a", "b"])), digest_of(["a", "b"]) == digest_of(["a"])
+    (16, False)
+    """
+    return hashlib.sha256("\n".join(images).encode()).hexdigest()[:16]
+
+
+def answer_study(
+    node: OrthancNode,
+    study: str,
+    *,
+    images: Sequence[str],
+    claim: Entry,
+    ledger: Ledger,
+    lease: Lease,
+    respond: Respond,
+    spool: Path,
+) -> Entry:
+    """Return the settled entry of a claimed study once all that is answered is in the server.
+
+    What is about to be stored is announced in the entry first. An attempt that was cut off after that is completed:
+    what the server has of it stays, and only the rest is stored.
+
+    Args:
+        node: the server.
+        study: Orthanc's identifier.
+        images: instances to fetch.
+        claim: the watcher's entry.
+        ledger: where it is kept.
+        lease: tells when the study was taken by another.
+        respond: what answers.
+        spool: folder for the images, which are removed from it.
+
+    Raises:
+        LeaseLostError: another watcher took the study; nothing more is stored.
+    """
+    held = {series for series, uid in claim.announced.items() if node.holds(uid)}
+    if held and held == set(claim.announced):
+        return settled(claim, code=ANSWERED)
+    with tempfile.TemporaryDirectory(dir=spool) as folder:
+        for number, instance in enumerate(images):
+            node.download(instance, Path(folder, f"{number:06d}.dcm"))
+        response = respond(Path(folder))
+    if response.code != ANSWERED:
+        return settled(claim, code=response.code, reason=response.reason)
+    kept = {series: uid for series, uid in claim.announced.items() if series in held}
+    announced = {str(one.SeriesInstanceUID): str(one.SOPInstanceUID) for one in response.objects} | kept
+    lease.check()
+    ledger.change(study, lambda current: announcing(current, announced, watcher=claim.watcher))
+    for one in response.objects:
+        if str(one.SeriesInstanceUID) not in kept:
+            lease.check()
+            node.store(encoded(one), study=study)
+    return settled(claim.model_copy(update={"announced": announced}), code=ANSWERED)
+
+
+def settled(claim: Entry, *, code: str, reason: str = "") -> Entry:
+    """Return the last entry of a study: done, or set aside with the code of its refusal."""
+    return Entry(
+        state="done" if code == ANSWERED else "set_aside",
+        images=claim.images,
+        attempts=claim.attempts,
+        code=code,
+        reason=reason,
+        announced=claim.announced,
+    )
+
+
+def announcing(current: Entry | None, announced: dict[str, str], *, watcher: str) -> Entry | None:
+    """Return the watcher's claim with what it is about to store; None where the claim is not its own."""
+    if current is None or not current.is_claimed_by(watcher):
+        return None
+    return current.model_copy(update={"announced": announced})
+
+
+def encoded(dataset: Dataset) -> bytes:
+    """Return a data set as the bytes of a DICOM file."""
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def cause_of(error: Exception) -> str:
+    """Return what failed without what it was about: messages of libraries may hold identifiers, their places do not.
+
+    >>> cause_of(ValueError("Secret^Name"))
+    'ValueError'
+    """
+    if isinstance(error, (NodeError, AnswerError)):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
