@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import EnhancedMRImageStorage, MediaStorageDirectoryStorage, MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
 from prostate_alm.imaging.files import files_below, read_header, require_folder
-from prostate_alm.imaging.header import Header, headers_of
+from prostate_alm.imaging.header import ANATOMIC_REGION, Header, headers_of
 from prostate_alm.imaging.kinds import image_kind
 from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of, read_signal
 from prostate_alm.imaging.rulebook import Rules, default_rules
@@ -158,17 +158,17 @@ def _read_file(path: Path, *, directory: Path, rules: Rules) -> Skipped | list[t
     inside = path.relative_to(directory)
     try:
         with path.open("rb") as file:
-            dataset = read_header(file)
-            data = find_pixel_data(file, dataset)
-        if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            header = read_header(file)
+            data = find_pixel_data(file, header)
+        if header.is_directory:
             return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
-        top = Header((dataset,))
+        top = Header((header.top,))
         if _is_broken(top, data):
             return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
         series = _series(top)
         return [
-            (series, _instance(header, pixels_of(header, path, frame=frame, data=data), rules))
-            for frame, header in enumerate(headers_of(dataset))
+            (series, _instance(one, pixels_of(one, path, frame=frame, data=data), rules))
+            for frame, one in enumerate(headers_of(header.top))
         ]
     except InvalidDicomError:
         return Skipped(inside, "not DICOM", is_broken_dicom=False)
@@ -229,8 +229,8 @@ def _instance(header: Header, pixels: Pixels, rules: Rules) -> Instance:
 def _body_part(header: Header) -> str:
     """Return the body part in capitals: the classic word, else the meaning of an Enhanced object's anatomic region."""
     named = header.text("BodyPartExamined")
-    regions = header.value("AnatomicRegionSequence")
-    return (named or (Header((regions[0],)).text("CodeMeaning") if regions else "")).upper()
+    regions = () if named else header.top.sequence(ANATOMIC_REGION)
+    return (named or (Header(regions[:1]).text("CodeMeaning") if regions else "")).upper()
 
 
 def _enhanced_options(header: Header) -> str:

@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prostate_alm.imaging.files import transfer_syntax
+from prostate_alm.imaging.files import FileHeader
 from prostate_alm.imaging.header import Header
 
 LOSSLESS_SYNTAXES = frozenset(
@@ -63,33 +63,31 @@ class Pixels:
     is_lossy: bool
 
 
-def find_pixel_data(file: BinaryIO, dataset: FileDataset) -> PixelData:
-    """Return where the pixel element is; the file must stand where pydicom stopped, in front of it.
+def find_pixel_data(file: BinaryIO, header: FileHeader) -> PixelData:
+    """Return where the pixel element of an open file is.
 
     Native pixels are complete when the file is long enough for rows × columns × frames, compressed ones when
     their fragments end with a delimiter.
     """
-    syntax = transfer_syntax(dataset)
-    header = Header((dataset,))
+    top, syntax = Header((header.top,)), header.syntax
     if syntax == DeflatedExplicitVRLittleEndian:
         # a short stream fails while inflating
-        return PixelData(is_present=True, is_complete=True, offset=None, is_lossy=_is_lossy(header, syntax))
-    start = file.tell()
-    value = start + (8 if syntax.is_implicit_VR else 12)
+        return PixelData(is_present=True, is_complete=True, offset=None, is_lossy=_is_lossy(top, syntax))
+    value = header.pixels_at + (8 if syntax.is_implicit_VR else 12)
     size = file.seek(0, os.SEEK_END)
     if size <= value:
         return PixelData(is_present=False, is_complete=False, offset=None)
     if syntax.is_encapsulated or _has_undefined_length(file, value, is_little_endian=syntax.is_little_endian):
         is_complete, offset = _fragments_end(file, value), None
     else:
-        is_complete, offset = size - value >= _native_bytes(header), value
-    return PixelData(is_present=True, is_complete=is_complete, offset=offset, is_lossy=_is_lossy(header, syntax))
+        is_complete, offset = size - value >= _native_bytes(top), value
+    return PixelData(is_present=True, is_complete=is_complete, offset=offset, is_lossy=_is_lossy(top, syntax))
 
 
 def pixels_of(header: Header, path: Path, *, frame: int, data: PixelData) -> Pixels:
     """Return where one image's stored values lie and how they turn into signal."""
     allocated = _count(header, "BitsAllocated")
-    order = "<" if header.top.original_encoding[1] else ">"
+    order = "<" if header.top.is_little_endian else ">"
     kind = "i" if header.number("PixelRepresentation") else "u"
     slope, intercept = _rescale(header)
     frame_bytes = _count(header, "Rows") * _count(header, "Columns") * allocated // 8
