@@ -183,7 +183,7 @@ def _code(item: Dataset) -> Dataset:
 
 
 def _read(path: Path, keywords: Iterable[str]) -> Dataset:
-    """Return some elements of a file."""
+    """Return some elements of a file that is known to be an image, also where it lacks the preamble."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords))
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)

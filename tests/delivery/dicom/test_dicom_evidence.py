@@ -1,4 +1,4 @@
-"""What an answer refers to when the images are frames of Enhanced objects."""
+"""What an answer refers to when the images are frames of Enhanced objects, or files without a preamble."""
 
 from pathlib import Path
 from typing import Any
@@ -69,3 +69,11 @@ def item_of(**elements: object) -> Dataset:
     for keyword, value in elements.items():
         setattr(item, keyword, value)
     return item
+
+
+def test_files_without_a_preamble_are_referred_to_as_those_with_one(study: Path, tmp_path: Path, samples: Any) -> None:
+    for path in study.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[132:])
+    bare, whole = (structured_report(samples.answered(folder)) for folder in (tmp_path, study))
+    assert bare.SOPInstanceUID == whole.SOPInstanceUID
+    assert (bare.PatientName, bare.get_evidence()) == (whole.PatientName, whole.get_evidence())
