@@ -59,14 +59,26 @@ def add_study(commands: Commands) -> None:
         "Exit code 2 when the study cannot be used.",
     )
     explain.add_argument("directory", type=Path, metavar="DIR", help="folder of the study, searched recursively")
+    add_rules(explain)
     explain.add_argument("--json", action="store_true", help="print JSON")
     explain.set_defaults(action=_explain_study)
 
 
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Add the option that extends the rules of the selection."""
+    parser.add_argument(
+        "--rules",
+        type=Path,
+        metavar="JSON",
+        help="words, limits and places of your site that differ from the default rules; see docs/dicom.md",
+    )
+
+
 def _explain_study(options: argparse.Namespace) -> int:
+    from prostate_alm.imaging.rulebook import chosen_rules
     from prostate_alm.imaging.study import explain_study
 
-    selection = explain_study(options.directory)
+    selection = explain_study(options.directory, rules=chosen_rules(options.rules))
     print(json.dumps(selection.to_dict(), indent=1) if options.json else selection.to_text())
     if selection.refused is None:
         return OK
@@ -91,6 +103,7 @@ def add_manifest(commands: Commands) -> None:
     build.add_argument("--source", default="", metavar="TEXT", help="where the studies come from")
     build.add_argument("--label-definition", default="", metavar="TEXT", help="what label 1 means")
     build.add_argument("--licence", default="", metavar="TEXT", help="licence of the data")
+    add_rules(build)
     build.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
     build.add_argument("--workers", type=int, metavar="N", help="largest number of processes (default: one per core)")
     build.add_argument("--json", action="store_true", help="print JSON")
@@ -108,6 +121,7 @@ def add_manifest(commands: Commands) -> None:
 def _build_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.build import build_manifest
     from prostate_alm.data.workers import available_workers
+    from prostate_alm.imaging.rulebook import chosen_rules
 
     result = build_manifest(
         options.dicom_dir,
@@ -118,6 +132,7 @@ def _build_manifest(options: argparse.Namespace) -> int:
         source=options.source,
         label_definition=options.label_definition,
         licence=options.licence,
+        rules=chosen_rules(options.rules),
         overwrite=options.overwrite,
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),

@@ -29,6 +29,7 @@ from prostate_alm.data.manifest import (
 from prostate_alm.data.patients import joined_patients
 from prostate_alm.data.splits import split_patients
 from prostate_alm.data.workers import map_in_order
+from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.progress import Progress, silent
 
@@ -54,6 +55,7 @@ def build_manifest(
     source: str = "",
     label_definition: str = "",
     licence: str = "",
+    rules: Rules | None = None,
     overwrite: bool = False,
     workers: int = 1,
     progress: Progress = silent,
@@ -74,6 +76,7 @@ def build_manifest(
         source: where the studies come from, in words.
         label_definition: what label 1 means, in words.
         licence: licence of the data, in words.
+        rules: words, limits and places of the selection; the default ones when None.
         overwrite: replace a manifest that is already there.
         workers: largest number of processes, >= 1; the result is the same. More than one needs the usual
             `if __name__ == "__main__":` of multiprocessing in a script.
@@ -94,7 +97,11 @@ def build_manifest(
     if table[0].split is None:
         _splits(labels, test_share=test_share, seed=seed)  # too few patients: say so before the long work
     convert = partial(
-        convert_or_refuse, dicom_dir=dicom_dir, volumes_dir=volumes_dir, b_values_s_per_mm2=tuple(b_values_s_per_mm2)
+        convert_or_refuse,
+        dicom_dir=dicom_dir,
+        volumes_dir=volumes_dir,
+        b_values_s_per_mm2=tuple(b_values_s_per_mm2),
+        rules=rules,
     )
     converted, refused = _convert_all(convert, labels, volumes_dir, workers=workers, progress=progress)
     kept = [label for label in labels if label.id in converted]

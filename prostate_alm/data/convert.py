@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from prostate_alm import __version__
 from prostate_alm.data.manifest import ManifestError, RefusedStudy, sha256_of_file
 from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.volume import StudyVolumes, load_study
 
 T2_FILE, DWI_FILE, SIDECAR_FILE = "t2.nii.gz", "dwi.nii.gz", "study.json"
@@ -30,8 +31,8 @@ logger = logging.getLogger(__name__)
 class Sidecar(BaseModel):
     """What `study.json` beside the volumes of a study says of how they were made.
 
-    A conversion is repeated when `created_by`, `source_sha256` or `b_values_s_per_mm2` would come out differently, or
-    when a volume no longer has its `sha256`.
+    A conversion is repeated when `created_by`, `source_sha256`, `b_values_s_per_mm2` or `rules_sha256` (None for the
+    default rules of the selection) would come out differently, or when a volume no longer has its `sha256`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,19 +44,27 @@ class Sidecar(BaseModel):
     b_values_computed: tuple[bool, ...]
     series: tuple[dict[str, Any], ...]
     sha256: dict[str, str]
+    rules_sha256: str | None = None
 
 
 def convert_or_refuse(
-    name: str, *, dicom_dir: Path, volumes_dir: Path, b_values_s_per_mm2: Sequence[float]
+    name: str,
+    *,
+    dicom_dir: Path,
+    volumes_dir: Path,
+    b_values_s_per_mm2: Sequence[float],
+    rules: Rules | None = None,
 ) -> Sidecar | RefusedStudy:
     """Convert the study in `dicom_dir/name` to `volumes_dir/name`; return why not when it cannot be used."""
     try:
-        return convert_study(dicom_dir / name, volumes_dir / name, b_values_s_per_mm2=b_values_s_per_mm2)
+        return convert_study(dicom_dir / name, volumes_dir / name, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
     except StudyRefused as error:
         return RefusedStudy(id=name, code=error.code, reason=error.reason)
 
 
-def convert_study(study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequence[float]) -> Sidecar:
+def convert_study(
+    study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequence[float], rules: Rules | None = None
+) -> Sidecar:
     """Write the volumes of one study and return their sidecar; do nothing when that was done from the same files.
 
     `output_dir` receives `t2.nii.gz` (I, J, K), `dwi.nii.gz` (I, J, K, B) on the grid of T2, and `study.json`. A folder
@@ -65,6 +74,7 @@ def convert_study(study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequ
         study_dir: folder with the study's DICOM files.
         output_dir: folder of the volumes; made where absent.
         b_values_s_per_mm2: the B wanted b-values, each >= 0.
+        rules: words, limits and places of the selection; the default ones when None.
 
     Raises:
         StudyRefused: the study cannot be used.
@@ -75,16 +85,22 @@ def convert_study(study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequ
     require_conversion_or_nothing(output_dir)
     source_sha256 = _source_sha256(study_dir)
     earlier = _earlier_conversion(output_dir)
-    made_of = (SOFTWARE, source_sha256, b_values)
-    if earlier and (earlier.created_by, earlier.source_sha256, earlier.b_values_s_per_mm2) == made_of:
+    rules_sha256 = None if rules is None or rules == default_rules() else rules.sha256()
+    made_of = (SOFTWARE, source_sha256, b_values, rules_sha256)
+    if earlier and _made_of(earlier) == made_of:
         return earlier
-    volumes = _read(study_dir, b_values)
+    volumes = _read(study_dir, b_values, rules)
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    sidecar = _write(volumes, partial, source_sha256=source_sha256)
+    sidecar = _write(volumes, partial, source_sha256=source_sha256, rules_sha256=rules_sha256)
     _move(partial, output_dir)
     return sidecar
+
+
+def _made_of(sidecar: Sidecar) -> tuple[str, str, tuple[float, ...], str | None]:
+    """Return what a conversion depends on."""
+    return sidecar.created_by, sidecar.source_sha256, sidecar.b_values_s_per_mm2, sidecar.rules_sha256
 
 
 def require_conversion_or_nothing(output_dir: Path) -> None:
@@ -121,9 +137,9 @@ def _earlier_conversion(output_dir: Path) -> Sidecar | None:
     return sidecar if intact else None
 
 
-def _read(study_dir: Path, b_values_s_per_mm2: Sequence[float]) -> StudyVolumes:
+def _read(study_dir: Path, b_values_s_per_mm2: Sequence[float], rules: Rules | None) -> StudyVolumes:
     try:
-        return load_study(study_dir, b_values_s_per_mm2=b_values_s_per_mm2)
+        return load_study(study_dir, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
     except StudyRefused:
         raise
     except Exception as error:  # a study that defeats the reader must not stop the rest of its cohort
@@ -135,7 +151,7 @@ def _read(study_dir: Path, b_values_s_per_mm2: Sequence[float]) -> StudyVolumes:
         ) from error
 
 
-def _write(volumes: StudyVolumes, folder: Path, *, source_sha256: str) -> Sidecar:
+def _write(volumes: StudyVolumes, folder: Path, *, source_sha256: str, rules_sha256: str | None) -> Sidecar:
     affine_ras_mm = volumes.t2.affine_ras_mm
     diffusion = np.stack([volume.voxels for volume in volumes.dwi], axis=-1)  # (I, J, K, B)
     (folder / T2_FILE).write_bytes(_nifti(volumes.t2.voxels, affine_ras_mm))
@@ -148,6 +164,7 @@ def _write(volumes: StudyVolumes, folder: Path, *, source_sha256: str) -> Sideca
         b_values_computed=volumes.b_values_computed,
         series=tuple(volumes.selection.to_dict()["series"]),
         sha256={name: sha256_of_file(folder / name) for name in (T2_FILE, DWI_FILE)},
+        rules_sha256=rules_sha256,
     )
     (folder / SIDECAR_FILE).write_text(sidecar.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
     return sidecar

@@ -187,7 +187,9 @@ def read_rules(path: Path) -> Rules:
         (8, 'axial high', 2)
     """
     try:
-        site = json.loads(path.read_text(encoding="utf-8"))
+        site = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+    except RulesError as error:
+        raise RulesError(f"{error} in {path}. Write it once.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RulesError(
             f"rules must be JSON, got {' '.join(str(error).split())} in {path}. Correct the file."
@@ -200,6 +202,11 @@ def read_rules(path: Path) -> Rules:
         return Rules.model_validate_json(json.dumps(merged))
     except ValidationError as error:
         raise RulesError(_told(error, path=path)) from error
+
+
+def chosen_rules(path: Path | None) -> Rules:
+    """Return the rules of a site's file, the default ones where none is given; see `read_rules`."""
+    return default_rules() if path is None else read_rules(path)
 
 
 def site_schema() -> dict[str, Any]:
@@ -228,6 +235,15 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(one, re.IGNORECASE) for one in patterns)
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the entries of a JSON object, none of which may be lost to a later one of the same key."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RulesError(f"keys must be distinct, got {twice!r} twice")
+    return dict(pairs)
+
+
 def _default_values() -> dict[str, Any]:
     """Return the content of `rules.json`."""
     values: dict[str, Any] = json.loads(files(__package__).joinpath("rules.json").read_text(encoding="utf-8"))
@@ -242,7 +258,7 @@ def _merged(site: dict[str, Any], *, path: Path) -> dict[str, Any]:
     lists = [name for name in values if _is_list_of_entries(name)]
     if not isinstance(removals, dict):
         raise RulesError(f"{_REMOVE_KEY} must be an object of lists, got {removals!r} in {path}. Available: {lists}")
-    for place, given, known in ((path, site, list(values)), (f"{_REMOVE_KEY} in {path}", removals, lists)):
+    for place, given, known in ((path, site, [*values, _REMOVE_KEY]), (f"{_REMOVE_KEY} in {path}", removals, lists)):
         unknown = [name for name in given if name not in known]
         if unknown:
             raise RulesError(f"rules must have known keys, got {unknown[0]!r} in {place}. Available: {known}")
@@ -279,9 +295,10 @@ def _is_list_of_entries(name: str) -> bool:
 
 def _told(error: ValidationError, *, path: Path) -> str:
     """Return the first fault of a file in one line: key, fault, value, file."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    fault = first["msg"].removeprefix("Value error, ")
+    fault = first["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
     said = fault if fault.startswith("must ") else f"must be valid ({fault})"
     others = "" if first["type"] not in ("extra_forbidden", "missing") else f" Available: {_keys_at(first['loc'])}"
     return f"{place} {said}, got {json.dumps(first['input'], default=str)} in {path}. Correct the file.{others}"
