@@ -1,12 +1,56 @@
 """A packed model: what opening it gives, and what it refuses."""
 
+import hashlib
+import io
+import json
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from prostate_alm.delivery.package import PackedModel
+from prostate_alm.delivery import package_archive as archive
+from prostate_alm.delivery.package import PackageError, PackedModel, open_package
 from prostate_alm.training.networks import CascadeNet
+
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def files(packed_file: Path) -> Files:
+    """Return the files of the pack by name, its checksums among them."""
+    with zipfile.ZipFile(packed_file) as packed:
+        return {name.partition("/")[2]: packed.read(name) for name in packed.namelist()}
+
+
+@pytest.fixture
+def repacked(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes files into a zip, with checksums that are right unless `sums` is given."""
+
+    def write(files: Files, *, sums: bytes | None = None) -> Path:
+        rest = {name: content for name, content in files.items() if name != archive.CHECKSUMS}
+        lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in rest.items())
+        path = tmp_path / "changed.zip"
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, content in {**rest, archive.CHECKSUMS: lines.encode() if sums is None else sums}.items():
+                packed.writestr(f"prostate/{name}", content)
+        return path
+
+    return write
+
+
+def code_of(path: Path) -> str:
+    """Return the code with which a pack is refused, after a look at the message."""
+    with pytest.raises(PackageError) as caught:
+        open_package(path)
+    assert str(caught.value).startswith(f"{caught.value.code}: ")
+    assert "\n" not in str(caught.value)
+    return caught.value.code
 
 
 def test_the_opened_model_is_the_mean_of_the_members(packed_model: PackedModel, ensemble_folder: Path) -> None:
@@ -17,3 +61,204 @@ def test_the_opened_model_is_the_mean_of_the_members(packed_model: PackedModel, 
         member.load_state_dict(torch.load(ensemble_folder / f"member-{number:02d}" / "model.pt", weights_only=True))
         logits.append(member(image).detach().numpy())
     np.testing.assert_allclose(packed_model.network(image).numpy(), np.mean(logits, axis=0), atol=1e-6)
+    assert not packed_model.network.training
+
+
+def test_the_zip_and_its_folder_are_the_same_model(
+    packed_file: Path, packed_model: PackedModel, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(packed_file) as packed:
+        packed.extractall(tmp_path)
+    folder = open_package(tmp_path / "prostate")
+    assert folder.card == packed_model.card
+    for name, value in packed_model.network.state_dict().items():
+        assert torch.equal(value, folder.network.state_dict()[name])
+    assert packed_model.identity.sha256 == hashlib.sha256(packed_file.read_bytes()).hexdigest()
+    sums = (tmp_path / "prostate" / "SHA256SUMS").read_bytes()
+    assert folder.identity.sha256 == hashlib.sha256(sums).hexdigest()
+
+
+def test_what_others_zip_again_is_the_same_model(
+    files: Files, repacked: Callable[..., Path], packed_model: PackedModel, tmp_path: Path
+) -> None:
+    """With folders as entries and compressed, as `zip -r` writes it."""
+    assert open_package(repacked(files)).card == packed_model.card
+    for name, content in files.items():
+        (tmp_path / "again" / "prostate" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "again" / "prostate" / name).write_bytes(content)
+    again = Path(shutil.make_archive(str(tmp_path / "made"), "zip", tmp_path / "again", "prostate"))
+    assert any(name.endswith("/") for name in zipfile.ZipFile(again).namelist())
+    assert open_package(again).card == packed_model.card
+
+
+def test_a_changed_file_is_tampering(files: Files, repacked: Callable[..., Path]) -> None:
+    sums = files[archive.CHECKSUMS]
+    for name in archive.CONTENT:
+        changed = bytearray(files[name])
+        changed[len(changed) // 2] ^= 1
+        assert code_of(repacked({**files, name: bytes(changed)}, sums=sums)) == "tampered_model"
+    lines = sums.splitlines(keepends=True)
+    for wrong in (b"", b"".join(lines[1:]), sums + lines[0], sums.replace(b"  ", b" "), b"\xff\xfe"):
+        assert code_of(repacked(files, sums=wrong)) == "tampered_model"
+
+
+def test_a_flipped_bit_anywhere_is_noticed(packed_file: Path, tmp_path: Path) -> None:
+    content = packed_file.read_bytes()
+    path = tmp_path / "flipped.zip"
+    with zipfile.ZipFile(packed_file) as packed:
+        starts = [(entry.header_offset + 30 + len(entry.filename), entry.file_size) for entry in packed.infolist()]
+    for start, size in starts:
+        flipped = bytearray(content)
+        flipped[start + size // 2] ^= 4
+        path.write_bytes(flipped)
+        assert code_of(path) in ("tampered_model", "no_model")  # a zip has its own checksums, too
+
+
+def test_a_file_too_few_or_too_many_is_refused(files: Files, repacked: Callable[..., Path]) -> None:
+    for name in (archive.MODEL, archive.LICENSE, archive.INFERENCE):
+        assert code_of(repacked({key: value for key, value in files.items() if key != name})) == "incomplete_model"
+    for name in ("configs/evil.py", "models/model.ts", "configs/logging.conf", "__init__.py"):
+        assert code_of(repacked({**files, name: b"import os"})) == "incomplete_model"
+
+
+@pytest.mark.parametrize(
+    "target", ["../escape", "/etc/escape", "prostate/../../escape", "C:escape", "..\\escape", "other/x"]
+)
+def test_a_path_out_of_the_folder_is_refused_and_nothing_is_written(
+    files: Files, repacked: Callable[..., Path], tmp_path: Path, target: str
+) -> None:
+    path = repacked(files)
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr(target, b"x")
+    before = sorted(tmp_path.rglob("*"))
+    assert code_of(path) == "unsafe_model"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_links_encryption_and_copies_are_refused(files: Files, repacked: Callable[..., Path], tmp_path: Path) -> None:
+    path = repacked(files)
+    link = zipfile.ZipInfo("prostate/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr(link, "/etc/passwd")
+    assert code_of(path) == "unsafe_model"
+    path = repacked(files)
+    with zipfile.ZipFile(path, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
+        packed.writestr("prostate/LICENSE", b"another")
+    assert code_of(path) == "unsafe_model"
+    content = bytearray(repacked(files).read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # the flag of encryption in the directory's last entry
+    path.write_bytes(content)
+    assert code_of(path) == "unsafe_model"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "LICENSE").symlink_to("/etc/hostname")
+    assert code_of(folder) == "unsafe_model"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert code_of(tmp_path / "loop") == "no_model"
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("prostate/LICENSE", bytes(17 << 20))
+    assert path.stat().st_size < 50_000
+    assert code_of(path) == "unsafe_model"
+    with zipfile.ZipFile(path, "w") as packed:
+        for number in range(40):
+            packed.writestr(f"prostate/{number}", b"")
+    assert code_of(path) == "unsafe_model"
+    with pytest.raises(PackageError, match="unsafe_model: model must have at most 1000 bytes"):
+        archive.read_content(path, limits=archive.Limits(archive_bytes=1000))
+
+
+def test_the_sizes_that_a_zip_states_are_not_believed(files: Files, repacked: Callable[..., Path]) -> None:
+    """A directory that states 10 bytes where a megabyte follows: ten bytes are read, and they are not the file."""
+    path = repacked({**files, archive.LICENSE: bytes(1 << 20)})
+    with zipfile.ZipFile(path) as packed:
+        names = [entry.filename for entry in packed.infolist()]
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02")
+    for name in names:
+        if name.endswith("LICENSE"):
+            content[at + 24 : at + 28] = (10).to_bytes(4, "little")
+        at = content.find(b"PK\x01\x02", at + 4)
+    path.write_bytes(content)
+    assert code_of(path) in ("no_model", "tampered_model")
+
+
+def test_what_is_no_pack_is_refused(tmp_path: Path, packed_file: Path) -> None:
+    text, empty, cut = tmp_path / "text.zip", tmp_path / "empty.zip", tmp_path / "cut.zip"
+    text.write_text("no zip")
+    empty.write_bytes(b"")
+    content = packed_file.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    (tmp_path / "folder").mkdir()
+    for path in (text, empty, cut, tmp_path / "absent.zip", tmp_path / "folder"):
+        assert code_of(path) == "no_model"
+
+
+def with_card(files: Files, **changes: Any) -> Files:
+    metadata = json.loads(files[archive.METADATA])
+    metadata["prostate_alm"] |= changes
+    return {**files, archive.METADATA: json.dumps(metadata).encode()}
+
+
+def test_a_newer_format_is_told_from_an_invalid_one(files: Files, repacked: Callable[..., Path]) -> None:
+    assert code_of(repacked(with_card(files, format_version=2, what_version_2_adds="x"))) == "newer_model"
+    for changes in (
+        {"format_version": 0},
+        {"members": 4},
+        {"members": "many"},
+        {"unknown": 1},
+        {"default_target_tpr": 0.5},
+        {"network": {"path_channels": [1, 3], "features": [8, 16], "pooling": [[2, 2, 1], [2, 2, 2]]}},
+        {"network": {"path_channels": [1, 2], "features": [8, 16, 32], "pooling": [[2, 2, 1]] * 3}},
+        {"network": {"path_channels": [1, 3], "features": [4096] * 3, "pooling": [[2, 2, 1]] * 3}},
+        {"calibration": {"slope": -1.0, "intercept": 0.0, "prevalence": 0.5, "samples": 10}},
+        {"calibration": {"slope": float("nan"), "intercept": 0.0, "prevalence": 0.5, "samples": 10}},
+    ):
+        assert code_of(repacked(with_card(files, **changes))) == "invalid_model", changes
+    for broken in (b"{", b"[]", b"{}", b'{"prostate_alm": 3}', b"[" * 100_000, b"\xff"):
+        assert code_of(repacked({**files, archive.METADATA: broken})) == "invalid_model"
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('code of the pack was run')",)
+
+
+def saved(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def test_no_code_in_the_weights_is_run(files: Files, repacked: Callable[..., Path]) -> None:
+    assert code_of(repacked({**files, archive.MODEL: saved({"members.0.classifier.bias": Evil()})})) == "invalid_model"
+
+
+def test_weights_that_do_not_fit_are_refused(files: Files, repacked: Callable[..., Path]) -> None:
+    state = torch.load(io.BytesIO(files[archive.MODEL]), weights_only=True)
+    first = next(iter(state))
+    for changed in (
+        {**state, first: state[first].double()},
+        {**state, first: torch.full_like(state[first], torch.nan)},
+        {**state, "members.3.extra": torch.zeros(1)},
+        {key: value for key, value in state.items() if key != first},
+        [state],
+        {"weights": 3},
+    ):
+        assert code_of(repacked({**files, archive.MODEL: saved(changed)})) == "invalid_model"
+    for content in (b"", b"text", files[archive.MODEL][:1000]):
+        assert code_of(repacked({**files, archive.MODEL: content})) == "invalid_model"
+
+
+def test_the_card_finds_its_operating_points(packed_model: PackedModel) -> None:
+    card = packed_model.card
+    assert card.operating_point().target_tpr == 0.95
+    assert card.operating_point(0.9).target_tpr == 0.9
+    with pytest.raises(ValueError, match=r"target_tpr must be one that the model was packed with, got 0.5. Available"):
+        card.operating_point(0.5)
