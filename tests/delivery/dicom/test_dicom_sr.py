@@ -11,11 +11,13 @@ from typing import Any
 import highdicom
 import pydicom
 import pytest
+from highdicom.sr import CodedConcept
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from prostate_alm.delivery import dicom_codes
 from prostate_alm.delivery.dicom_capture import secondary_capture
 from prostate_alm.delivery.dicom_evidence import EvidenceError
 from prostate_alm.delivery.dicom_object import plain_text
@@ -284,3 +286,11 @@ def test_plain_text_is_short_printable_ascii(text: str, limit: int) -> None:
     assert found.isprintable()
     assert "\\" not in found
     assert plain_text(found, limit) == found
+
+
+def test_every_private_concept_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "dicom_output.md").read_text(encoding="utf-8")
+    concepts = [one for one in vars(dicom_codes).values() if isinstance(one, CodedConcept)]
+    private = {one.value for one in concepts if one.scheme_designator == dicom_codes.PRIVATE}
+    assert private
+    assert {value for value in private if f"`{value}`" not in page} == set()
