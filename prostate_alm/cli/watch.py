@@ -35,6 +35,7 @@ def add_watch(commands: Commands) -> None:
     watch.add_argument("--model", type=Path, required=True, metavar="ZIP", help="made by `prostate-alm pack`")
     watch.add_argument("--once", action="store_true", help="answer what is in the server now, and end")
     watch.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: that of the model)")
+    watch.add_argument("--rules", type=Path, metavar="JSON", help="a site's rules of choosing series, see docs/dicom.md")
     watch.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (default: 5)")
     watch.add_argument(
         "--quiet",
@@ -64,11 +65,12 @@ def _watch(options: argparse.Namespace) -> int:
     node = _node(options)  # before the model: it is the faster one to be wrong
     from prostate_alm.delivery.orthanc_answer import responder
     from prostate_alm.delivery.package import open_package
+    from prostate_alm.imaging.rulebook import chosen_rules
 
     model = open_package(options.model)
     watcher = Watcher(
         node,
-        responder(model, target_tpr=options.target_tpr),
+        responder(model, target_tpr=options.target_tpr, rules=chosen_rules(options.rules)),
         model_sha256=model.identity.sha256,
         pace=pace,
         pulse=lambda: options.heartbeat and options.heartbeat.touch(),

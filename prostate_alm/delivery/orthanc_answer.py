@@ -11,16 +11,18 @@ from prostate_alm.delivery.package import PackedModel
 from prostate_alm.delivery.page import draw_page
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.prediction import Refused
+from prostate_alm.imaging.rulebook import Rules
 
 _UNEXPECTED = "unexpected_error"  # of `predict_folder`: the program's fault, not the study's
 
 
-def responder(model: PackedModel, *, target_tpr: float | None = None) -> Respond:
+def responder(model: PackedModel, *, target_tpr: float | None = None, rules: Rules | None = None) -> Respond:
     """Return what answers a study with a model: structured report and secondary capture, without identifiers in pixels.
 
     Args:
         model: the packed model.
         target_tpr: which of the stored operating points decides; None for the model's default.
+        rules: how series are chosen; None for the default ones.
 
     Raises:
         ValueError: the model has no such operating point.
@@ -28,7 +30,7 @@ def responder(model: PackedModel, *, target_tpr: float | None = None) -> Respond
     model.card.operating_point(target_tpr)
 
     def respond(folder: Path) -> Response:
-        result = predict_folder(folder, model, target_tpr=target_tpr)
+        result = predict_folder(folder, model, target_tpr=target_tpr, rules=rules)
         if isinstance(result.answer, Refused):
             if result.answer.code == _UNEXPECTED:
                 raise AnswerError(result.answer.reason)

@@ -111,6 +111,8 @@ def send(server: OrthancServer, images: Sequence[Dataset]) -> bool:
     association = entity.associate("127.0.0.1", server.dicom_port)
     if not association.is_established:
         return False
+    # command and data are two writes: with Nagle's algorithm each waits for a delayed acknowledgement
+    association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         return all(getattr(association.send_c_store(image), "Status", None) == 0 for image in images)
     except RuntimeError:  # the association broke

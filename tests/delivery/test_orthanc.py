@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -111,10 +112,9 @@ def test_twenty_studies_are_answered_once_though_server_and_watcher_are_killed(t
     todo = {name: tools.small_study(name) for name in names}
     todo["REFUSED"] = tools.small_study("REFUSED", b_values=())
 
-    def send_all() -> None:
-        for images in todo.values():
-            while not tools.send(server, images):
-                time.sleep(0.1)
+    def send_until_taken(images: list[Any]) -> None:
+        while not tools.send(server, images):
+            time.sleep(0.1)
 
     def settled() -> int:
         try:
@@ -125,8 +125,8 @@ def test_twenty_studies_are_answered_once_though_server_and_watcher_are_killed(t
         return sum('"done"' in value or '"set_aside"' in value for value in values)
 
     first = start_stand_in(server, log, 0.05)
-    sender = threading.Thread(target=send_all)
-    sender.start()
+    senders = ThreadPoolExecutor(5)
+    sent = [senders.submit(send_until_taken, images) for images in todo.values()]
     wait_for(lambda: settled() >= 3)
     server.kill()
     time.sleep(0.3)
@@ -134,7 +134,8 @@ def test_twenty_studies_are_answered_once_though_server_and_watcher_are_killed(t
     wait_for(lambda: settled() >= 10)
     first.kill()
     second = start_stand_in(server, log)
-    sender.join()
+    for one in sent:
+        one.result()
     wait_for(lambda: settled() == STUDIES + 1)
     time.sleep(tools.STABLE_AGE_S + 1.0)  # reports make their studies stable again, which must not count
     begun = len(log.read_text().splitlines())
