@@ -1,9 +1,6 @@
 """A trained ensemble as packing needs it: its settings, network, weights, and what its members said on validation."""
 
-import ast
 import csv
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,34 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file
 from prostate_alm.delivery.card import GridSpec, NetworkSpec
 from prostate_alm.delivery.package_archive import PackageError
 from prostate_alm.delivery.package_cohort import FoldLogits, TrainingStudies, read_training_studies
+from prostate_alm.delivery.package_config import read_specs
 from prostate_alm.delivery.package_network import network_of
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training import run_folder
 from prostate_alm.training.networks import MeanLogits
-from prostate_alm.training.run_folder import ENSEMBLE, RunFolder
+from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
 
 BUNDLE = "prostate"
-_NETWORK = "prostate_alm.training.networks.CascadeNet"
-_READING = (
-    ("LoadImaged", "keys", "reader", "ensure_channel_first", "image_only"),
-    ("Orientationd", "keys", "axcodes", "labels"),
-    ("Spacingd", "keys", "pixdim", "mode"),
-    ("ResizeWithPadOrCropd", "keys", "spatial_size", "mode"),
-    ("NormalizeIntensityd", "keys", "channel_wise"),
-    ("ConcatItemsd", "keys", "name"),
-    ("EnsureTyped", "keys", "dtype", "track_meta"),
-    ("SelectItemsd", "keys"),
-)
-_READING_VALUES: Mapping[str, Any] = {"axcodes": "LPS", "pixdim": "@spacing_mm", "spatial_size": "@cached_size"}
-"""How prediction makes the network's input; a bundle that makes it otherwise cannot be packed."""
-
 _DECIMALS = 4  # of a logit; processors round later ones differently, and the same input shall give the same bytes
 
 Floats = NDArray[np.float64]
@@ -92,10 +75,11 @@ def read_ensemble(
     configs = [member.read_json(run_folder.CONFIG) for member in members]
     bundle = bundle or Path("bundles", BUNDLE)
     _require_same_bundle(bundle, configs, members)
-    overrides = {name: _literal(value) for name, value in about.get("overrides", {}).items()}
     manifest = manifest or Path("data", str(configs[0].get("manifest")))
     cohort = _read_manifest(manifest, configs, members)
-    network, grid = _read_specs(_parser(bundle / "train.json", overrides), cohort, bundle)
+    network, grid = read_specs(
+        bundle / "train.json", about.get("overrides", {}), b_values_s_per_mm2=cohort.b_values_s_per_mm2
+    )
     loaded = _load_members(network, members)
     studies = read_training_studies(
         cohort,
@@ -123,28 +107,30 @@ def read_ensemble(
 
 
 def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[RunFolder, ...]]:
-    from prostate_alm.training.ensemble import finished_members  # draws figures, which opening a pack need not load
-
-    if not folder.is_dir():
-        raise _refused(f"ensemble must be a folder, got {folder}", "Train one with: prostate-alm ensemble train")
     about, metrics = RunFolder(folder).read_json(ENSEMBLE), RunFolder(folder).read_json(run_folder.METRICS)
-    members = finished_members(folder)
+    if not about:
+        raise _refused(
+            f"ensemble must be the folder of a trained one, got {folder}", "Train: prostate-alm ensemble train"
+        )
     if about.get("bundle", BUNDLE) != BUNDLE:
         raise _refused(
             f"ensemble must be of the {BUNDLE} bundle, got one of {about['bundle']} in {folder}", "Pack another one."
         )
-    expected = max(about.get("members", len(members)), len(members))
-    if not members or set(members) != set(range(expected)):
+    evaluated = metrics.get("members", [])
+    expected = max(about.get("members", 0), len(evaluated), 1)
+    members = [RunFolder(folder / member_name(number)) for number in range(expected)]
+    finished = sum(member.is_finished for member in members)
+    if finished < expected:
         raise _refused(
-            f"ensemble must have all its {expected or ''} members finished, got {len(members)} in {folder}",
+            f"ensemble must have all its {expected} members finished, got {finished} in {folder}",
             "Train the others with: prostate-alm ensemble train",
         )
-    if metrics.get("members") != list(members):
+    if evaluated != list(range(expected)):
         raise _refused(
             f"ensemble must be evaluated with its {expected} members, got another evaluation or none in {folder}",
             f"Evaluate it with: prostate-alm ensemble evaluate {folder}",
         )
-    return about, metrics, tuple(members.values())
+    return about, metrics, tuple(members)
 
 
 def _require_same_bundle(bundle: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> None:
@@ -175,61 +161,6 @@ def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[Run
                 "Give --manifest JSON",
             )
     return manifest
-
-
-def _literal(value: Any) -> Any:
-    """Return an override as the bundle command reads it: a literal of Python, or a word."""
-    try:
-        return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
-        return value
-
-
-def _parser(config_file: Path, overrides: Mapping[str, Any]) -> Any:
-    from monai.bundle import ConfigParser  # takes seconds, which opening a pack need not wait for
-
-    parser = ConfigParser(ConfigParser.load_config_file(config_file))
-    parser.update(dict(overrides))
-    return parser
-
-
-def _read_specs(parser: Any, manifest: Manifest, bundle: Path) -> tuple[NetworkSpec, GridSpec]:
-    """Return network and grid from the config with its overrides; b-values from the manifest."""
-    _require_known_reading(parser, bundle)
-    values = {key: parser.get_parsed_content(f"network_def#{key}") for key in NetworkSpec.model_fields}
-    try:
-        network = NetworkSpec.model_validate_json(json.dumps(values))
-        grid = GridSpec(
-            spacing_mm=tuple(parser.get_parsed_content("spacing_mm")),
-            normalised_size=tuple(parser.get_parsed_content("cached_size")),
-            image_size=tuple(parser.get_parsed_content("image_size")),
-            b_values_s_per_mm2=manifest.b_values_s_per_mm2,
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise _refused(
-            f"{'.'.join(map(str, first['loc']))} must be valid, got {first['input']!r} in {bundle}: {first['msg']}",
-            "Train with other settings.",
-        ) from error
-    return network, grid
-
-
-def _require_known_reading(parser: Any, bundle: Path) -> None:
-    """Refuse a config whose network or reading of volumes is not what prediction does."""
-    fault = (
-        f"the {{}} of the bundle must be that of bundles/prostate to be packed, got another in {bundle} or overrides"
-    )
-    if parser["network_def"].get("_target_") != _NETWORK:
-        raise _refused(fault.format("network_def"), "Pack an ensemble of that network.")
-    steps = parser["read_and_normalise"]
-    names = tuple((step["_target_"].rpartition(".")[2], *list(step)[1:]) for step in steps)
-    values = {key: value for step in steps for key, value in step.items() if key in _READING_VALUES}
-    modes = [step["mode"] for step in steps if "mode" in step]
-    crop = [(step["_target_"].rpartition(".")[2], step.get("roi_size")) for step in parser["centre_crop"]]
-    if names != _READING or values != _READING_VALUES or modes != ["bilinear", "edge"]:
-        raise _refused(fault.format("read_and_normalise"), "Prediction could not repeat it.")
-    if crop != [("CenterSpatialCropd", "@image_size")]:
-        raise _refused(fault.format("centre_crop"), "Prediction could not repeat it.")
 
 
 def read_validation_logits(members: tuple[RunFolder, ...], manifest: Manifest) -> FoldLogits:

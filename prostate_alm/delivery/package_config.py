@@ -1,0 +1,120 @@
+"""Network and grid in the config of a bundle: what of it a packed model can repeat, as data."""
+
+import ast
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prostate_alm.delivery.card import GridSpec, NetworkSpec
+from prostate_alm.delivery.package_archive import PackageError
+
+_NETWORK = "prostate_alm.training.networks.CascadeNet"
+_READING: tuple[dict[str, Any], ...] = (
+    {"reader": "NibabelReader", "ensure_channel_first": True, "image_only": True},
+    {"axcodes": "LPS", "labels": None},
+    {"pixdim": "@spacing_mm", "mode": "bilinear"},
+    {"spatial_size": "@cached_size", "mode": "edge"},
+    {"channel_wise": True},
+    {"name": "image"},
+    {"dtype": "$torch.float32", "track_meta": False},
+    {},
+)
+_READING_NAMES = (
+    *("LoadImaged", "Orientationd", "Spacingd", "ResizeWithPadOrCropd", "NormalizeIntensityd", "ConcatItemsd"),
+    *("EnsureTyped", "SelectItemsd"),
+)
+_SETTINGS = {"spacing_mm": "spacing_mm", "normalised_size": "cached_size", "image_size": "image_size"}
+"""Field of `GridSpec` -> key of the config."""
+
+
+def read_specs(
+    config_file: Path, overrides: Mapping[str, Any], *, b_values_s_per_mm2: Sequence[float]
+) -> tuple[NetworkSpec, GridSpec]:
+    """Return network and grid of a bundle's config with the overrides of an ensemble.
+
+    The config is read as data, and nothing in it is evaluated: an ensemble whose settings are expressions, or that
+    reads volumes in another way than `delivery.preprocess` does, cannot be packed.
+
+    Args:
+        config_file: train.json of the bundle.
+        overrides: as the bundle command takes them: `network_def#features` -> [8, 16, 32], or that as a text.
+        b_values_s_per_mm2: of the cohort.
+
+    Raises:
+        PackageError: the config is not what prediction repeats, or a value breaks its rule.
+    """
+    config = _overridden(json.loads(config_file.read_text(encoding="utf-8")), overrides, config_file)
+    _require_known_reading(config, config_file)
+    network = {key: _resolved(config["network_def"].get(key), config) for key in NetworkSpec.model_fields}
+    grid = {field: _resolved(config.get(key), config) for field, key in _SETTINGS.items()}
+    try:
+        return (
+            NetworkSpec.model_validate_json(json.dumps(network)),
+            GridSpec.model_validate_json(json.dumps(grid | {"b_values_s_per_mm2": list(b_values_s_per_mm2)})),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise PackageError(
+            "not_packable",
+            f"{'.'.join(map(str, first['loc']))} must be valid, got {first['input']!r} in {config_file} and its "
+            f"overrides: {first['msg']}. Train with other settings.",
+        ) from error
+
+
+def _overridden(config: dict[str, Any], overrides: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
+    changed = copy.deepcopy(config)
+    for name, value in overrides.items():
+        *path, last = re.split("#|::", name)
+        node: Any = changed
+        try:
+            for part in path:
+                node = node[int(part) if isinstance(node, list) else part]
+            node[int(last) if isinstance(node, list) else last] = _literal(value)
+        except (LookupError, ValueError, TypeError) as error:
+            raise PackageError(
+                "not_packable",
+                f"overrides must be of keys that the config has, got {name} for {config_file}. Give the bundle that "
+                "the ensemble was trained with.",
+            ) from error
+    return changed
+
+
+def _literal(value: Any) -> Any:
+    """Return an override as the bundle command reads it: a literal of Python, or a word."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _resolved(value: Any, config: Mapping[str, Any]) -> Any:
+    """Follow a reference to another key of the config, once."""
+    return config.get(value[1:]) if isinstance(value, str) and value.startswith("@") else value
+
+
+def _require_known_reading(config: Mapping[str, Any], config_file: Path) -> None:
+    reading = [_step(step) for step in config["read_and_normalise"]]
+    known = {
+        "network_def": config["network_def"].get("_target_") == _NETWORK,
+        "read_and_normalise": reading == list(zip(_READING_NAMES, _READING, strict=True)),
+        "centre_crop": [_step(step) for step in config["centre_crop"]]
+        == [("CenterSpatialCropd", {"roi_size": "@image_size"})],
+    }
+    for key, is_known in known.items():
+        if not is_known:
+            raise PackageError(
+                "not_packable",
+                f"{key} must be that of bundles/prostate, which prediction repeats, got another in {config_file} or "
+                "overrides. Train without that change.",
+            )
+
+
+def _step(step: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a transform's name and arguments without the keys that it works on."""
+    arguments = {key: value for key, value in step.items() if key not in ("_target_", "keys")}
+    return str(step["_target_"]).rpartition(".")[2], arguments
