@@ -36,6 +36,16 @@ def add_predict(commands: Commands) -> None:
         "--executor", choices=("local", "ray"), default="local", help="this machine or a Ray cluster (default: local)"
     )
     predict.add_argument("--identify", action="store_true", help="put paths and DICOM identifiers into the answers")
+    predict.add_argument(
+        "--sr", action="append_const", const="sr", dest="dicom", help="write a DICOM structured report of each study"
+    )
+    predict.add_argument(
+        "--capture",
+        action="append_const",
+        const="capture",
+        dest="dicom",
+        help="write the page of each report as a DICOM image; like --sr with the patient's identifiers, as the images",
+    )
     predict.add_argument("--overwrite", action="store_true", help="replace answers of other models or to other files")
     predict.add_argument("--json", action="store_true", help="print the answers as JSON")
     predict.set_defaults(action=_predict)
@@ -56,6 +66,7 @@ def _predict(options: argparse.Namespace) -> int:
         target_tpr=point.target_tpr,
         identify=options.identify,
         rules=None if options.rules is None else read_rules(options.rules),
+        dicom=tuple(dict.fromkeys(options.dicom or ())),
     )
     outcomes = list(
         answer_archive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -21,6 +21,14 @@ from prostate_alm.delivery.answers import (
     write_answer,
     write_table,
 )
+from prostate_alm.delivery.dicom_output import (
+    Kind,
+    OutputError,
+    check_objects,
+    dicom_objects,
+    missing_objects,
+    write_objects,
+)
 from prostate_alm.delivery.prediction import Answer, Refused
 from prostate_alm.delivery.sources import StudyFolder, content_sha256, open_source
 from prostate_alm.imaging.dicom import StudyRefused
@@ -36,13 +44,29 @@ Executor = Literal["local", "ray"]
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of each study: the model's file and its digest, the operating point, whether to identify, rules."""
+    """What is asked of each study: the model's file and its digest, the operating point, whether to identify, rules.
+
+    `dicom` names the DICOM objects that are written beside each answer.
+    """
 
     model: Path
     model_sha256: str
     target_tpr: float
     identify: bool
     rules: Rules | None = None
+    dicom: tuple[Kind, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What comes from one study: its answer as JSON, or the name of one that is there already, and DICOM objects.
+
+    `fault` says why there are no objects where there should be.
+    """
+
+    text: str
+    objects: Mapping[Kind, bytes] = field(default_factory=dict, repr=False)
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +86,22 @@ class _Folder:
         self.path, self.answers, self._overwrite = path, answers, overwrite
         self._fresh: set[str] = set()
 
-    def take(self, text: str) -> Outcome:
+    def take(self, reply: Reply) -> Outcome:
         """Write an answer, given as JSON, unless it is there already (then its name will do) or another one is."""
-        if text in self.answers:
-            return Outcome(self.answers[text], self.path / text, kept=True)
-        answer = answer_from_json(text)
+        if reply.text in self.answers:
+            return Outcome(self.answers[reply.text], self.path / reply.text, kept=True)
+        answer = answer_from_json(reply.text)
+        if not self._overwrite:
+            try:
+                check_objects(reply.objects, answer, self.path)
+            except OutputError as error:
+                return Outcome(answer, self.path / answer_name(answer), conflict=str(error))
+        outcome = self._take(answer)
+        if outcome.conflict is None:
+            write_objects(reply.objects, answer, self.path)
+        return outcome if reply.fault is None else replace(outcome, conflict=reply.fault)
+
+    def _take(self, answer: Answer) -> Outcome:
         name = answer_name(answer)
         path = self.path / name
         if self.answers.get(name) == answer:
@@ -122,21 +157,25 @@ def answer_archive(
             f"{output}. Choose another folder, or give --overwrite to replace them."
         )
     output.mkdir(parents=True, exist_ok=True)
-    known = {answer.source_sha256: name for name, answer in same_job.items() if answer.source_sha256}
+    known = {
+        answer.source_sha256: name
+        for name, answer in same_job.items()
+        if answer.source_sha256 and not missing_objects(answer, output, kinds=job.dicom)
+    }
     folder = _Folder(output, dict(same_job), overwrite=overwrite)
     ask = partial(answer_source, job=job, known=known)
     try:
         with closing(_map(ask, sources, jobs=jobs, executor=executor)) as results:
-            for done, texts in enumerate(results, start=1):
-                for text in texts:
-                    yield folder.take(text)
+            for done, replies in enumerate(results, start=1):
+                for reply in replies:
+                    yield folder.take(reply)
                 progress(done, len(sources))
     finally:
         write_table(output, folder.answers.values())
 
 
-def answer_source(source: Path, *, job: Job, known: Mapping[str, str]) -> list[str]:
-    """Return the answers to the studies of a source as JSON; for files that are known, the name of their answer."""
+def answer_source(source: Path, *, job: Job, known: Mapping[str, str]) -> list[Reply]:
+    """Return the answers to the studies of a source; for files that are known, the name of their answer."""
     model = _model(job.model, job.model_sha256)
     try:
         with open_source(source) as studies:
@@ -144,12 +183,12 @@ def answer_source(source: Path, *, job: Job, known: Mapping[str, str]) -> list[s
     except StudyRefused as error:
         digest, refusal = sha256_of_file(source), Refusal(error.code, error.reason)
         if digest in known:
-            return [known[digest]]
+            return [Reply(known[digest])]
         from prostate_alm.delivery.predict import refused_source
 
         place = str(source) if job.identify else None
         refused = refused_source(refusal, model.identity, source_sha256=digest, rules=job.rules, place=place)
-        return [answer_to_json(refused)]
+        return [Reply(answer_to_json(refused))]
 
 
 def is_of(answer: Answer, job: Job) -> bool:
@@ -164,7 +203,7 @@ def is_of(answer: Answer, job: Job) -> bool:
     )
 
 
-def _answer(study: StudyFolder, model: PackedModel, *, job: Job, known: Mapping[str, str]) -> str:
+def _answer(study: StudyFolder, model: PackedModel, *, job: Job, known: Mapping[str, str]) -> Reply:
     from prostate_alm.delivery.predict import predict_folder
 
     digest: str | None
@@ -173,7 +212,7 @@ def _answer(study: StudyFolder, model: PackedModel, *, job: Job, known: Mapping[
     except StudyRefused:
         digest = None  # predict_folder says why
     if digest is not None and digest in known:
-        return known[digest]
+        return Reply(known[digest])
     result = predict_folder(
         study.folder,
         model,
@@ -183,7 +222,11 @@ def _answer(study: StudyFolder, model: PackedModel, *, job: Job, known: Mapping[
         place=study.place,
         source_sha256=digest,
     )
-    return answer_to_json(result.answer)
+    text = answer_to_json(result.answer)
+    try:
+        return Reply(text, dicom_objects(result, model, study_dir=study.folder, kinds=job.dicom))
+    except Exception as error:  # whatever an odd header provokes, the other studies are still answered
+        return Reply(text, fault=f"its answer was, but its DICOM objects raise {type(error).__name__}. Report it.")
 
 
 @cache
@@ -203,8 +246,8 @@ def _model(path: Path, sha256: str) -> PackedModel:
 
 
 def _map(
-    ask: partial[list[str]], sources: Sequence[Path], *, jobs: int, executor: Executor
-) -> Generator[list[str], None, None]:
+    ask: partial[list[Reply]], sources: Sequence[Path], *, jobs: int, executor: Executor
+) -> Generator[list[Reply], None, None]:
     if executor == "ray":
         from prostate_alm.delivery.archive_ray import map_with_ray
 

@@ -1,32 +1,45 @@
-"""Writing what goes back into a study as files: the structured report and the capture of the report's page."""
+"""What goes back into a study as files: the structured report and the capture of the report's page."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import os
 import warnings
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from prostate_alm.delivery.dicom_capture import secondary_capture
-from prostate_alm.delivery.dicom_evidence import EvidenceError
-from prostate_alm.delivery.dicom_sr import structured_report
+from prostate_alm.delivery.answers import answer_name
+from prostate_alm.delivery.prediction import Answer, Refused
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package import PackedModel
     from prostate_alm.delivery.predict import StudyResult
 
-REPORT_SUFFIX, CAPTURE_SUFFIX = ".sr.dcm", ".capture.dcm"
+Kind = Literal["sr", "capture"]
+KINDS: tuple[Kind, ...] = ("sr", "capture")
+
+
+class OutputError(ValueError):
+    """A file that must not be written over."""
 
 
 def write_dicom(
-    result: StudyResult, model: PackedModel, output_dir: Path, *, study_dir: Path, created_at: datetime | None = None
+    result: StudyResult,
+    model: PackedModel,
+    output_dir: Path,
+    *,
+    study_dir: Path,
+    kinds: Sequence[Kind] = KINDS,
+    created_at: datetime | None = None,
 ) -> tuple[Path, ...]:
-    """Write the structured report and, for an answered study, the capture of its page.
+    """Write the structured report and the capture of an answered study's page beside each other.
 
     Args:
         result: of `predict_folder`; the files of the study must still be there.
@@ -34,65 +47,101 @@ def write_dicom(
         output_dir: folder of the files STUDY.sr.dcm and STUDY.capture.dcm, STUDY being the answer's pseudonym; made
             where absent.
         study_dir: folder of the study.
+        kinds: which of the two.
         created_at: local time of both; now, if not given.
 
     Returns:
-        The files. None for a study that was refused because it is not one study of one patient: a report could not
-        say whose it is.
+        The files. A refused study has no capture, and no report either where it is not one study of one patient.
 
     Raises:
-        ValueError: a file of that name is there and is no earlier report of this model about this study.
+        OutputError: a file of that name is there and is no earlier one of this model and study.
         OSError: an image is gone, or the folder cannot be written.
     """
-    report = write_sr(result, output_dir, study_dir=study_dir, created_at=created_at)
-    capture = write_capture(result, model, output_dir, created_at=created_at)
-    return tuple(path for path in (report, capture) if path is not None)
+    objects = dicom_objects(result, model, study_dir=study_dir, kinds=kinds, created_at=created_at)
+    check_objects(objects, result.answer, output_dir)
+    return write_objects(objects, result.answer, output_dir) if objects else ()
 
 
-def write_sr(
-    result: StudyResult, output_dir: Path, *, study_dir: Path, created_at: datetime | None = None
-) -> Path | None:
-    """Write the structured report alone; see `write_dicom`."""
-    try:
-        report = structured_report(result, study_dir=study_dir, created_at=created_at)
-    except EvidenceError:
-        return None
-    return _write(report, output_dir, suffix=REPORT_SUFFIX)
+def dicom_objects(
+    result: StudyResult,
+    model: PackedModel,
+    *,
+    study_dir: Path,
+    kinds: Sequence[Kind] = KINDS,
+    created_at: datetime | None = None,
+) -> dict[Kind, bytes]:
+    """Return what `write_dicom` writes, as the content of files."""
+    from prostate_alm.delivery.dicom_evidence import (
+        EvidenceError,
+    )  # highdicom takes a second, which a JSON does without
+    from prostate_alm.delivery.dicom_sr import structured_report
+
+    made: dict[Kind, bytes] = {}
+    if "sr" in kinds:
+        with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
+            made["sr"] = _encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
+    if "capture" in kinds and result.volumes is not None:
+        from prostate_alm.delivery.dicom_capture import secondary_capture
+        from prostate_alm.delivery.page import draw_page
+
+        made["capture"] = _encoded(secondary_capture(result, draw_page(result, model), created_at=created_at))
+    return made
 
 
-def write_capture(
-    result: StudyResult, model: PackedModel, output_dir: Path, *, created_at: datetime | None = None
-) -> Path | None:
-    """Write the capture of the report's page alone, nothing for a refused study; see `write_dicom`."""
-    if result.volumes is None:
-        return None
-    from prostate_alm.delivery.page import draw_page  # matplotlib takes a second, which a report alone does without
-
-    capture = secondary_capture(result, draw_page(result, model), created_at=created_at)
-    return _write(capture, output_dir, suffix=CAPTURE_SUFFIX)
+def object_path(answer: Answer, folder: Path, kind: Kind) -> Path:
+    """Return where the object of an answer is written: beside its JSON, under the same name."""
+    return folder / f"{answer_name(answer).removesuffix('.json')}.{kind}.dcm"
 
 
-def _write(made: Dataset, folder: Path, *, suffix: str) -> Path:
-    """Write an object under a temporary name and rename it; replace nothing but an earlier object of its series."""
-    pseudonym = hashlib.sha256(str(made.StudyInstanceUID).encode()).hexdigest()[:16]  # an answer may lack it
-    path = folder / f"{pseudonym}{suffix}"
-    if path.exists() and _series_uid(path) != made.SeriesInstanceUID:
-        raise ValueError(
-            f"output must be a new file or an earlier report of the same model and study, got {path.name} of another "
-            "kind. Choose another folder."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+def missing_objects(answer: Answer, folder: Path, *, kinds: Sequence[Kind]) -> bool:
+    """Return whether a folder lacks an object that the answer could have."""
+    possible = [
+        kind for kind in kinds if not isinstance(answer, Refused) or (kind == "sr" and answer.study is not None)
+    ]
+    return any(not object_path(answer, folder, kind).exists() for kind in possible)
+
+
+def check_objects(objects: Mapping[Kind, bytes], answer: Answer, folder: Path) -> None:
+    """Refuse to replace anything but earlier objects of the same model and study.
+
+    Raises:
+        OutputError: a file is there under the name of one of them that is something else.
+    """
+    for kind, content in objects.items():
+        path = object_path(answer, folder, kind)
+        if path.exists() and _series_uid(path) != _series_uid(BytesIO(content)):
+            raise OutputError(
+                f"output must be new or earlier files of the same model and study, got another {path.name}. "
+                "Choose another folder."
+            )
+
+
+def write_objects(objects: Mapping[Kind, bytes], answer: Answer, folder: Path) -> tuple[Path, ...]:
+    """Write objects as files, each whole or not at all, over what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {kind: object_path(answer, folder, kind) for kind in objects}
+    for kind, path in paths.items():
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(objects[kind])
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return tuple(paths.values())
+
+
+def _encoded(made: Dataset) -> bytes:
+    """Return an object as the content of a file."""
+    stream = BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on odd values that the images have and their report repeats
-        made.save_as(partial, enforce_file_format=True)
-    partial.replace(path)
-    return path
+        made.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
 
 
-def _series_uid(path: Path) -> str | None:
+def _series_uid(file: Path | BytesIO) -> str | None:
     """Return which series a file belongs to, None where it is no DICOM object."""
     try:
-        return str(pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID", ""))
+        return str(pydicom.dcmread(file, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID", ""))
     except InvalidDicomError:
         return None

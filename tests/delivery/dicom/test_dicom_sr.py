@@ -1,6 +1,5 @@
 """The structured report: conformant, found again by other readers, of the right patient, and nothing else."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -21,7 +20,6 @@ from prostate_alm.delivery import dicom_codes
 from prostate_alm.delivery.dicom_capture import secondary_capture
 from prostate_alm.delivery.dicom_evidence import EvidenceError
 from prostate_alm.delivery.dicom_object import plain_text
-from prostate_alm.delivery.dicom_output import write_sr
 from prostate_alm.delivery.dicom_sr import structured_report
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
@@ -250,22 +248,6 @@ def test_a_refused_study_that_is_nobodys_or_several_gets_none(
         study_dir.mkdir(exist_ok=True)
         with pytest.raises(EvidenceError, match="one study of one patient"):
             structured_report(samples.refused(), study_dir=study_dir)
-        assert write_sr(samples.refused(), tmp_path / "out", study_dir=study_dir) is None
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_is_replaced_by_its_own_kind_only(study: Path, tmp_path: Path, samples: Any) -> None:
-    out = tmp_path / "out"
-    first = write_sr(samples.answered(study), out, study_dir=study, created_at=NOON)
-    study_uid = pydicom.dcmread(next(study.iterdir())).StudyInstanceUID
-    assert first == out / f"{hashlib.sha256(study_uid.encode()).hexdigest()[:16]}.sr.dcm"
-    assert write_sr(samples.answered(study), out, study_dir=study) == first
-    assert [path.name for path in out.iterdir()] == [first.name]
-    for content in (b"a letter", next(study.iterdir()).read_bytes()):
-        first.write_bytes(content)
-        with pytest.raises(ValueError, match="earlier report of the same model and study"):
-            write_sr(samples.answered(study), out, study_dir=study)
-        assert first.read_bytes() == content
 
 
 def test_long_and_foreign_words_of_a_model_fit(study: Path, tmp_path: Path, samples: Any) -> None:
