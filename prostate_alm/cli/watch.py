@@ -1,10 +1,12 @@
 """The command that answers the studies of a PACS."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.orthanc import OrthancNode
-    from prostate_alm.delivery.orthanc_watch import Outcome
+    from prostate_alm.delivery.orthanc_watch import Outcome, Watcher
 
 USER_VARIABLE, PASSWORD_VARIABLE = "PROSTATE_ALM_USER", "PROSTATE_ALM_PASSWORD"
 
@@ -35,7 +37,9 @@ def add_watch(commands: Commands) -> None:
     watch.add_argument("--model", type=Path, required=True, metavar="ZIP", help="made by `prostate-alm pack`")
     watch.add_argument("--once", action="store_true", help="answer what is in the server now, and end")
     watch.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: that of the model)")
-    watch.add_argument("--rules", type=Path, metavar="JSON", help="a site's rules of choosing series, see docs/dicom.md")
+    watch.add_argument(
+        "--rules", type=Path, metavar="JSON", help="a site's rules of choosing series, see docs/dicom.md"
+    )
     watch.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (default: 5)")
     watch.add_argument(
         "--quiet",
@@ -65,6 +69,7 @@ def _watch(options: argparse.Namespace) -> int:
     node = _node(options)  # before the model: it is the faster one to be wrong
     from prostate_alm.delivery.orthanc_answer import responder
     from prostate_alm.delivery.package import open_package
+    from prostate_alm.delivery.prediction import NOTICE
     from prostate_alm.imaging.rulebook import chosen_rules
 
     model = open_package(options.model)
@@ -75,17 +80,24 @@ def _watch(options: argparse.Namespace) -> int:
         pace=pace,
         pulse=lambda: options.heartbeat and options.heartbeat.touch(),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for study in options.redo:
-        watcher.redo(study)
+    print(f"{node.url}: answered by {model.identity.name} {model.identity.version}. {NOTICE}", file=sys.stderr)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for study in options.redo:
+            watcher.redo(study)
+        return _run(watcher, options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(watcher: "Watcher", options: argparse.Namespace) -> int:
+    """Watch, and print what becomes of each study."""
     if options.once:
         results = [_shown(outcome, as_json=options.json) for outcome in watcher.once()]
         return OK if all(results) else SOME_REFUSED
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # how a watcher ends
         for outcome in watcher.follow():
             _shown(outcome, as_json=options.json)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return OK
 
 

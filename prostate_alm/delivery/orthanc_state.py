@@ -98,6 +98,10 @@ class Ledger:
         self._node = node
         self._model = model_sha256
 
+    def read(self, study: str) -> Entry | None:
+        """Return a study's entry; errors are those of `change`."""
+        return self.change(study, lambda _: None)
+
     def change(self, study: str, decide: Callable[[Entry | None], Entry | None]) -> Entry | None:
         """Replace a study's entry by what `decide` makes of it, which is asked again whenever another was faster.
 

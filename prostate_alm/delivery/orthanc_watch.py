@@ -159,10 +159,13 @@ class Watcher:
 
     def _look(self, study: str, spool: Path) -> tuple[float | None, Outcome | None]:
         """Return after how long to look again, None for never, and what became of the study if anything did."""
+        images = image_instances(self._node, study)
+        before = self._ledger.read(study)
+        if before is not None and before.is_settled and before.images == digest_of(images):
+            return None, None
         stored = self._node.study(study)
         if not stored.is_stable or stored.quiet_s < self._pace.quiet_s:
             return self._pace.interval_s, None
-        images = image_instances(self._node, study)
         wanted: list[Entry | None] = []
 
         def decide(current: Entry | None) -> Entry | None:
@@ -187,8 +190,6 @@ class Watcher:
                 most_attempts=self._pace.attempts,
                 is_abandoned=current is not None and self._is_abandoned(study, current),
             )
-        if current is not None and current.is_settled and current.images == digest:
-            return None
         reason = "study must hold MR images, got none. Send a study with T2 and diffusion."
         return Entry(state="set_aside", images=digest, attempts=0, code="not_mr", reason=reason)
 
