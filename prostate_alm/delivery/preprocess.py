@@ -53,7 +53,7 @@ def cropped_channels(volumes: StudyVolumes, grid: GridSpec) -> NDArray[np.float3
     """
     channels = np.stack([volumes.t2.voxels, *(one.voxels for one in volumes.dwi)])  # (C, I, J, K)
     channels = _turned(channels, _turns_to_lps(_as_stored(volumes.t2.affine_ras_mm)))
-    for axis, at in enumerate(sample_positions(volumes, grid), start=1):
+    for axis, at in enumerate(_sample_positions(volumes.t2, grid), start=1):
         channels = _interpolated(channels, np.clip(at, 0, channels.shape[axis] - 1), axis=axis)
     return np.ascontiguousarray(channels, dtype=np.float32)
 
@@ -79,45 +79,42 @@ def centre_of(grid: GridSpec) -> tuple[slice, slice, slice]:
     return first, second, third
 
 
-def sample_positions(volumes: StudyVolumes, grid: GridSpec) -> tuple[NDArray[np.float64], ...]:
-    """Return where the samples of the region that normalises lie: voxels of T2 in LPS order, one array an axis.
-
-    Positions below 0 or beyond the last voxel are outside T2; its edge is repeated there.
-    """
-    affine, shape = _lps_affine(volumes.t2)
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    same = np.abs(spacing_mm - grid.spacing_mm) <= SAME_SPACING_MM
-    wanted_mm = np.where(same, spacing_mm, grid.spacing_mm)
-    samples, first = _samples(affine[:3, :3], shape, spacing_mm=wanted_mm)
-    return tuple(
-        first[axis] + _middle(int(samples[axis]), grid.normalised_size[axis]) * wanted_mm[axis] / spacing_mm[axis]
-        for axis in range(3)
-    )
-
-
 def outside_t2_mm(volumes: StudyVolumes, grid: GridSpec) -> tuple[float, ...]:
     """Return how much of the network's image lies outside T2: left to right, front to back, foot to head."""
-    _, shape = _lps_affine(volumes.t2)
-    rows = zip(sample_positions(volumes, grid), shape, centre_of(grid), grid.spacing_mm, strict=True)
-    return tuple(float(((at[part] < 0) | (at[part] > count - 1)).sum() * mm) for at, count, part, mm in rows)
+    samples, _, _ = _samples(volumes.t2, grid)
+    rows = zip(samples, grid.normalised_size, centre_of(grid), grid.spacing_mm, strict=True)
+    middles = ((_middle(int(count), size)[part], count, mm) for count, size, part, mm in rows)
+    return tuple(float(((at < 0) | (at >= count)).sum() * mm) for at, count, mm in middles)
 
 
-def _samples(
-    axes_mm: NDArray[np.float64], shape: NDArray[np.int_], *, spacing_mm: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how many samples cover each axis, and the voxel of the first one, as MONAI's `Spacing` decides.
+def _sample_positions(volume: Volume, grid: GridSpec) -> list[NDArray[np.float64]]:
+    """Return where the samples of the region that normalises lie: voxels in LPS order, one array an axis."""
+    samples, first, step = _samples(volume, grid)
+    return [
+        start + np.clip(_middle(int(count), size), 0, count - 1) * each
+        for count, start, each, size in zip(samples, first, step, grid.normalised_size, strict=True)
+    ]
 
-    The first sample is the first voxel. Where axes are not perpendicular to 1e-8 of a sample, which the rounding of an
-    affine is enough for, the middles of both grids coincide instead.
+
+def _samples(volume: Volume, grid: GridSpec) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return how many samples cover each axis, the voxel of the first, and the voxels from one to the next.
+
+    As MONAI's `Spacing` decides: the first sample is the first voxel. Where axes are not perpendicular to 1e-8 of a
+    sample, which the rounding of an affine is enough for, the middles of both grids coincide instead.
     """
+    affine, shape = _lps_affine(volume)
+    axes_mm = affine[:3, :3]
+    given_mm = np.linalg.norm(axes_mm, axis=0)
+    wanted_mm = np.where(np.abs(given_mm - grid.spacing_mm) <= SAME_SPACING_MM, given_mm, grid.spacing_mm)
     triangle = np.linalg.cholesky(axes_mm.T @ axes_mm).T
-    wanted_mm = axes_mm @ np.linalg.inv(triangle) @ np.diag(spacing_mm)
+    wanted_axes_mm = axes_mm @ np.linalg.inv(triangle) @ np.diag(wanted_mm)
     ends = np.stack(np.meshgrid(*([0.0, count - 1.0] for count in shape), indexing="ij")).reshape(3, -1)
-    corners = np.linalg.solve(wanted_mm, axes_mm) @ ends  # (3, 8), in samples
+    corners = np.linalg.solve(wanted_axes_mm, axes_mm) @ ends  # (3, 8), in samples
     samples = np.round(np.ptp(corners, axis=1) + 1.0)
-    if np.abs((corners - corners[:, :1]).min(axis=1)).max() <= PERPENDICULAR_SAMPLES:
-        return samples, np.zeros(3)
-    return samples, shape / 2 - np.linalg.solve(axes_mm, wanted_mm) @ (samples / 2)
+    first = np.zeros(3)
+    if np.abs((corners - corners[:, :1]).min(axis=1)).max() > PERPENDICULAR_SAMPLES:
+        first = shape / 2 - np.linalg.solve(axes_mm, wanted_axes_mm) @ (samples / 2)
+    return samples, first, wanted_mm / given_mm
 
 
 def _middle(samples: int, size: int) -> NDArray[np.int_]:
