@@ -15,7 +15,7 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
 from prostate_alm.imaging.files import files_below, read_header, require_folder
-from prostate_alm.imaging.header import ANATOMIC_REGION, Header, headers_of
+from prostate_alm.imaging.header import ANATOMIC_REGION, Header, as_number, headers_of
 from prostate_alm.imaging.kinds import image_kind
 from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of, read_signal
 from prostate_alm.imaging.rulebook import Rules, default_rules
@@ -23,6 +23,7 @@ from prostate_alm.imaging.rulebook import Rules, default_rules
 logger = logging.getLogger(__name__)
 
 Numbers = tuple[float, ...]
+COPY_TOLERANCE = 1e-3  # mm, or of a cosine
 
 
 class StudyRefused(ValueError):
@@ -208,7 +209,7 @@ def _instance(header: Header, pixels: Pixels, rules: Rules) -> Instance:
         instance_number=int(header.number("InstanceNumber") or 0),
         image_type=tuple(header.text("FrameType", "ImageType").upper().split("\\")),
         sequence_name=sequence_name(header),
-        scanning_sequence=header.text("ScanningSequence") or _enhanced_sequence(header),
+        scanning_sequence=_scanning_sequence(header),
         scan_options=header.text("ScanOptions") or _enhanced_options(header),
         echo_time_ms=header.number("EchoTime", "EffectiveEchoTime"),
         repetition_time_ms=header.number("RepetitionTime"),
@@ -238,11 +239,16 @@ def _enhanced_options(header: Header) -> str:
     return "FS" if "FAT" in header.text("SpectrallySelectedSuppression") else ""
 
 
-def _enhanced_sequence(header: Header) -> str:
-    """Return the scanning sequence of an Enhanced object in the words of a classic one: SE, GR, EP."""
-    words = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE\\GR"}
-    echo = words.get(header.text("EchoPulseSequence"), "")
-    return f"{echo}\\EP" if header.text("EchoPlanarPulseSequence") == "YES" else echo
+def _scanning_sequence(header: Header) -> str:
+    """Return the scanning sequence in the words of a classic object: SE, GR, EP.
+
+    Philips calls an echo-planar spin echo SE and gives its EPI factor in a private element.
+    """
+    spelled = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE\\GR"}
+    named = header.text("ScanningSequence") or spelled.get(header.text("EchoPulseSequence"), "")
+    factor = as_number(header.private(0x2001, "Philips Imaging DD 001", 0x13))
+    is_planar = header.text("EchoPlanarPulseSequence") == "YES" or (factor is not None and factor > 1)
+    return f"{named}\\EP" if is_planar else named
 
 
 def _acquired_at(header: Header) -> str:
@@ -296,7 +302,7 @@ def _is_copy(other: Instance, kept: Instance) -> bool:
 
     Copies that break off or that cannot be decoded are not compared.
     """
-    if replace(other, pixels=kept.pixels) != kept:
+    if _facts(other) != _facts(kept) or not _same_place(other, kept):
         return False
     if not (kept.rows and kept.pixels.is_complete and other.pixels.is_complete):
         return True
@@ -305,6 +311,25 @@ def _is_copy(other: Instance, kept: Instance) -> bool:
     except Exception:  # each decoder plug-in has its own exceptions; the one that is used raises them again
         return True
     return np.array_equal(first, second)
+
+
+def _facts(image: Instance) -> tuple[object, ...]:
+    """Return what copies of an image must share to the letter: all that decides how it is used."""
+    return (
+        (image.rows, image.columns, image.frame_of_reference_uid, image.image_type, image.scanning_sequence),
+        (image.sequence_name, image.echo_time_ms, image.b_value_s_per_mm2, image.directionality),
+    )
+
+
+def _same_place(first: Instance, second: Instance) -> bool:
+    """Return whether two images lie at one place, but for decimals that an archive has printed anew."""
+    for name in ("position_mm", "orientation", "pixel_spacing_mm"):
+        one, other = getattr(first, name), getattr(second, name)
+        if (one is None) != (other is None):
+            return False
+        if one is not None and any(abs(a - b) > COPY_TOLERANCE for a, b in zip(one, other, strict=True)):
+            return False
+    return True
 
 
 def _order(instance: Instance) -> tuple[int, str, int, bool, str]:

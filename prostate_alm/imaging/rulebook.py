@@ -138,6 +138,9 @@ class Rules(_Frozen):
     t2_patterns: tuple[Pattern, ...] = Field(
         description="Any found in the description makes a spin echo without an echo time T2. Case does not matter."
     )
+    not_t2_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description keeps a spin echo from being T2: diffusion at b = 0 looks like it."
+    )
     adc_patterns: tuple[Pattern, ...] = Field(description="Any found in the description marks a map.")
     computed_patterns: tuple[Pattern, ...] = Field(
         description="Any found in ImageType or description marks a computed b-value."
@@ -297,11 +300,20 @@ def _told(error: ValidationError, *, path: Path) -> str:
     """Return the first fault of a file in one line: key, fault, value, file."""
     errors = error.errors()
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        *inside, name = first["loc"]
+        known = _keys_at(first["loc"])
+        return f"rules must have known keys, got {name!r} in {_place(inside)} of {path}. Available: {known}"
     fault = first["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
     said = fault if fault.startswith("must ") else f"must be valid ({fault})"
-    others = "" if first["type"] not in ("extra_forbidden", "missing") else f" Available: {_keys_at(first['loc'])}"
-    return f"{place} {said}, got {json.dumps(first['input'], default=str)} in {path}. Correct the file.{others}"
+    others = f" Available: {_keys_at(first['loc'])}" if first["type"] == "missing" else ""
+    got = json.dumps(first["input"], default=str)
+    return f"{_place(first['loc'])} {said}, got {got} in {path}. Correct the file.{others}"
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    """Return where a value is in the file, as programs write it: b_value_elements[0].group."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
 
 
 def _keys_at(place: tuple[int | str, ...]) -> list[str]:

@@ -152,6 +152,8 @@ def _t2(series: Series, rules: Rules) -> str | None:
     first = series.instances[0]
     if any(word in first.scanning_sequence for word in ("EP", "GR")) or "MAP" in " ".join(first.image_type):
         return None
+    if found_in(series.description, rules.not_t2_patterns):
+        return None
     if first.echo_time_ms is None:
         return "axial, T2 by its description" if found_in(series.description, rules.t2_patterns) else None
     low, high = rules.t2_echo_time_ms

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 REAL_STUDY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "prostatex" / "ProstateX-0001"
 OBLIQUE = (1.0, 0.0, 0.0, 0.0, np.cos(0.11), -np.sin(0.11))  # 6.3 degrees, as in the real study
@@ -56,6 +56,60 @@ def make_diffusion(number: int, *, b_values: Sequence[float] = (50.0, 400.0, 800
 def make_study(**changes: Any) -> list[Dataset]:
     """Return a study that is used: axial T2 (series 2) and diffusion at b 50, 400, 800 (series 3)."""
     return make_series(2, **changes) + make_diffusion(3, **changes)
+
+
+def make_enhanced(images: Sequence[Dataset], **top: Any) -> Dataset:
+    """Return the images of one series as the frames of one Enhanced MR object, each value in its functional group."""
+    whole, first = Dataset(), images[0]
+    whole.file_meta = FileMetaDataset()
+    whole.file_meta.TransferSyntaxUID = first.file_meta.TransferSyntaxUID
+    for element in first:
+        if element.keyword in _OF_THE_OBJECT:
+            whole.add(element)
+    whole.SOPClassUID, whole.NumberOfFrames = EnhancedMRImageStorage, len(images)
+    whole.ImageType = ["DERIVED", "PRIMARY", "DIFFUSION", "MIXED"]
+    whole.EchoPulseSequence = "SPIN"
+    whole.EchoPlanarPulseSequence = "YES" if first.ScanningSequence == "EP" else "NO"
+    if first.get("SequenceName"):
+        whole.PulseSequenceName = first.SequenceName
+    shared = Dataset()
+    shared.PlaneOrientationSequence = [make_item(ImageOrientationPatient=first.ImageOrientationPatient)]
+    shared.PixelMeasuresSequence = [make_item(PixelSpacing=first.PixelSpacing, SliceThickness=3.0)]
+    shared.MREchoSequence = [make_item(EffectiveEchoTime=float(first.EchoTime))]
+    shared.MRTimingAndRelatedParametersSequence = [make_item(RepetitionTime=first.RepetitionTime)]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    whole.PerFrameFunctionalGroupsSequence = [_frame(image) for image in images]
+    whole.PixelData = b"".join(image.PixelData for image in images)
+    for keyword, value in top.items():
+        setattr(whole, keyword, value)
+    return whole
+
+
+def make_item(**elements: Any) -> Dataset:
+    """Return a data set of the given elements."""
+    item = Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    return item
+
+
+_OF_THE_OBJECT = frozenset(
+    {"SOPInstanceUID", "PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"}
+    | {"Modality", "Manufacturer", "MagneticFieldStrength", "SeriesNumber", "SeriesDescription", "InstanceNumber"}
+    | {"AcquisitionDate", "AcquisitionTime", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"}
+    | {"BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"}
+)
+
+
+def _frame(image: Dataset) -> Dataset:
+    """Return the functional groups of one frame; b = 0 has no direction."""
+    group = Dataset()
+    group.PlanePositionSequence = [make_item(ImagePositionPatient=image.ImagePositionPatient)]
+    group.MRImageFrameTypeSequence = [make_item(FrameType=image.ImageType)]
+    if "DiffusionBValue" in image:
+        told = image.get("DiffusionDirectionality") or ("ISOTROPIC" if image.DiffusionBValue else "NONE")
+        group.MRDiffusionSequence = [make_item(DiffusionBValue=image.DiffusionBValue, DiffusionDirectionality=told)]
+    return group
 
 
 def save(folder: Path, images: Iterable[Dataset]) -> Path:
@@ -114,12 +168,14 @@ class Builder:
     series = staticmethod(make_series)
     diffusion = staticmethod(make_diffusion)
     study = staticmethod(make_study)
+    enhanced = staticmethod(make_enhanced)
+    item = staticmethod(make_item)
     save = staticmethod(save)
     uid = staticmethod(uid)
     adc_mm2_per_s = ADC_MM2_PER_S
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build() -> type[Builder]:
     """Return the builder of synthetic studies."""
     return Builder

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
@@ -129,56 +127,14 @@ def test_compressed_pixels_that_break_off_are_noticed(build, tmp_path):
 
 def test_an_enhanced_object_gives_one_instance_per_frame(build, tmp_path):
     frames = build.diffusion(3)
-    for image in frames:
-        image.ImageType = ["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"]
     (classic,) = read_series(build.save(tmp_path / "classic", frames))
-    (enhanced,) = read_series(build.save(tmp_path / "enhanced", [_enhanced(frames)]))
+    (enhanced,) = read_series(build.save(tmp_path / "enhanced", [build.enhanced(frames)]))
     assert enhanced.b_values_s_per_mm2 == (50.0, 400.0, 800.0)
     for b_value in enhanced.b_values_s_per_mm2:
         expected = load_volume(classic, b_value_s_per_mm2=b_value)
         found = load_volume(enhanced, b_value_s_per_mm2=b_value)
         assert (found.voxels == expected.voxels).all()
         assert (found.affine_ras_mm == expected.affine_ras_mm).all()
-
-
-def _enhanced(frames: list[Dataset]) -> Dataset:
-    """Return the frames as one Enhanced MR object."""
-    whole, first = Dataset(), frames[0]
-    whole.file_meta = FileMetaDataset()
-    whole.file_meta.TransferSyntaxUID = first.file_meta.TransferSyntaxUID
-    for keyword in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        setattr(whole, keyword, first[keyword].value)
-    for keyword in ("Modality", "SeriesNumber", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"):
-        setattr(whole, keyword, first[keyword].value)
-    for keyword in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
-        setattr(whole, keyword, first[keyword].value)
-    whole.SOPClassUID, whole.NumberOfFrames = EnhancedMRImageStorage, len(frames)
-    whole.EchoPulseSequence, whole.EchoPlanarPulseSequence = "SPIN", "YES"
-    shared = Dataset()
-    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=first.ImageOrientationPatient)]
-    shared.PixelMeasuresSequence = [_item(PixelSpacing=first.PixelSpacing, SliceThickness=3.0)]
-    shared.MREchoSequence = [_item(EffectiveEchoTime=63.0)]
-    whole.SharedFunctionalGroupsSequence = [shared]
-    whole.PerFrameFunctionalGroupsSequence = Sequence([_frame(image) for image in frames])
-    whole.PixelData = b"".join(image.PixelData for image in frames)
-    return whole
-
-
-def _frame(image: Dataset) -> Dataset:
-    """Return the functional groups of one frame."""
-    group = Dataset()
-    group.PlanePositionSequence = [_item(ImagePositionPatient=image.ImagePositionPatient)]
-    group.MRDiffusionSequence = [_item(DiffusionBValue=image.DiffusionBValue, DiffusionDirectionality="ISOTROPIC")]
-    group.MRImageFrameTypeSequence = [_item(FrameType=["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"])]
-    return group
-
-
-def _item(**elements: object) -> Dataset:
-    """Return a data set of the given elements."""
-    item = Dataset()
-    for keyword, value in elements.items():
-        setattr(item, keyword, value)
-    return item
 
 
 def test_identifiers_and_paths_do_not_show(build, tmp_path):

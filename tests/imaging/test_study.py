@@ -2,13 +2,18 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import JPEGLSLossless
 
-from prostate_alm.imaging.dicom import read_series
+from prostate_alm.imaging.dicom import StudyRefused, read_series
 from prostate_alm.imaging.study import T2_PREFERENCES, explain_study, select_series
+from prostate_alm.imaging.volume import load_study, load_volume
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "dicom.md"
 
 SAGITTAL = [0, 1, 0, 0, 0, -1]
 CORONAL = [1, 0, 0, 0, 0, -1]
@@ -262,6 +267,52 @@ def test_bad_studies_are_refused_with_a_stable_code_and_one_line(build, written,
     assert "SECRET" not in selection.to_text() + str(selection.to_dict())
     assert selection.to_dict()["refused"] == {"code": selection.refused.code, "reason": reason}
     assert selection.to_text().splitlines()[-1] == f"refused ({selection.refused.code}): {reason}"
+
+
+def _cut(folder: Path, *, size: int) -> Path:
+    (folder / "0003").write_bytes((folder / "0003").read_bytes()[:size])
+    return folder
+
+
+def _conflicting(images: list[Dataset]) -> list[Dataset]:
+    images[1].SOPInstanceUID = images[0].SOPInstanceUID
+    return images
+
+
+def _undecodable(images: list[Dataset]) -> list[Dataset]:
+    for image in images:
+        image.PixelData = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x04\x00\x00\x00junk"
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = JPEGLSLossless
+    return images
+
+
+FURTHER_REFUSALS = {
+    "truncated": lambda b, folder: load_study(_cut(b.save(folder, b.study()), size=600)),
+    "no_dicom": lambda b, folder: load_study(b.save(folder, [])),
+    "conflicting_copies": lambda b, folder: load_study(b.save(folder, _conflicting(b.study()))),
+    "lossy_pixels": lambda b, folder: load_study(b.save(folder, b.study(LossyImageCompression="01"))),
+    "undecodable_pixels": lambda b, folder: load_study(b.save(folder, _undecodable(b.study()))),
+    "no_geometry": lambda b, folder: load_volume(
+        read_series(b.save(folder, b.series(2, PixelSpacing=None)))[0]  # a study without positions has no T2
+    ),
+}
+
+
+@pytest.mark.parametrize("code", FURTHER_REFUSALS)
+def test_files_and_pixels_that_cannot_be_used_are_refused(build, tmp_path, code):
+    with pytest.raises(StudyRefused) as caught:
+        FURTHER_REFUSALS[code](build, tmp_path / "Secret^Name")
+    assert caught.value.code == code
+    assert " must " in caught.value.reason
+    assert "secret" not in caught.value.reason.lower()
+
+
+def test_every_documented_refusal_is_reached_by_a_test():
+    section = DOCS.read_text(encoding="utf-8").split("## Refusals")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    assert documented == {case.split()[0] for case in REFUSALS} | set(FURTHER_REFUSALS)
 
 
 def test_a_missing_slice_is_named_in_mm_and_by_its_neighbours(build, written):
