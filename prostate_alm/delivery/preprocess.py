@@ -79,6 +79,23 @@ def centre_of(grid: GridSpec) -> tuple[slice, slice, slice]:
     return first, second, third
 
 
+def image_placement(volume: Volume, grid: GridSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return where the network's image lies in T2: voxel number n of the image is voxel first + n step of T2.
+
+    Args:
+        volume: T2.
+        grid: how the model was trained.
+
+    Returns:
+        first and step, (3,) each, in voxels of T2 whose axes are turned to left, back, head. Outside T2 the image
+        repeats its edge.
+    """
+    samples, start, step = _samples(volume, grid)
+    rows = zip(samples, grid.normalised_size, centre_of(grid), strict=True)
+    numbers = np.array([_middle(int(count), size)[part][0] for count, size, part in rows])
+    return start + numbers * step, step
+
+
 def outside_t2_mm(volumes: StudyVolumes, grid: GridSpec) -> tuple[float, ...]:
     """Return how much of the network's image lies outside T2: left to right, front to back, foot to head."""
     samples, _, _ = _samples(volumes.t2, grid)
