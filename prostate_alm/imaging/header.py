@@ -11,7 +11,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag
 
 from prostate_alm.imaging.scan import Places
 
@@ -113,7 +113,7 @@ class ScannedElements(Mapping[int, RawDataElement]):
 
     def __getitem__(self, tag: int) -> RawDataElement:
         vr, begin, end = self._places[tag]
-        return RawDataElement(Tag(tag), vr.decode(), end - begin, self._data[begin:end], begin, False, True)
+        return RawDataElement(BaseTag(tag), str(vr, "ascii"), end - begin, self._data[begin:end], begin, False, True)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -149,7 +149,7 @@ class Header:
             tag = _tag(keyword)
             for layer in self._standard:
                 found = layer.value(tag)
-                if found is not None and found != "" and not (isinstance(found, MultiValue) and not found):
+                if found is not None and found != "" and not (_is_several(found) and not found):
                     return found
         return None
 
@@ -158,14 +158,14 @@ class Header:
         found = self.value(*keywords)
         if found is None:
             return ""
-        parts = found if isinstance(found, MultiValue) else (found,)
+        parts = found if _is_several(found) else (found,)
         line = " ".join("\\".join(as_text(part) for part in parts).split())
         return line if line.isprintable() else "".join(filter(str.isprintable, line))  # no escapes on a terminal
 
     def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
         """Return a value of exactly `count` numbers, else None."""
         found = self.value(*keywords)
-        parts = tuple(found) if isinstance(found, MultiValue) else (found,)
+        parts = tuple(found) if _is_several(found) else (found,)
         values = tuple(as_number(part) for part in parts)
         complete = tuple(value for value in values if value is not None)
         return complete if len(complete) == len(values) == count else None
@@ -203,7 +203,7 @@ def as_number(value: Any) -> float | None:
     >>> as_number(b"400 "), as_number(b"1000001400\\8\\0\\0"), as_number("nan"), as_number(None)
     (400.0, 1000001400.0, None, None)
     """
-    if isinstance(value, MultiValue):
+    if _is_several(value):
         value = value[0] if value else None
     if value is None:
         return None
@@ -218,6 +218,11 @@ def as_text(value: Any) -> str:
     """Return a header value as text without its padding; bytes are read as ASCII."""
     text = value.decode("ascii", errors="replace") if isinstance(value, bytes) else str(value)
     return text.strip("\0 \t\r\n")
+
+
+def _is_several(value: Any) -> bool:
+    """Return whether a value is one of several; `isinstance` would take ten times as long for an abstract class."""
+    return type(value) is MultiValue
 
 
 def _macros(group: Dataset) -> tuple[Layer, ...]:
@@ -245,5 +250,5 @@ def _converted(
     charset: str | tuple[str, ...],
 ) -> Any:
     """Return the typed value of raw bytes; cached, since the files of a series repeat nearly all of them."""
-    raw = RawDataElement(Tag(tag), vr, len(value or b""), value, 0, is_implicit_vr, is_little_endian)
+    raw = RawDataElement(BaseTag(tag), vr, len(value or b""), value, 0, is_implicit_vr, is_little_endian)
     return convert_raw_data_element(raw, encoding=charset if isinstance(charset, str) else list(charset)).value

@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 
 from prostate_alm.cli import main
+from prostate_alm.data.convert import convert_study
+from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, RulesError, default_rules, read_rules, site_schema
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import load_study
@@ -187,3 +189,14 @@ def test_the_command_line_uses_the_sites_rules(build, tmp_path, capsys):
     assert main(["study", "explain", str(folder), "--rules", str(path)]) == 2
     assert "too few slices: 6, fewer than 7" in capsys.readouterr().out
     assert main(["study", "explain", str(folder), "--rules", str(tmp_path / "missing.json")]) == 2
+
+
+def test_a_conversion_under_other_rules_is_made_again(build, tmp_path):
+    folder = build.save(tmp_path / "study", build.study())
+    for rules in (None, _rules(tmp_path, {}), _rules(tmp_path, {"min_slices": 6})):
+        sidecar = convert_study(folder, tmp_path / "volumes", b_values_s_per_mm2=(50.0, 800.0), rules=rules)
+        is_default = rules is None or rules == default_rules()
+        assert sidecar.rules_sha256 == (None if is_default else rules.sha256())
+    with pytest.raises(StudyRefused, match="no_t2"):
+        strict = _rules(tmp_path, {"min_slices": 7})
+        convert_study(folder, tmp_path / "volumes", b_values_s_per_mm2=(50.0, 800.0), rules=strict)
