@@ -197,6 +197,6 @@ def test_a_conversion_under_other_rules_is_made_again(build, tmp_path):
         sidecar = convert_study(folder, tmp_path / "volumes", b_values_s_per_mm2=(50.0, 800.0), rules=rules)
         is_default = rules is None or rules == default_rules()
         assert sidecar.rules_sha256 == (None if is_default else rules.sha256())
+    strict = _rules(tmp_path, {"min_slices": 7})
     with pytest.raises(StudyRefused, match="no_t2"):
-        strict = _rules(tmp_path, {"min_slices": 7})
         convert_study(folder, tmp_path / "volumes", b_values_s_per_mm2=(50.0, 800.0), rules=strict)
