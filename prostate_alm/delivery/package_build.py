@@ -20,11 +20,12 @@ from prostate_alm.delivery.card import (
     ValidationScores,
 )
 from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_ensemble import OutOfFold, TrainedEnsemble, read_ensemble
+from prostate_alm.delivery.package_ensemble import TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package_readme import model_card_text
 from prostate_alm.method.calibration import fit_platt
 from prostate_alm.method.operating_point import choose_operating_point
 from prostate_alm.progress import Progress, silent
+from prostate_alm.training.out_of_fold import OutOfFold
 
 TARGET_TPRS = (0.95, 0.9, 0.975, 1.0)
 """Targets of the operating points when none are given; the first is the default of the pack."""
@@ -49,7 +50,7 @@ def pack_ensemble(
     """Pack a trained and evaluated ensemble of the prostate bundle into one zip; same input, same bytes.
 
     The zip has one folder of the shape of a MONAI bundle. The operating points and the calibration come from the
-    members' validation logits, one a study (`package_ensemble.out_of_fold`).
+    members' validation logits, one a study (`training.out_of_fold`).
 
     Args:
         folder: of the ensemble.

@@ -5,7 +5,6 @@ differ by up to a hundredth. A threshold that is the logit of one validation stu
 be compared with it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.networks import MeanLogits
-
-FoldLogits = Mapping[str, Mapping[int, float]]
-"""Study -> member that had it for validation -> logit."""
+from prostate_alm.training.out_of_fold import FoldLogits
 
 LARGEST_DIFFERENCE_SHARE = 0.05
 """Between a member's logit now and then, as a share of the standard deviation of all: bfloat16 has 8 bits (0.4 %)."""

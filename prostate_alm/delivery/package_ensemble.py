@@ -5,35 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file
 from prostate_alm.delivery.card import GridSpec, NetworkSpec
 from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_cohort import FoldLogits, TrainingStudies, read_training_studies
+from prostate_alm.delivery.package_cohort import TrainingStudies, read_training_studies
 from prostate_alm.delivery.package_config import read_specs
 from prostate_alm.delivery.package_network import network_of
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training import run_folder
+from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.networks import MeanLogits
+from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
 from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
 
 BUNDLE = "prostate"
-_DECIMALS = 4  # of a logit; processors round later ones differently, and the same input shall give the same bytes
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """Training studies that some member had for validation: label and mean logit over those members, one a study."""
-
-    labels: NDArray[np.int64]  # (N,)
-    logits: Floats  # (N,)
-    folds: NDArray[np.int64]  # (N,) members behind each logit
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ def read_ensemble(
         manifest.parent,
         grid=grid,
         network=loaded,
-        recorded=read_validation_logits(members, cohort),
+        recorded=_read_recorded(members, cohort),
         progress=progress,
     )
     return TrainedEnsemble(
@@ -163,52 +151,18 @@ def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[Run
     return manifest
 
 
-def read_validation_logits(members: tuple[RunFolder, ...], manifest: Manifest) -> FoldLogits:
-    """Return the logit of each training study by each member that had it for validation.
+def _read_recorded(members: tuple[RunFolder, ...], manifest: Manifest) -> FoldLogits:
+    """Return the members' validation logits, which must hold both classes.
 
     Raises:
-        PackageError: a member validated on a test study or on one that the manifest does not have, or with another
-            label.
+        PackageError: they are not those of this cohort; the code says so to whoever packs.
     """
-    label_of = {study.id: int(study.label) for study in manifest.studies if study.split == "train"}
-    logits: dict[str, dict[int, float]] = {}
-    for number, member in enumerate(members):
-        for key, label, logit in _validation_rows(member):
-            if label_of.get(key) != label:
-                raise _refused(
-                    f"validation samples must be training studies of the manifest, got another one in {member.path}",
-                    "Give --manifest with the cohort of the members.",
-                )
-            logits.setdefault(key, {})[number] = logit
-    return logits
-
-
-def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
-    """Return the mean logit of each study over the members that had it for validation.
-
-    A pool of (member, study) pairs would repeat a study up to as many times as there are members and call the copies
-    independent, so that every interval came out too narrow. Here each study counts once.
-
-    Raises:
-        PackageError: the two classes are not both there.
-    """
-    label_of = {study.id: int(study.label) for study in manifest.studies}
-    keys = sorted(logits)
-    labels = np.array([label_of[key] for key in keys], dtype=np.int64)
-    if set(labels.tolist()) != {0, 1}:
-        raise _refused(f"validation samples must be of both classes, got {len(keys)} of one", "Train more members.")
-    means = np.array([round(float(np.mean(list(logits[key].values()))), _DECIMALS) for key in keys])
-    return OutOfFold(labels, means, np.array([len(logits[key]) for key in keys], dtype=np.int64))
-
-
-def _validation_rows(member: RunFolder) -> list[tuple[str, int, float]]:
-    path = member.file(run_folder.PREDICTIONS)
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["split"] == "validation"]
-        return [(row["sample_id"], int(row["label"]), float(row["logit"])) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise _refused(f"predictions must be those of training, got others in {path}", "Train it again.") from error
+        logits = read_validation_logits(members, manifest)
+        out_of_fold(logits, manifest)
+    except EnsembleError as error:
+        raise PackageError("not_packable", str(error)) from error
+    return logits
 
 
 def rates_on_test(ensemble: TrainedEnsemble, threshold: float) -> tuple[int, int, int, int]:

@@ -60,7 +60,7 @@ def fit_platt(labels: ArrayLike, logits: ArrayLike) -> PlattScaling:
     target = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (count - positives + 2))
     centre, spread = values.mean(), values.std()
     if spread > 0:
-        slope, intercept = _newton((values - centre) / spread, target)
+        slope, intercept = fit_logistic((values - centre) / spread, target)
         slope, intercept = slope / spread, intercept - slope * centre / spread
     if spread == 0 or slope <= 0:
         raise ValueError(
@@ -70,8 +70,19 @@ def fit_platt(labels: ArrayLike, logits: ArrayLike) -> PlattScaling:
     return PlattScaling(float(slope), float(intercept), positives / count, count)
 
 
-def _newton(values: Floats, target: Floats) -> tuple[float, float]:
-    """Return slope and intercept of the least cross-entropy; steps are halved until it falls, which is convex."""
+def fit_logistic(values: Floats, target: Floats) -> tuple[float, float]:
+    """Return slope and intercept of the least cross-entropy between the targets and sigmoid(slope · x + intercept).
+
+    Newton's method; steps are halved until the cross-entropy, which is convex, falls.
+
+    Args:
+        values: (n,), x, of about zero mean and unit variance; not all the same.
+        target: (n,), in [0, 1]; where all are 0 or 1, no x may separate them.
+
+    >>> slope, intercept = fit_logistic(np.array([-1.0, -1.0, 1.0, 1.0]), np.array([0.0, 0.5, 0.5, 1.0]))
+    >>> round(slope, 4), round(abs(intercept), 4)
+    (1.0986, 0.0)
+    """
     design = np.stack([values, np.ones_like(values)], axis=1)  # (n, 2)
     weights = np.zeros(2)
     loss = _cross_entropy(design @ weights, target)

@@ -1,0 +1,90 @@
+"""What the members of an ensemble said on the training studies that they had for validation: one logit a study.
+
+Thresholds and probabilities rest on these: no member saw the study in training, and no test study is spent.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prostate_alm.data.manifest import Manifest
+from prostate_alm.training.ensemble import EnsembleError
+from prostate_alm.training.run_folder import PREDICTIONS, RunFolder
+
+FoldLogits = Mapping[str, Mapping[int, float]]
+"""Study -> member that had it for validation -> logit."""
+
+_DECIMALS = 4  # of a logit; processors round later ones differently, and the same input shall give the same bytes
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Training studies that some member had for validation: label and mean logit over those members, one a study."""
+
+    labels: NDArray[np.int64]  # (N,)
+    logits: NDArray[np.float64]  # (N,)
+    folds: NDArray[np.int64]  # (N,) members behind each logit
+
+
+def read_validation_logits(members: Sequence[RunFolder], manifest: Manifest) -> FoldLogits:
+    """Return the logit of each training study by each member that had it for validation.
+
+    Args:
+        members: of an ensemble, all of them finished.
+        manifest: the cohort that they were trained on.
+
+    Raises:
+        EnsembleError: a member validated on a test study or on one that the manifest does not have, or with another
+            label, or its predictions are not those of training.
+    """
+    label_of = {study.id: int(study.label) for study in manifest.studies if study.split == "train"}
+    logits: dict[str, dict[int, float]] = {}
+    for number, member in enumerate(members):
+        for key, label, logit in _validation_rows(member):
+            if label_of.get(key) != label:
+                raise EnsembleError(
+                    f"validation samples must be training studies of the manifest, got another one in {member.path}. "
+                    "Give the manifest of the cohort that the members were trained on."
+                )
+            logits.setdefault(key, {})[number] = logit
+    return logits
+
+
+def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
+    """Return the mean logit of each study over the members that had it for validation.
+
+    A pool of (member, study) pairs would repeat a study up to as many times as there are members and call the copies
+    independent, so that every interval came out too narrow. Here each study counts once.
+
+    Args:
+        logits: see `read_validation_logits`.
+        manifest: the cohort that the members were trained on.
+
+    Returns:
+        Studies in the order of their ids, logits rounded to four decimals.
+
+    Raises:
+        EnsembleError: the two classes are not both there.
+    """
+    label_of = {study.id: int(study.label) for study in manifest.studies}
+    keys = sorted(logits)
+    labels = np.array([label_of[key] for key in keys], dtype=np.int64)
+    if set(labels.tolist()) != {0, 1}:
+        raise EnsembleError(
+            f"validation samples must be of both classes, got {len(keys)} of one or none. Train more members."
+        )
+    means = np.array([round(float(np.mean(list(logits[key].values()))), _DECIMALS) for key in keys])
+    return OutOfFold(labels, means, np.array([len(logits[key]) for key in keys], dtype=np.int64))
+
+
+def _validation_rows(member: RunFolder) -> list[tuple[str, int, float]]:
+    path = member.file(PREDICTIONS)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["split"] == "validation"]
+        return [(row["sample_id"], int(row["label"]), float(row["logit"])) for row in rows]
+    except (KeyError, ValueError) as error:
+        raise EnsembleError(f"predictions must be those of training, got others in {path}. Train it again.") from error
