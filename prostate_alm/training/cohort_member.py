@@ -50,17 +50,17 @@ class CohortSettings(Settings):
 
 def prepare_member(settings: CohortSettings) -> Member:
     """Prepare a member of the prostate bundle: see `member.prepare`."""
-    _silence_missing_decoders()
+    silence_missing_decoders()
     return prepare("prostate", settings)
 
 
 def open_member(settings: CohortSettings) -> Member:
     """Open a trained member of the prostate bundle to evaluate it again: see `member.open_trained`."""
-    _silence_missing_decoders()
+    silence_missing_decoders()
     return open_trained("prostate", settings)
 
 
-def _silence_missing_decoders() -> None:
+def silence_missing_decoders() -> None:
     """MONAI tells of a GPU decoder for DICOM that is not installed; volumes are NIfTI here, so nobody misses it."""
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -84,7 +84,7 @@ def member_samples(
     train, validation = split_member(labels, patients, seed=seed, member=member)
     test = [study.id for study in manifest.studies if study.split == "test"]
     _require_test_of_both_classes([by_id[i] for i in test])
-    first, second, third = ([_sample(by_id[i], folder) for i in ids] for ids in (train, validation, test))
+    first, second, third = ([sample_of(by_id[i], folder) for i in ids] for ids in (train, validation, test))
     return first, second, third
 
 
@@ -97,7 +97,13 @@ def _require_test_of_both_classes(studies: list[StudyRecord]) -> None:
         )
 
 
-def _sample(study: StudyRecord, folder: Path) -> Sample:
+def sample_of(study: StudyRecord, folder: Path) -> Sample:
+    """Return what the bundle's transforms make the image of a study from.
+
+    Args:
+        study: of a manifest.
+        folder: where the manifest lies.
+    """
     return {
         "t2": str(folder / study.t2.path),
         "dwi": str(folder / study.dwi.path),

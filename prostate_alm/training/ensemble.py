@@ -112,7 +112,7 @@ def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
         **_member_statistics([member.read_json(METRICS) for member in members.values()]),
         "against_baseline": None if reference is None else {"baseline": reference[0], **_compare(scores, reference[1])},
     }
-    _write_predictions(folder / PREDICTIONS, scores)
+    write_predictions(folder / PREDICTIONS, scores)
     _write_members(folder / MEMBERS_TABLE, members)
     _draw(folder / ROC_FIGURE, scores, reference=reference)
     RunFolder(folder).write_json(METRICS, content)  # last: it says that the ensemble is evaluated
@@ -164,6 +164,18 @@ def _read_scores(members: Sequence[RunFolder]) -> Scores:
     logits = np.array([[float(row["logit"]) for row in table] for table in tables])
     ids, splits, labels = zip(*keys[0], strict=True)
     return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits)
+
+
+def read_predictions(path: Path) -> Scores:
+    """Return the test scores that an ensemble wrote, its mean logits as the only row (1, N); `test_extra` left out.
+
+    Args:
+        path: `predictions.csv` of an evaluated ensemble.
+    """
+    rows = [row for row in _read_test_rows(path) if row["split"] == "test"]
+    labels = np.array([float(row["label"]) for row in rows])
+    logits = np.array([[float(row["logit"]) for row in rows]])
+    return Scores([row["sample_id"] for row in rows], ["test"] * len(rows), labels, logits)
 
 
 def _read_test_rows(path: Path) -> list[dict[str, str]]:
@@ -235,7 +247,8 @@ def _read_baseline(scores: Scores, baseline: Path) -> Floats:
     return np.array([by_id[key] for key in scores.sample_ids])
 
 
-def _write_predictions(path: Path, scores: Scores) -> None:
+def write_predictions(path: Path, scores: Scores) -> None:
+    """Write one row per sample: mean and standard deviation of the members' logits with all their digits."""
     spread = scores.logits.std(axis=0, ddof=1)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

@@ -1,6 +1,5 @@
 """An ensemble: the same bundle command for each member, one folder for all, one run in MLflow above them."""
 
-import ast
 import copy
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from prostate_alm.training import tracking
 from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
 from prostate_alm.training.run_folder import ENSEMBLE, METRICS, RunFolder, changed_keys, member_name
-from prostate_alm.training.settings import Settings, named_arguments, unknown_overrides
+from prostate_alm.training.settings import Settings, literal_override, named_arguments, unknown_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +61,7 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     for name in _SET_BY_THE_ENSEMBLE:
         if name in named:
             raise EnsembleError(f"overrides must leave {name} to the ensemble, got --{name}. Leave it out.")
-    return {name: _literal(text) for name, text in named.items()}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return {name: literal_override(text) for name, text in named.items()}
 
 
 def _parser(config_file: Path, overrides: Mapping[str, Any]) -> Any:

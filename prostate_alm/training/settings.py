@@ -1,5 +1,6 @@
 """What may be set on the command line of a bundle, checked before anything else happens."""
 
+import ast
 import difflib
 import json
 import sys
@@ -221,6 +222,18 @@ def named_arguments(arguments: Sequence[str]) -> dict[str, str]:
             follows = arguments[position + 1] if position + 1 < len(arguments) else ""
             named[name.replace("-", "_")] = value if separator else follows
     return named
+
+
+def literal_override(value: Any) -> Any:
+    """Return the value of an override as the bundle command reads its text: a literal of Python, or a word.
+
+    >>> literal_override("[16, 32]"), literal_override("a_fl"), literal_override(9)
+    ([16, 32], 'a_fl', 9)
+    """
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
 
 
 def _config_files(value: str) -> list[Path]:

@@ -1,0 +1,70 @@
+"""What the members of an ensemble say on studies that are not theirs, by the transforms of their bundle."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset
+from numpy.typing import NDArray
+from torch import nn
+
+from prostate_alm.progress import Progress, silent
+from prostate_alm.training.cohort_member import sample_of, silence_missing_decoders
+from prostate_alm.training.ensemble import EnsembleError
+from prostate_alm.training.precision import AutocastInferer
+from prostate_alm.training.run_folder import CONFIG, MODEL, RunFolder
+from prostate_alm.training.settings import literal_override
+from prostate_alm.training.site_input import Site, TrainedOn
+
+BATCH_SIZE = 4
+
+
+def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) -> NDArray[np.float64]:
+    """Return the logits of all members on the studies of a site, (M, N).
+
+    Images are made by the bundle's `validation_transform`, once for all members. Each member computes in the precision
+    that it was validated in.
+
+    Args:
+        own: the ensemble, M members.
+        site: N studies.
+        progress: called with the studies done and in all.
+
+    Raises:
+        EnsembleError: weights are not those of the bundle's network.
+    """
+    silence_missing_decoders()
+    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(own.config_file)))
+    parser.update({name: literal_override(value) for name, value in own.about.get("overrides", {}).items()})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = parser.get_parsed_content("network_def")
+    runs = [(_loaded(network, member).to(device), _inferer(member, device)) for member in own.members]
+    samples = [sample_of(study, site.path.parent) for study in site.studies]
+    images = DataLoader(Dataset(samples, parser.get_parsed_content("validation_transform")), batch_size=BATCH_SIZE)
+    parts: list[NDArray[np.float64]] = []
+    with torch.inference_mode():
+        for batch in images:
+            image = batch["image"].as_subclass(torch.Tensor).to(device)
+            found = torch.stack([infer(image, module).flatten() for module, infer in runs])  # (M, B)
+            parts.append(found.double().cpu().numpy())
+            progress(sum(part.shape[1] for part in parts), len(samples))
+    return np.concatenate(parts, axis=1)
+
+
+def _loaded(network: nn.Module, member: RunFolder) -> nn.Module:
+    module, path = copy.deepcopy(network), member.file(MODEL)
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise EnsembleError(
+            f"weights must be those of the bundle's network, got others in {path} ({reason}). Train the member again."
+        ) from error
+    return module.eval()
+
+
+def _inferer(member: RunFolder, device: torch.device) -> Any:
+    recorded = member.read_json(CONFIG).get("dtype", "float32")
+    return AutocastInferer(device, torch.bfloat16 if recorded == "bfloat16" else torch.float32)
