@@ -69,9 +69,8 @@ def main() -> None:
         values = np.array([row[key] for row in rows])
         limit = limits.t2_noise if "noise" in key else limits.slice_jump
         there = f"{real[key]:9.3f}" if real else ""
-        print(
-            f"{key:26}{values.min():9.3f}{np.median(values):9.3f}{values.max():9.3f}{(values > limit).mean():9.0%}{there}"
-        )
+        spread = f"{values.min():9.3f}{np.median(values):9.3f}{values.max():9.3f}"
+        print(f"{key:26}{spread}{(values > limit).mean():9.0%}{there}")
 
 
 if __name__ == "__main__":

@@ -162,8 +162,9 @@ def _guarded(action: Callable[[], _Outcome]) -> _Outcome | Refusal:
 def _answered(
     asked: _Asked, selection: Selection, model: PackedModel, *, point: StoredOperatingPoint, rules: Rules | None
 ) -> StudyResult:
-    volumes = load_selection(selection, b_values_s_per_mm2=model.card.grid.b_values_s_per_mm2, rules=rules)
-    channels = cropped_channels(volumes, model.card.grid)  # (C, X, Y, Z)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        volumes = load_selection(selection, b_values_s_per_mm2=model.card.grid.b_values_s_per_mm2, rules=rules)
+        channels = cropped_channels(volumes, model.card.grid)  # (C, X, Y, Z)
     if not np.isfinite(channels).all():
         raise StudyRefused("no_finite_signal", "signal must be finite, got other numbers. Send the study again.")
     image = normalised_image(channels, model.card.grid)

@@ -30,7 +30,7 @@ class UsedSeries(_Frozen):
 
 
 class QualityWarning(_Frozen):
-    """A reason to distrust the answer: a stable code (docs/delivery.md lists them) and one line."""
+    """A reason to distrust the answer: a stable code (docs/predict.md lists them) and one line."""
 
     code: str
     message: str
@@ -101,7 +101,7 @@ class Prediction(_Frozen):
 
 
 class Refused(_Frozen):
-    """A study that was not answered: a stable code (docs/dicom.md and docs/delivery.md list them) and the reason.
+    """A study that was not answered: a stable code (docs/dicom.md and docs/predict.md list them) and the reason.
 
     `study` is None where not even a Study Instance UID could be read.
     """

@@ -115,7 +115,6 @@ def test_one_b_value_a_gap_and_a_cut_file_are_refused(images, packed_model, tmp_
     assert predict_folder(folder, packed_model).answer.code == "one_b_value"
 
 
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_pixels_that_are_no_numbers_and_faults_of_the_program_are_refusals(images, packed_model, tmp_path, monkeypatch):
     folder = _send(images, ("diffusion", "t2", _set(RescaleSlope="1e39", RescaleIntercept=0)), tmp_path / "study")
     assert predict_folder(folder, packed_model).answer.code == "no_finite_signal"
