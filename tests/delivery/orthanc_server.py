@@ -57,7 +57,7 @@ class OrthancServer:
 
     def is_up(self) -> bool:
         try:
-            return requests.get(f"{self.url}/system", timeout=5).ok
+            return requests.get(f"{self.url}/system", timeout=5).status_code in (200, 401)
         except requests.ConnectionError:
             return False
 

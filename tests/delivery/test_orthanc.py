@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pydicom
 import pytest
 import requests
 
+from prostate_alm.cli import main
 from prostate_alm.delivery.orthanc import METADATA_NUMBER, Backoff, NodeError, OrthancNode, checked_url
 from prostate_alm.delivery.orthanc_state import Entry, next_entry
 from prostate_alm.delivery.orthanc_watch import Outcome, Pace, Watcher
@@ -96,7 +99,7 @@ def start_stand_in(server: Any, log: Path, seconds: float = 0.0) -> subprocess.P
     return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], limit_s: float = 180.0) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it took too long"
@@ -327,6 +330,75 @@ def test_the_files_of_a_killed_watcher_are_removed_by_the_next(
     assert len(list(own_temporary_folder.rglob("*.dcm"))) == 15
     assert states(list(watcher(server).once())) == [("done", "answered")]
     assert list(own_temporary_folder.iterdir()) == []
+
+
+def test_a_packed_model_answers_from_the_command_line(
+    server: Any, packed_file: Path, phantom_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.upload(pydicom.dcmread(path) for path in sorted(phantom_study.glob("*/*.dcm")))
+    refused = server.upload(tools.small_study("NO-DIFFUSION", b_values=()))
+    server.settle()
+    (study,) = {*server.get("/studies")} - {refused}
+    arguments = [
+        "watch",
+        server.url,
+        "--model",
+        str(packed_file),
+        "--once",
+        "--quiet",
+        "0",
+        "--interval",
+        "0.1",
+        "--json",
+    ]
+    heartbeat = tmp_path / "heartbeat"
+    assert main([*arguments, "--heartbeat", str(heartbeat)]) == 1
+    output = capsys.readouterr()
+    lines = {line["study"]: (line["state"], line["code"]) for line in map(json.loads, output.out.splitlines())}
+    assert lines == {study: ("done", "answered"), refused: ("set_aside", "no_diffusion")}
+    assert output.err.endswith("Research use only, not for diagnosis.\n")
+    assert heartbeat.exists()
+    counts = server.modalities(study)
+    assert (counts["SR"], counts["OT"]) == (1, 1)
+    server.settle()
+    assert main(arguments) == 0
+    assert main([*arguments, "--redo", study]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert server.modalities(study) == counts
+    assert main([*arguments, "--redo", "nobody"]) == 2
+    assert "study must be in the server, got nobody" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["http://me:secret@127.0.0.1", "--model", "x.zip"], "no user or password"),
+        (["http://127.0.0.1", "--model", "x.zip", "--interval", "0"], "interval_s must be at least 0.01"),
+        (["http://127.0.0.1", "--model", "x.zip", "--user", "me"], "user and password must come together"),
+        (["http://127.0.0.1", "--model", "x.zip", "--ca-file", "absent.pem"], "ca_file must be a PEM file"),
+        (["http://127.0.0.1", "--model", "absent.zip"], "absent.zip"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_without_secrets(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert "secret" not in line
+
+
+def test_a_password_is_asked_for_and_a_wrong_one_refused(tmp_path: Path) -> None:
+    if tools.EXECUTABLE is None:
+        pytest.skip("Orthanc is not installed (Debian: orthanc)")
+    users = {"AuthenticationEnabled": True, "RegisteredUsers": {"watcher": "right"}}
+    server = OrthancServer(tmp_path, **users).start()
+    try:
+        assert OrthancNode(server.url, "watcher", "right").system()["CheckRevisions"]
+        with pytest.raises(NodeError, match="must be ones that the server accepts, got HTTP 401"):
+            OrthancNode(server.url, "watcher", "wrong").system()
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize(
