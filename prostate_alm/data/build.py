@@ -11,12 +11,16 @@ from prostate_alm.data.convert import (
     DWI_FILE,
     SOFTWARE,
     T2_FILE,
+    DicomStudy,
     Sidecar,
+    StudySource,
     convert_or_refuse,
     require_conversion_or_nothing,
 )
 from prostate_alm.data.labels import Label, read_labels
 from prostate_alm.data.manifest import (
+    CHANNELS_SCHEMA_VERSION,
+    SCHEMA_VERSION,
     Manifest,
     ManifestError,
     Provenance,
@@ -88,47 +92,115 @@ def build_manifest(
         SplitError: too few patients of a class for a test split.
         OSError: the volumes or the manifest cannot be written.
     """
-    _check_numbers(b_values_s_per_mm2, test_share=test_share, seed=seed, workers=workers)
-    volumes_dir = _check_output(output, overwrite=overwrite)
-    table = read_labels(labels_csv)
-    labels_sha256 = sha256_of_file(labels_csv)
-    unlabelled = _match_folders(dicom_dir, table, volumes_dir)
-    labels = joined_patients(table, dicom_dir)
-    if table[0].split is None:
-        _splits(labels, test_share=test_share, seed=seed)  # too few patients: say so before the long work
-    convert = partial(
-        convert_or_refuse,
-        dicom_dir=dicom_dir,
-        volumes_dir=volumes_dir,
-        b_values_s_per_mm2=tuple(b_values_s_per_mm2),
-        rules=rules,
-    )
-    converted, refused = _convert_all(convert, labels, volumes_dir, workers=workers, progress=progress)
-    kept = [label for label in labels if label.id in converted]
-    _require_both_classes(kept, refused)
-    splits = _splits(kept, test_share=test_share, seed=seed)
-    provenance = Provenance(
-        created_by=SOFTWARE,
-        labels_sha256=labels_sha256,
+    check_b_values(b_values_s_per_mm2)
+    plan = CohortPlan(
+        output,
         source=source,
         label_definition=label_definition,
         licence=licence,
+        test_share=test_share,
+        seed=seed,
+        overwrite=overwrite,
     )
-    manifest = Manifest(
-        name=output.stem,
-        b_values_s_per_mm2=tuple(b_values_s_per_mm2),
-        provenance=provenance,
-        studies=tuple(_record(label, splits[label.id], converted[label.id], volumes_dir.name) for label in kept),
-        refused=tuple(refused),
+    plan.check(workers=workers)
+    table = read_labels(labels_csv)
+    unlabelled = _match_folders(dicom_dir, table, plan.volumes_dir)
+    labels = joined_patients(table, dicom_dir)
+    b_values = tuple(float(b) for b in b_values_s_per_mm2)
+    manifest = convert_cohort(
+        [(label, DicomStudy(dicom_dir / label.id, b_values, rules)) for label in labels],
+        plan,
+        labels_sha256=sha256_of_file(labels_csv),
+        workers=workers,
+        progress=progress,
     )
-    write_manifest(manifest, output)
     return BuildResult(manifest, unlabelled)
 
 
-def _check_numbers(b_values_s_per_mm2: Sequence[float], *, test_share: float, seed: int, workers: int) -> None:
+@dataclass(frozen=True)
+class CohortPlan:
+    """The manifest to write and what it says of the cohort; see `build_manifest`."""
+
+    output: Path
+    source: str = ""
+    label_definition: str = ""
+    licence: str = ""
+    test_share: float = 0.25
+    seed: int = 0
+    overwrite: bool = False
+
+    @property
+    def volumes_dir(self) -> Path:
+        """Folder of the volumes."""
+        return self.output.with_suffix("")
+
+    def check(self, *, workers: int = 1) -> None:
+        """Raise `ManifestError` where a number is out of range or the manifest would replace something."""
+        _check_numbers(test_share=self.test_share, seed=self.seed, workers=workers)
+        _check_output(self.output, overwrite=self.overwrite)
+
+
+def convert_cohort(
+    studies: Sequence[tuple[Label, StudySource]],
+    plan: CohortPlan,
+    *,
+    labels_sha256: str,
+    refused: Sequence[RefusedStudy] = (),
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Manifest:
+    """Convert labelled studies and write their manifest, last.
+
+    Args:
+        studies: labels and where the volumes come from, at least one; all of the same b-values or channels.
+        plan: what to write; checked before.
+        labels_sha256: checksum of the tables that the labels come from.
+        refused: studies that were left out before, to be listed with those that are refused here.
+        workers: largest number of processes, >= 1.
+        progress: called with (studies done, studies in all) after each study.
+
+    Raises:
+        ManifestError: the volumes' folder holds something else, one person is in two splits, no study is left of a
+            class.
+        SplitError: too few patients of a class for a test split.
+        OSError: the volumes or the manifest cannot be written.
+    """
+    labels = [label for label, _ in studies]
+    if labels[0].split is None:
+        _splits(labels, plan)  # too few patients: say so before the long work
+    converted, more = _convert_all(studies, plan.volumes_dir, workers=workers, progress=progress)
+    kept = [label for label in labels if label.id in converted]
+    everything = [*refused, *more]
+    _require_both_classes(kept, everything)
+    splits = _splits(kept, plan)
+    first = studies[0][1]
+    manifest = Manifest(
+        schema_version=CHANNELS_SCHEMA_VERSION if first.diffusion_channels else SCHEMA_VERSION,
+        name=plan.output.stem,
+        b_values_s_per_mm2=first.b_values_s_per_mm2,
+        diffusion_channels=first.diffusion_channels,
+        provenance=Provenance(
+            created_by=SOFTWARE,
+            labels_sha256=labels_sha256,
+            source=plan.source,
+            label_definition=plan.label_definition,
+            licence=plan.licence,
+        ),
+        studies=tuple(_record(one, splits[one.id], converted[one.id], plan.volumes_dir.name) for one in kept),
+        refused=tuple(sorted(everything, key=lambda one: one.id)),
+    )
+    write_manifest(manifest, plan.output)
+    return manifest
+
+
+def check_b_values(b_values_s_per_mm2: Sequence[float]) -> None:
+    """Raise `ManifestError` unless b-values are distinct and >= 0."""
     values = list(b_values_s_per_mm2)
     if not values or len(set(values)) < len(values) or not all(math.isfinite(b) and b >= 0 for b in values):
         raise ManifestError(f"b-values must be distinct and >= 0, got {values}. The model's are 100, 600 and 1000.")
+
+
+def _check_numbers(*, test_share: float, seed: int, workers: int) -> None:
     if not 0.0 < test_share < 1.0:
         raise ManifestError(f"test_share must be between 0 and 1, got {test_share}. Choose for example 0.25.")
     if not 0 <= seed <= _LARGEST_SEED:
@@ -137,8 +209,8 @@ def _check_numbers(b_values_s_per_mm2: Sequence[float], *, test_share: float, se
         raise ManifestError(f"workers must be at least 1, got {workers}. One process is the least.")
 
 
-def _check_output(output: Path, *, overwrite: bool) -> Path:
-    """Return the folder of the volumes; raise where the manifest would replace something."""
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    """Raise where the manifest would replace something."""
     if output.suffix != ".json":
         raise ManifestError(f"output must end in .json, got {output}. Name the manifest, e.g. data_manifest/NAME.json.")
     if output.is_dir() or (output.exists() and not overwrite):
@@ -146,7 +218,6 @@ def _check_output(output: Path, *, overwrite: bool) -> Path:
             f"output must not exist, got {output}, which does. Choose another name, or give --overwrite to replace a "
             "manifest."
         )
-    return output.with_suffix("")
 
 
 def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) -> tuple[str, ...]:
@@ -174,26 +245,21 @@ def _match_folders(dicom_dir: Path, labels: Sequence[Label], volumes_dir: Path) 
 
 
 def _convert_all(
-    convert: "partial[Sidecar | RefusedStudy]",
-    labels: Sequence[Label],
-    volumes_dir: Path,
-    *,
-    workers: int,
-    progress: Progress,
+    studies: Sequence[tuple[Label, StudySource]], volumes_dir: Path, *, workers: int, progress: Progress
 ) -> tuple[dict[str, Sidecar], list[RefusedStudy]]:
-    names = [label.id for label in labels]
-    for name in names:
-        require_conversion_or_nothing(volumes_dir / name)
+    for label, _ in studies:
+        require_conversion_or_nothing(volumes_dir / label.id)
     volumes_dir.mkdir(parents=True, exist_ok=True)
     converted: dict[str, Sidecar] = {}
     refused: list[RefusedStudy] = []
-    with closing(map_in_order(convert, names, workers=workers)) as outcomes:
-        for name, outcome in zip(names, outcomes, strict=True):
+    items = [(label.id, source) for label, source in studies]
+    with closing(map_in_order(partial(convert_or_refuse, volumes_dir=volumes_dir), items, workers=workers)) as outcomes:
+        for (name, _), outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, RefusedStudy):
                 refused.append(outcome)
             else:
                 converted[name] = outcome
-            progress(len(converted) + len(refused), len(names))
+            progress(len(converted) + len(refused), len(items))
     return converted, refused
 
 
@@ -207,14 +273,14 @@ def _require_both_classes(kept: Sequence[Label], refused: Sequence[RefusedStudy]
         )
 
 
-def _splits(labels: Sequence[Label], *, test_share: float, seed: int) -> dict[str, str]:
+def _splits(labels: Sequence[Label], plan: CohortPlan) -> dict[str, str]:
     if labels[0].split is not None:
         return _named_splits(labels)
     train, test = split_patients(
         {label.id: label.label for label in labels},
         {label.id: label.patient for label in labels},
-        share=test_share,
-        seed=seed,
+        share=plan.test_share,
+        seed=plan.seed,
         purpose="test",
     )
     return dict.fromkeys(train, "train") | dict.fromkeys(test, "test")

@@ -4,9 +4,10 @@ import hashlib
 import logging
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prostate_alm import __version__
-from prostate_alm.data.manifest import ManifestError, RefusedStudy, sha256_of_file
+from prostate_alm.data.manifest import DiffusionChannel, ManifestError, RefusedStudy, sha256_of_file
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.volume import StudyVolumes, load_study
@@ -31,8 +32,9 @@ logger = logging.getLogger(__name__)
 class Sidecar(BaseModel):
     """What `study.json` beside the volumes of a study says of how they were made.
 
-    A conversion is repeated when `created_by`, `source_sha256`, `b_values_s_per_mm2` or `rules_sha256` (None for the
-    default rules of the selection) would come out differently, or when a volume no longer has its `sha256`.
+    A conversion is repeated when `created_by`, `source_sha256`, `b_values_s_per_mm2`, `diffusion_channels` or
+    `rules_sha256` (None for the default rules of the selection) would come out differently, or when a volume no longer
+    has its `sha256`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,19 +47,96 @@ class Sidecar(BaseModel):
     series: tuple[dict[str, Any], ...]
     sha256: dict[str, str]
     rules_sha256: str | None = None
+    diffusion_channels: tuple[DiffusionChannel, ...] = ()
 
 
-def convert_or_refuse(
-    name: str,
-    *,
-    dicom_dir: Path,
-    volumes_dir: Path,
-    b_values_s_per_mm2: Sequence[float],
-    rules: Rules | None = None,
-) -> Sidecar | RefusedStudy:
-    """Convert the study in `dicom_dir/name` to `volumes_dir/name`; return why not when it cannot be used."""
+class StudySource(Protocol):
+    """Where the volumes of one study come from: files, and how they are read.
+
+    `b_values_s_per_mm2` are those of the diffusion volumes, in order; `diffusion_channels` takes their place where a
+    collection has no volumes at common b-values. `rules_sha256` is that of the rules of the selection, None for the
+    default ones or none.
+    """
+
+    @property
+    def b_values_s_per_mm2(self) -> tuple[float, ...]: ...  # noqa: D102
+
+    @property
+    def diffusion_channels(self) -> tuple[DiffusionChannel, ...]: ...  # noqa: D102
+
+    @property
+    def rules_sha256(self) -> str | None: ...  # noqa: D102
+
+    def sha256(self) -> str:
+        """Return a checksum of all that the volumes are made from; raise `StudyRefused` for an unreadable file."""
+
+    def read(self) -> StudyVolumes:
+        """Return the volumes on the grid of T2; raise `StudyRefused` where they cannot be used."""
+
+
+@dataclass(frozen=True)
+class DicomStudy:
+    """A folder of DICOM files, of which the rules choose the series; see `imaging.volume.load_study`."""
+
+    folder: Path
+    b_values_s_per_mm2: tuple[float, ...]
+    rules: Rules | None = None
+
+    @property
+    def diffusion_channels(self) -> tuple[DiffusionChannel, ...]:
+        """None: the volumes are b-values."""
+        return ()
+
+    @property
+    def rules_sha256(self) -> str | None:
+        """Checksum of the rules, None for the default ones."""
+        return None if self.rules is None or self.rules == default_rules() else self.rules.sha256()
+
+    def sha256(self) -> str:
+        """Return a checksum of the contents of all files: independent of their names and order."""
+        try:
+            digests = sorted(sha256_of_file(path) for path in self.folder.rglob("*") if path.is_file())
+        except OSError as error:  # no path in the reason: folders and files are often named after patients
+            raise unreadable(error) from error
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def read(self) -> StudyVolumes:
+        """Return the volumes of the series that the rules choose."""
+        return guarded(
+            lambda: load_study(self.folder, b_values_s_per_mm2=self.b_values_s_per_mm2, rules=self.rules),
+            advice="See what `prostate-alm study explain` says of its folder, and report the error.",
+        )
+
+
+def unreadable(error: OSError) -> StudyRefused:
+    """Return the refusal of a study with a file that cannot be read."""
+    return StudyRefused(
+        "unreadable_file", f"files of a study must be readable, got: {error.strerror}. Check their permissions."
+    )
+
+
+def guarded(read: Callable[[], StudyVolumes], *, advice: str) -> StudyVolumes:
+    """Call `read`; a study that defeats a reader must not stop the rest of its cohort.
+
+    Raises:
+        StudyRefused: that of `read`, or `unexpected_error` in place of any other exception.
+    """
     try:
-        return convert_study(dicom_dir / name, volumes_dir / name, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
+        return read()
+    except StudyRefused:
+        raise
+    except Exception as error:
+        logger.debug("study refused after an unexpected error", exc_info=True)
+        raise StudyRefused(
+            "unexpected_error", f"study must be readable, got {type(error).__name__} while reading it. {advice}"
+        ) from error
+
+
+def convert_or_refuse(study: tuple[str, StudySource], *, volumes_dir: Path) -> Sidecar | RefusedStudy:
+    """Convert a study, known by its id, to `volumes_dir/id`; return why not when it cannot be used."""
+    name, source = study
+    try:
+        return convert_source(source, volumes_dir / name)
     except StudyRefused as error:
         return RefusedStudy(id=name, code=error.code, reason=error.reason)
 
@@ -65,10 +144,7 @@ def convert_or_refuse(
 def convert_study(
     study_dir: Path, output_dir: Path, *, b_values_s_per_mm2: Sequence[float], rules: Rules | None = None
 ) -> Sidecar:
-    """Write the volumes of one study and return their sidecar; do nothing when that was done from the same files.
-
-    `output_dir` receives `t2.nii.gz` (I, J, K), `dwi.nii.gz` (I, J, K, B) on the grid of T2, and `study.json`. A folder
-    of that name is complete or was not made by this function; other files in it stay.
+    """Convert a folder of DICOM files: see `convert_source`.
 
     Args:
         study_dir: folder with the study's DICOM files.
@@ -77,30 +153,50 @@ def convert_study(
         rules: words, limits and places of the selection; the default ones when None.
 
     Raises:
+        StudyRefused, ManifestError, OSError: see `convert_source`.
+    """
+    return convert_source(DicomStudy(study_dir, tuple(float(b) for b in b_values_s_per_mm2), rules), output_dir)
+
+
+def convert_source(source: StudySource, output_dir: Path) -> Sidecar:
+    """Write the volumes of one study and return their sidecar; do nothing when that was done from the same files.
+
+    `output_dir` receives `t2.nii.gz` (I, J, K), `dwi.nii.gz` (I, J, K, B) on the grid of T2, and `study.json`. A folder
+    of that name is complete or was not made by this function; other files in it stay.
+
+    Args:
+        source: the study's files.
+        output_dir: folder of the volumes; made where absent.
+
+    Raises:
         StudyRefused: the study cannot be used.
         ManifestError: `output_dir` holds files that are no conversion.
         OSError: the volumes cannot be written.
     """
-    b_values = tuple(float(b) for b in b_values_s_per_mm2)
     require_conversion_or_nothing(output_dir)
-    source_sha256 = _source_sha256(study_dir)
+    source_sha256 = source.sha256()
     earlier = _earlier_conversion(output_dir)
-    rules_sha256 = None if rules is None or rules == default_rules() else rules.sha256()
-    made_of = (SOFTWARE, source_sha256, b_values, rules_sha256)
-    if earlier and _made_of(earlier) == made_of:
+    wanted = (
+        *(SOFTWARE, source_sha256, source.b_values_s_per_mm2),
+        *(source.rules_sha256, source.diffusion_channels),
+    )
+    if earlier and _made_of(earlier) == wanted:
         return earlier
-    volumes = _read(study_dir, b_values, rules)
+    volumes = source.read()
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    sidecar = _write(volumes, partial, source_sha256=source_sha256, rules_sha256=rules_sha256)
+    sidecar = _write(volumes, partial, source=source, source_sha256=source_sha256)
     _move(partial, output_dir)
     return sidecar
 
 
-def _made_of(sidecar: Sidecar) -> tuple[str, str, tuple[float, ...], str | None]:
+def _made_of(sidecar: Sidecar) -> tuple[object, ...]:
     """Return what a conversion depends on."""
-    return sidecar.created_by, sidecar.source_sha256, sidecar.b_values_s_per_mm2, sidecar.rules_sha256
+    return (
+        *(sidecar.created_by, sidecar.source_sha256, sidecar.b_values_s_per_mm2),
+        *(sidecar.rules_sha256, sidecar.diffusion_channels),
+    )
 
 
 def require_conversion_or_nothing(output_dir: Path) -> None:
@@ -110,17 +206,6 @@ def require_conversion_or_nothing(output_dir: Path) -> None:
             f"the folder of a study's volumes must be absent or hold its {SIDECAR_FILE}, got {output_dir} without one. "
             "It was not made by `manifest build`: move it away or choose another output."
         )
-
-
-def _source_sha256(study_dir: Path) -> str:
-    """Hash the contents of all files of a study: independent of their names and order."""
-    try:
-        digests = sorted(sha256_of_file(path) for path in study_dir.rglob("*") if path.is_file())
-    except OSError as error:  # no path in the reason: folders and files are often named after patients
-        raise StudyRefused(
-            "unreadable_file", f"files of a study must be readable, got: {error.strerror}. Check their permissions."
-        ) from error
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _earlier_conversion(output_dir: Path) -> Sidecar | None:
@@ -137,21 +222,7 @@ def _earlier_conversion(output_dir: Path) -> Sidecar | None:
     return sidecar if intact else None
 
 
-def _read(study_dir: Path, b_values_s_per_mm2: Sequence[float], rules: Rules | None) -> StudyVolumes:
-    try:
-        return load_study(study_dir, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
-    except StudyRefused:
-        raise
-    except Exception as error:  # a study that defeats the reader must not stop the rest of its cohort
-        logger.debug("study refused after an unexpected error", exc_info=True)
-        raise StudyRefused(
-            "unexpected_error",
-            f"study must be readable, got {type(error).__name__} while reading it. "
-            "See what `prostate-alm study explain` says of its folder, and report the error.",
-        ) from error
-
-
-def _write(volumes: StudyVolumes, folder: Path, *, source_sha256: str, rules_sha256: str | None) -> Sidecar:
+def _write(volumes: StudyVolumes, folder: Path, *, source: StudySource, source_sha256: str) -> Sidecar:
     affine_ras_mm = volumes.t2.affine_ras_mm
     diffusion = np.stack([volume.voxels for volume in volumes.dwi], axis=-1)  # (I, J, K, B)
     (folder / T2_FILE).write_bytes(_nifti(volumes.t2.voxels, affine_ras_mm))
@@ -164,7 +235,8 @@ def _write(volumes: StudyVolumes, folder: Path, *, source_sha256: str, rules_sha
         b_values_computed=volumes.b_values_computed,
         series=tuple(volumes.selection.to_dict()["series"]),
         sha256={name: sha256_of_file(folder / name) for name in (T2_FILE, DWI_FILE)},
-        rules_sha256=rules_sha256,
+        rules_sha256=source.rules_sha256,
+        diffusion_channels=source.diffusion_channels,
     )
     (folder / SIDECAR_FILE).write_text(sidecar.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
     return sidecar

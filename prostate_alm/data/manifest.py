@@ -3,16 +3,29 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from prostate_alm.progress import Progress, silent
 
 SCHEMA_VERSION: Literal[1] = 1
+"""Of a cohort whose diffusion volumes are b-values."""
+CHANNELS_SCHEMA_VERSION: Literal[2] = 2
+"""Of a cohort whose diffusion volumes are `diffusion_channels`."""
 
+DiffusionChannel = Literal["adc", "high_b"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BValue = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -43,7 +56,8 @@ class StudyRecord(_Record):
     """One study of the cohort.
 
     `b_values_s_per_mm2` of the manifest holds for every study; `b_values_computed` says which of them were not acquired
-    but computed by a mono-exponential fit of `b_values_acquired_s_per_mm2`.
+    but computed by a mono-exponential fit of `b_values_acquired_s_per_mm2`. In a cohort of `diffusion_channels` there
+    are no flags, and what was acquired may be unknown.
     """
 
     id: str = Field(min_length=1)
@@ -52,7 +66,7 @@ class StudyRecord(_Record):
     split: Literal["train", "test"]
     t2: VolumeFile
     dwi: VolumeFile
-    b_values_acquired_s_per_mm2: tuple[BValue, ...] = Field(min_length=1)
+    b_values_acquired_s_per_mm2: tuple[BValue, ...]
     b_values_computed: tuple[bool, ...]
 
 
@@ -77,14 +91,20 @@ class Provenance(_Record):
 class Manifest(_Record):
     """A cohort: labelled studies whose volumes lie beside the manifest.
 
+    The last axis of a study's diffusion file is either `b_values_s_per_mm2` (schema version 1) or, for collections
+    that were published so, `diffusion_channels` (version 2): a map of the apparent diffusion coefficient, and an image
+    at a high b-value that may differ from study to study.
+
     Raises:
-        pydantic.ValidationError: when ids or b-values repeat, when studies of one patient lie in two splits, or when
-            `b_values_computed` of a study is not as long as `b_values_s_per_mm2`.
+        pydantic.ValidationError: when ids or b-values repeat, when studies of one patient lie in two splits, when
+            b-values and channels are both given or neither, or when `b_values_computed` of a study is not as long as
+            `b_values_s_per_mm2`.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     name: str = Field(min_length=1)
-    b_values_s_per_mm2: tuple[BValue, ...] = Field(min_length=1)
+    b_values_s_per_mm2: tuple[BValue, ...]
+    diffusion_channels: tuple[DiffusionChannel, ...] = ()
     provenance: Provenance
     studies: tuple[StudyRecord, ...] = Field(min_length=1)
     refused: tuple[RefusedStudy, ...] = ()
@@ -94,6 +114,7 @@ class Manifest(_Record):
         repeated = repeats([study.id for study in self.studies] + [study.id for study in self.refused])
         if repeated:
             raise ValueError(f"study ids must be unique, got {repeated[0]!r} more than once")
+        _check_channels(self)
         if len(set(self.b_values_s_per_mm2)) < len(self.b_values_s_per_mm2):
             raise ValueError(f"b_values_s_per_mm2 must be distinct, got {list(self.b_values_s_per_mm2)}")
         pairs = {(study.patient, study.split) for study in self.studies}
@@ -103,7 +124,56 @@ class Manifest(_Record):
         for study in self.studies:
             if len(study.b_values_computed) != len(self.b_values_s_per_mm2):
                 raise ValueError(f"b_values_computed of {study.id!r} must have one flag per b-value of the manifest")
+            if self.b_values_s_per_mm2 and not study.b_values_acquired_s_per_mm2:
+                raise ValueError(f"b_values_acquired_s_per_mm2 of {study.id!r} must hold at least one b-value")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_channels(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `diffusion_channels` out where there are none: version 1 does not know them."""
+        content: dict[str, Any] = handler(self)
+        if not self.diffusion_channels:
+            del content["diffusion_channels"]
+        return content
+
+    @property
+    def diffusion_volumes(self) -> int:
+        """Number of diffusion volumes of each study."""
+        return len(self.b_values_s_per_mm2) + len(self.diffusion_channels)
+
+
+def _check_channels(manifest: Manifest) -> None:
+    b_values, channels = manifest.b_values_s_per_mm2, manifest.diffusion_channels
+    if bool(b_values) == bool(channels):
+        raise ValueError("there must be b_values_s_per_mm2 or diffusion_channels, and not both")
+    if len(set(channels)) < len(channels):
+        raise ValueError(f"diffusion_channels must be distinct, got {list(channels)}")
+    version = CHANNELS_SCHEMA_VERSION if channels else SCHEMA_VERSION
+    if manifest.schema_version != version:
+        what = "diffusion_channels" if channels else "b_values_s_per_mm2"
+        raise ValueError(f"schema_version must be {version} for {what}, got {manifest.schema_version}")
+
+
+def require_channels(manifest_path: Path | None, path_channels: Sequence[int]) -> None:
+    """Check that a network of a T2 path and a diffusion path takes the volumes of a cohort.
+
+    Args:
+        manifest_path: the cohort; None for the synthetic one, of three b-values.
+        path_channels: input channels of the network's paths; a network of one path is not checked, since which volumes
+            it takes is a matter of the transforms.
+
+    Raises:
+        ManifestError: the manifest cannot be read, or the network takes another number of volumes.
+
+    >>> require_channels(None, (1, 3))
+    """
+    volumes = 3 if manifest_path is None else read_manifest(Path(manifest_path)).diffusion_volumes
+    if len(path_channels) == 2 and list(path_channels) != [1, volumes]:
+        raise ManifestError(
+            f"path_channels must be [1, {volumes}] for T2 and the {volumes} diffusion volumes of the manifest, got "
+            f"{list(path_channels)} for {manifest_path or 'the synthetic cohort'}. "
+            f'Give --path_channels "[1, {volumes}]".'
+        )
 
 
 def repeats(values: Iterable[str]) -> list[str]:
@@ -149,8 +219,8 @@ def _fault_in_words(error: ValidationError, path: Path) -> str:
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     rule = first["msg"].removeprefix("Value error, ")
     return (
-        f"manifest must follow schema version {SCHEMA_VERSION}, got: {rule} in {path} at {place}{more}. "
-        "See data_manifest/README.md for the schema."
+        f"manifest must follow schema version {SCHEMA_VERSION} or {CHANNELS_SCHEMA_VERSION}, got: {rule} in {path} at "
+        f"{place}{more}. See data_manifest/README.md for the schema."
     )
 
 

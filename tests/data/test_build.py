@@ -346,12 +346,12 @@ def test_a_study_that_defeats_the_reader_or_the_disk_is_refused_not_fatal(
     def unreadable(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    folders = {"dicom_dir": dicom_cohort, "volumes_dir": tmp_path, "b_values_s_per_mm2": (100.0,)}
+    study = ("PHANTOM-0001", convert.DicomStudy(dicom_cohort / "PHANTOM-0001", (100.0,)))
     with monkeypatch.context() as patch:
         patch.setattr(convert, "load_study", defeated)
-        one = convert.convert_or_refuse("PHANTOM-0001", **folders)
+        one = convert.convert_or_refuse(study, volumes_dir=tmp_path)
         patch.setattr(convert, "sha256_of_file", unreadable)
-        other = convert.convert_or_refuse("PHANTOM-0001", **folders)
+        other = convert.convert_or_refuse(study, volumes_dir=tmp_path)
     assert (one.code, other.code) == ("unexpected_error", "unreadable_file")
     assert "RuntimeError" in one.reason
     assert NAME not in one.reason
