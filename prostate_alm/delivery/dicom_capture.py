@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,9 @@ from highdicom.sc import SCImage
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence, Reference, selected_evidence
+from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence, Reference, evidence_of
 from prostate_alm.delivery.dicom_object import equipment, new_uid, take_over_study
-from prostate_alm.delivery.prediction import Answer
+from prostate_alm.delivery.prediction import ModelIdentity
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.predict import StudyResult
@@ -22,37 +23,42 @@ SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "prostate-alm page, research use only"
 
 
-def secondary_capture(result: StudyResult, page: NDArray[np.uint8], *, created_at: datetime | None = None) -> Dataset:
+def secondary_capture(
+    result: StudyResult,
+    page: NDArray[np.uint8],
+    *,
+    study_dir: Path | None = None,
+    created_at: datetime | None = None,
+) -> Dataset:
     """Return a report page as a Secondary Capture image in the study of the images.
 
     Series UID = f(study, model), SOP Instance UID = f(study, model, pixels).
 
     Args:
-        result: of `predict_folder`, not refused; the files of the study must still be there.
-        page: (H, W, 3) RGB. It must hold no identifiers unless the answer has them (`identify`), in which case the
-            image says that they are burned in.
+        result: of `predict_folder`; the files of the study must still be there.
+        page: (H, W, 3) RGB, without identifiers: the image says that none are burned in.
+        study_dir: folder of the study; needed where it was refused, since nothing of it was selected.
         created_at: local time of the capture; now, if not given.
 
     Returns:
         An uncompressed RGB image with file meta information: `save_as(path, enforce_file_format=True)` writes it.
 
     Raises:
-        ValueError: the page is no such array, or the study was refused.
+        ValueError: the page is no such array.
+        EvidenceError: the refused study is not one study of one patient, or `study_dir` is missing.
         OSError: an image is gone.
 
     Reference:
         DICOM PS3.3 A.8.1, C.8.6.
     """
-    if result.volumes is None:
-        raise ValueError("a capture must show an answered study, got a refused one. Its structured report says why.")
-    evidence = selected_evidence(result.volumes.selection)
-    return capture_of(result.answer, page, evidence, created_at=created_at or datetime.now())
-
-
-def capture_of(answer: Answer, page: NDArray[np.uint8], evidence: Evidence, *, created_at: datetime) -> Dataset:
-    """Return the capture of a page that rests on the given images; see `secondary_capture`."""
     _check_page(page)
-    key = (str(evidence.study.StudyInstanceUID), answer.model.sha256, "page")
+    evidence = evidence_of(result, study_dir)
+    return capture_of(result.answer.model, page, evidence, created_at=created_at or datetime.now())
+
+
+def capture_of(model: ModelIdentity, page: NDArray[np.uint8], evidence: Evidence, *, created_at: datetime) -> Dataset:
+    """Return the capture of a page that rests on the given images; see `secondary_capture`."""
+    key = (str(evidence.study.StudyInstanceUID), model.sha256, "page")
     pixels = hashlib.sha256(repr(page.shape).encode() + page.tobytes()).hexdigest()
     image = SCImage(
         pixel_array=np.ascontiguousarray(page),
@@ -68,9 +74,9 @@ def capture_of(answer: Answer, page: NDArray[np.uint8], evidence: Evidence, *, c
         series_description=SERIES_DESCRIPTION,
         content_date=created_at.date(),
         content_time=created_at.time().replace(microsecond=0),
-        **equipment(answer.model),
+        **equipment(model),
     )
-    _describe(image, is_identified=answer.identity is not None)
+    _describe(image)
     image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = image.ContentDate, image.ContentTime
     image.SourceImageSequence = [_source(one) for one in evidence.references]
     take_over_study(image, evidence, created_at=created_at)
@@ -84,13 +90,13 @@ def _check_page(page: NDArray[np.uint8]) -> None:
         )
 
 
-def _describe(image: Dataset, *, is_identified: bool) -> None:
-    """Say what the image is: a page made by a program, nothing lost, and whether it tells who the patient is."""
+def _describe(image: Dataset) -> None:
+    """Say what the image is: a page made by a program, nothing lost, and that it does not tell who the patient is."""
     image.ConversionType = "WSD"
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.PatientOrientation = None
     image.BodyPartExamined = "PROSTATE"
-    image.BurnedInAnnotation = "YES" if is_identified else "NO"
+    image.BurnedInAnnotation = "NO"
     image.LossyImageCompression = "00"
     image.DerivationDescription = "Page drawn by a program from the images it refers to. Research use only."
     image.SecondaryCaptureDeviceManufacturer = PRODUCT

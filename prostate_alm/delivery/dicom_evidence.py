@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydicom
 from pydicom.config import IGNORE
@@ -16,6 +17,9 @@ from pydicom.uid import UID
 
 from prostate_alm.imaging.dicom import Instance, Series, read_folder
 from prostate_alm.imaging.selection import Selection, image_stacks
+
+if TYPE_CHECKING:
+    from prostate_alm.delivery.predict import StudyResult
 
 REQUIRED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
@@ -76,6 +80,15 @@ class Evidence:
                 one.sop_class_uid, one.sop_instance_uid, one.series_uid, tuple(frames)
             )
         return tuple(gathered.values())
+
+
+def evidence_of(result: StudyResult, study_dir: Path | None) -> Evidence:
+    """Return the images behind a result: those used, or one of each series where the study was refused."""
+    if result.volumes is not None:
+        return selected_evidence(result.volumes.selection)
+    if study_dir is None:
+        raise EvidenceError("study_dir must be given for a refused study, got None. Name the folder of the study.")
+    return seen_evidence(study_dir)
 
 
 def selected_evidence(selection: Selection) -> Evidence:

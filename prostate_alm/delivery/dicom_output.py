@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from prostate_alm.delivery.answers import answer_name
-from prostate_alm.delivery.prediction import Answer, Refused
+from prostate_alm.delivery.prediction import Answer
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package import PackedModel
@@ -39,7 +39,7 @@ def write_dicom(
     kinds: Sequence[Kind] = KINDS,
     created_at: datetime | None = None,
 ) -> tuple[Path, ...]:
-    """Write the structured report and the capture of an answered study's page beside each other.
+    """Write the structured report and the capture of the report's page.
 
     Args:
         result: of `predict_folder`; the files of the study must still be there.
@@ -51,7 +51,7 @@ def write_dicom(
         created_at: local time of both; now, if not given.
 
     Returns:
-        The files. A refused study has no capture, and no report either where it is not one study of one patient.
+        The files. There are none for a refused study that is not one study of one patient.
 
     Raises:
         OutputError: a file of that name is there and is no earlier one of this model and study.
@@ -77,14 +77,15 @@ def dicom_objects(
     from prostate_alm.delivery.dicom_sr import structured_report
 
     made: dict[Kind, bytes] = {}
-    if "sr" in kinds:
-        with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
+    with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
+        if "sr" in kinds:
             made["sr"] = _encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
-    if "capture" in kinds and result.volumes is not None:
-        from prostate_alm.delivery.dicom_capture import secondary_capture
-        from prostate_alm.delivery.page import draw_page
+        if "capture" in kinds:
+            from prostate_alm.delivery.dicom_capture import secondary_capture
+            from prostate_alm.delivery.page import draw_page
 
-        made["capture"] = _encoded(secondary_capture(result, draw_page(result, model), created_at=created_at))
+            page = draw_page(result, model)
+            made["capture"] = _encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
     return made
 
 
@@ -95,10 +96,7 @@ def object_path(answer: Answer, folder: Path, kind: Kind) -> Path:
 
 def missing_objects(answer: Answer, folder: Path, *, kinds: Sequence[Kind]) -> bool:
     """Return whether a folder lacks an object that the answer could have."""
-    possible = [
-        kind for kind in kinds if not isinstance(answer, Refused) or (kind == "sr" and answer.study is not None)
-    ]
-    return any(not object_path(answer, folder, kind).exists() for kind in possible)
+    return answer.study is not None and any(not object_path(answer, folder, kind).exists() for kind in kinds)
 
 
 def check_objects(objects: Mapping[Kind, bytes], answer: Answer, folder: Path) -> None:

@@ -12,15 +12,7 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 
 from prostate_alm.delivery import dicom_codes as codes
-from prostate_alm.delivery.dicom_evidence import (
-    PRODUCT,
-    Evidence,
-    EvidenceError,
-    Reference,
-    ReferencedStack,
-    seen_evidence,
-    selected_evidence,
-)
+from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence, Reference, ReferencedStack, evidence_of
 from prostate_alm.delivery.dicom_object import (
     LONG_STRING,
     equipment,
@@ -68,15 +60,6 @@ def structured_report(
     """
     evidence = evidence_of(result, study_dir)
     return report_of(result.answer, evidence, created_at=created_at or datetime.now())
-
-
-def evidence_of(result: StudyResult, study_dir: Path | None) -> Evidence:
-    """Return the images behind a result: those used, or one of each series where the study was refused."""
-    if result.volumes is not None:
-        return selected_evidence(result.volumes.selection)
-    if study_dir is None:
-        raise EvidenceError("study_dir must be given for a refused study, got None. Name the folder of the study.")
-    return seen_evidence(study_dir)
 
 
 def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Dataset:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 from prostate_alm.delivery.dicom_capture import secondary_capture
-from prostate_alm.delivery.prediction import Identity
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
 
@@ -31,11 +31,12 @@ def test_a_page_is_an_rgb_array_of_bytes(study: Path, samples: Any) -> None:
     for wrong in (page[..., 0], page.astype(float), page[..., :2], page[:0]):
         with pytest.raises(ValueError, match="page must be an RGB array"):
             secondary_capture(result, wrong)
-    with pytest.raises(ValueError, match="an answered study"):
-        secondary_capture(samples.refused(), page)
 
 
-def test_a_page_with_identifiers_says_so(study: Path, samples: Any) -> None:
-    identity = Identity(path="x", patient_id="x", study_instance_uid="1.2", accession_number="")
-    result = samples.answered(study, samples.answer.model_copy(update={"identity": identity}))
-    assert secondary_capture(result, samples.page).BurnedInAnnotation == "YES"
+def test_the_page_of_a_refusal_belongs_to_the_study_it_saw(study: Path, tmp_path: Path, samples: Any) -> None:
+    capture = secondary_capture(samples.refused(), samples.page, study_dir=study)
+    images = {pydicom.dcmread(path).SOPInstanceUID: path for path in study.iterdir()}
+    referred = {one.ReferencedSOPInstanceUID for one in capture.SourceImageSequence}
+    assert referred <= set(images)
+    assert len(referred) == len({pydicom.dcmread(path).SeriesInstanceUID for path in study.iterdir()})
+    assert samples.complaints(samples.save(capture, tmp_path / "capture.dcm")) == []
