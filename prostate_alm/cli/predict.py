@@ -94,7 +94,7 @@ def _print_outcomes(outcomes: Sequence["Outcome"], folder: Path) -> None:
     from prostate_alm.delivery.prediction import NOTICE
 
     for one in outcomes:
-        print(_line(one.answer))
+        print(_line(one.answer, one.path.stem))
     answered = sum(one.answer.status == "answered" for one in outcomes)
     kept = sum(one.kept for one in outcomes)
     before = f" ({kept} of them before)" if kept else ""
@@ -102,10 +102,9 @@ def _print_outcomes(outcomes: Sequence["Outcome"], folder: Path) -> None:
     print(NOTICE)
 
 
-def _line(answer: Any) -> str:
-    """Return one study in one line."""
+def _line(answer: Any, name: str) -> str:
+    """Return one study in one line; `name` is that of its file."""
     place = f"  {answer.identity.path}" if answer.identity else ""
-    name = answer.study or "unknown study   "
     if answer.status == "refused":
         return f"{name}  refused ({answer.code}): {answer.reason}{place}"
     point = answer.operating_point

@@ -101,7 +101,7 @@ def content_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def studies_below(folder: Path, *, archives: bool) -> list[Path]:
+def studies_below(folder: Path, *, archives: bool, above: tuple[Path, ...] = ()) -> list[Path]:
     """Return the studies of a folder: itself, or each of its sub-folders where it is a folder of studies.
 
     It is a folder of studies where no DICOM file lies directly in it, its sub-folders are of two studies or more, and
@@ -111,6 +111,7 @@ def studies_below(folder: Path, *, archives: bool) -> list[Path]:
     Args:
         folder: where to look.
         archives: whether zip archives in it are studies; not within an archive, where they could nest without end.
+        above: folders that led here; a link back to one of them is left out.
     """
     if (folder / DICOMDIR).is_file():
         return [folder / DICOMDIR]
@@ -118,11 +119,12 @@ def studies_below(folder: Path, *, archives: bool) -> list[Path]:
     if any(_header(one) is not None for one in entries if one.is_file()):
         return [folder]
     zips = [one for one in entries if archives and one.is_file() and looks_like_zip(one)]
-    subfolders = [one for one in entries if one.is_dir() and not one.is_symlink()]
+    above = (*above, folder.resolve())
+    subfolders = [one for one in entries if one.is_dir() and one.resolve() not in above]
     if not zips and not _hold_several_studies(subfolders):
         with_dicom = [one for one in subfolders if _study_of(one) is not None]
-        return studies_below(with_dicom[0], archives=archives) if len(with_dicom) == 1 else [folder]
-    return zips + [study for one in subfolders for study in studies_below(one, archives=archives)]
+        return studies_below(with_dicom[0], archives=archives, above=above) if len(with_dicom) == 1 else [folder]
+    return zips + [study for one in subfolders for study in studies_below(one, archives=archives, above=above)]
 
 
 def _hold_several_studies(subfolders: Sequence[Path]) -> bool:

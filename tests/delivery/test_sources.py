@@ -98,6 +98,14 @@ def test_a_link_that_leads_back_is_not_followed(tmp_path):
     assert len(content_sha256(tmp_path / "one")) == 64
 
 
+def test_links_to_studies_count_and_circles_of_links_end(tmp_path):
+    write_study(tmp_path / "elsewhere" / "two", "2")
+    write_study(tmp_path / "many" / "one", "1")
+    (tmp_path / "many" / "two").symlink_to(tmp_path / "elsewhere" / "two", target_is_directory=True)
+    (tmp_path / "many" / "back").symlink_to(tmp_path / "many", target_is_directory=True)
+    assert found(tmp_path / "many") == ["one", "two"]
+
+
 def test_a_path_that_does_not_exist_is_the_callers_fault(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for name in ("nowhere", "loop"):
