@@ -1,0 +1,321 @@
+"""The figures of a report, drawn on axes that the HTML file and the page share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import AbstractPathEffect, withStroke
+from matplotlib.transforms import offset_copy
+from numpy.typing import NDArray
+
+from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
+from prostate_alm.delivery.prediction import Prediction
+from prostate_alm.delivery.report_views import Views
+from prostate_alm.delivery.report_words import percent
+from prostate_alm.method.metrics import auc
+
+# Colours of Okabe and Ito, which the colour-blind tell apart; signs and line styles say the same.
+RAISES, LOWERS = (0.90, 0.62, 0.0), (0.34, 0.71, 0.91)
+POSITIVE, NEGATIVE, STUDY, THRESHOLD = "#b34700", "#0072b2", "black", "0.25"
+SALIENCY_FLOOR = 0.1  # of the greatest value; below, the image is left alone
+SALIENCY_OPACITY = 0.65
+ADC_WINDOW_UM2_PER_S = (0.0, 2500.0)
+SCALE_BAR_MM = 20
+_LETTERS = {"left": ("R", 0.0, 0.5), "right": ("L", 1.0, 0.5), "top": ("A", 0.5, 1.0), "bottom": ("P", 0.5, 0.0)}
+_INSET = 0.03
+_BAR_OUTLINE = withStroke(linewidth=3.6, foreground="black")
+_OUTLINE: list[AbstractPathEffect] = [
+    withStroke(linewidth=2.2, foreground="black")
+]  # white marks, legible on white fat
+
+
+def draw_slice(
+    axes: Axes,
+    voxels: NDArray[np.floating],
+    views: Views,
+    *,
+    index: int,
+    window: tuple[float, float],
+) -> None:
+    """Draw an axial slice as a radiologist expects it: patient's right on the left, anterior at the top, true shape.
+
+    Args:
+        axes: where to draw.
+        voxels: (X, Y, Z) of `views`.
+        views: the study.
+        index: of the slice.
+        window: signal that is black and white.
+    """
+    width, height = voxels.shape[:2]
+    axes.imshow(
+        voxels[:, :, index].T,
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        aspect=views.spacing_mm[1] / views.spacing_mm[0],
+        interpolation="bilinear",
+    )
+    axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    _draw_field(axes, views)
+    _draw_letters(axes)
+    _draw_scale_bar(axes, views, width=width)
+
+
+def draw_saliency(axes: Axes, saliency: NDArray[np.floating], *, index: int, greatest: float) -> None:
+    """Lay the saliency of one path over a slice: colour and opacity for the eye, contours for those without colour.
+
+    Args:
+        axes: with the slice drawn.
+        saliency: (X, Y, Z).
+        index: of the slice.
+        greatest: absolute value of full colour; where it is 0, nothing is drawn.
+    """
+    if greatest <= 0:
+        return
+    share = saliency[:, :, index].T / greatest
+    axes.imshow(saliency_colours(share), aspect=axes.get_aspect(), interpolation="nearest")
+    for sign, style in ((1, "solid"), (-1, "dashed")):
+        if (sign * share).max() > 0.5:
+            half = axes.contour(sign * share, levels=[0.5], colors="white", linewidths=1.0, linestyles=style)
+            half.set_path_effects(_OUTLINE)
+
+
+def saliency_colours(share: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return colours (..., 4) of shares of the greatest saliency, -1 to 1: opacity grows with the share.
+
+    >>> saliency_colours(np.array([0.0, 1.0, -1.0])).round(2).tolist()
+    [[0.9, 0.62, 0.0, 0.0], [0.9, 0.62, 0.0, 0.65], [0.34, 0.71, 0.91, 0.65]]
+    """
+    colours = np.empty((*share.shape, 4))
+    colours[..., :3] = np.where(share[..., None] < 0, LOWERS, RAISES)
+    amount = np.clip((np.abs(share) - SALIENCY_FLOOR) / (1 - SALIENCY_FLOOR), 0, 1)
+    colours[..., 3] = SALIENCY_OPACITY * np.sqrt(amount)
+    return colours
+
+
+def saliency_on_grey(share: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return those colours as they look on the grey of an image."""
+    colours = saliency_colours(share)
+    mixed: NDArray[np.float64] = colours[..., 3:] * colours[..., :3] + (1 - colours[..., 3:]) * 0.35
+    return mixed
+
+
+def signal_window(voxels: NDArray[np.floating], views: Views) -> tuple[float, float]:
+    """Return the range of signal within the model's field in the slices shown, without the outermost."""
+    (x0, x1), (y0, y1) = views.field
+    across, down = slice(max(0, round(x0)), max(1, round(x1))), slice(max(0, round(y0)), max(1, round(y1)))
+    inside = voxels[across, down, min(views.slices) : max(views.slices) + 1]
+    low, high = np.percentile(inside, (0.5, 99.8))
+    return float(low), float(max(high, low + 1e-6))
+
+
+def draw_cohort(axes: Axes, card: ModelCard, answer: Prediction) -> None:
+    """Draw the answer among the validation studies of each class, each a mark, on an axis of log odds."""
+    labels, odds = np.array(card.validation.labels), log_odds(card, np.array(card.validation.logits))
+    rows = (("positive", 1, POSITIVE, "^"), ("negative", 0, NEGATIVE, "v"))
+    for place, (_, label, colour, shape) in enumerate(rows):
+        own = np.sort(odds[labels == label])
+        heights = place + _spread(len(own))
+        axes.plot(own, heights, shape, color=colour, markersize=5, alpha=0.55, markeredgewidth=0)
+        if len(own):
+            axes.plot([np.median(own)] * 2, [place - 0.38, place + 0.38], color=colour, linewidth=2.5)
+    axes.set_yticks([0, 1], [f"{name}\nn = {int((labels == label).sum())}" for name, label, *_ in rows])
+    axes.set_ylim(1.6, -0.75)
+    threshold = float(log_odds(card, np.array(answer.operating_point.threshold)))
+    study = float(log_odds(card, np.array(answer.logit)))
+    axes.axvline(threshold, color=THRESHOLD, linestyle="--", linewidth=1.4)
+    axes.axvline(study, color=STUDY, linewidth=2.2)
+    _name_lines(axes, study, threshold)
+    _probability_ticks(axes, np.concatenate([odds, [threshold, study]]))
+    axes.set_xlabel("calibrated probability (the bars are medians)")
+    _plain_frame(axes)
+
+
+def draw_roc(axes: Axes, card: ModelCard, answer: Prediction) -> None:
+    """Draw the ROC curve of the validation cohort and the operating point with its intervals."""
+    labels, logits = card.validation.labels, card.validation.logits
+    fpr, tpr = roc_points(np.array(labels), np.array(logits))
+    point = answer.operating_point
+    area = auc(labels, logits)
+    axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, linestyle=":")
+    axes.plot(fpr, tpr, color=NEGATIVE, linewidth=2, drawstyle="steps-post")
+    axes.errorbar(
+        point.fpr,
+        point.tpr,
+        xerr=[[max(0.0, point.fpr - point.fpr_low)], [max(0.0, point.fpr_high - point.fpr)]],
+        yerr=[[max(0.0, point.tpr - point.tpr_low)], [max(0.0, point.tpr_high - point.tpr)]],
+        fmt="D",
+        color=POSITIVE,
+        markersize=7,
+        capsize=4,
+        linewidth=1.6,
+    )
+    shares = np.linspace(0, 1, 6)
+    ticks = [f"{100 * share:.0f}" for share in shares]
+    axes.set_xticks(shares, ticks)
+    axes.set_yticks(shares, ticks)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(xlabel="negatives called positive, %", ylabel="positives found, %")
+    marks = [
+        Line2D([], [], color=NEGATIVE, linewidth=2, label=f"validation cohort, AUC {area:.3f}"),
+        Line2D([], [], color=POSITIVE, marker="D", markersize=7, label="operating point, 95 % intervals"),
+    ]
+    _legend_below(axes, marks, columns=1)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    _plain_frame(axes)
+
+
+def draw_members(axes: Axes, card: ModelCard, answer: Prediction, *, legend_columns: int) -> None:
+    """Draw the logit of each member, their mean, and the threshold with its interval."""
+    logits = np.sort(answer.member_logits)
+    axes.plot(logits, _spread(len(logits)), "o", color=NEGATIVE, markersize=7, alpha=0.75, markeredgewidth=0)
+    axes.plot(answer.logit, 0, "D", color=STUDY, markersize=10, markerfacecolor="none", markeredgewidth=2)
+    point = answer.operating_point
+    stored = card.operating_point(point.target_tpr)
+    ends = (stored.threshold_low, stored.threshold_high)
+    _fit(axes, [*logits, point.threshold, *(end for end in ends if end is not None)])
+    low, high = (edge if end is None else end for end, edge in zip(ends, axes.get_xlim(), strict=True))
+    axes.axvspan(low, high, color="0.88", linewidth=0, zorder=0)
+    axes.axvline(point.threshold, color=THRESHOLD, linestyle="--", linewidth=1.4)
+    axes.set(yticks=[], ylim=(-0.75, 0.75), xlabel="logit")
+    marks = [
+        Line2D([], [], linestyle="none", marker="o", color=NEGATIVE, markersize=7, label="member"),
+        Line2D([], [], linestyle="none", marker="D", color=STUDY, markerfacecolor="none", markersize=8, label="mean"),
+        Line2D([], [], color=THRESHOLD, linestyle="--", label="threshold"),
+        Patch(color="0.88", label=f"its 95 % interval{_open_sides(stored)}"),
+    ]
+    _legend_below(axes, marks, columns=legend_columns)
+    _plain_frame(axes)
+
+
+def roc_points(labels: NDArray[np.int_], scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], ...]:
+    """Return FPR and TPR of "score >= t" for each distinct score t, descending, after (0, 0).
+
+    >>> [points.tolist() for points in roc_points(np.array([1, 0, 1]), np.array([3.0, 2.0, 2.0]))]
+    [[0.0, 0.0, 1.0], [0.0, 0.5, 1.0]]
+    """
+    thresholds = np.unique(scores)[::-1]
+    rates = []
+    for label in (0, 1):
+        own = np.sort(scores[labels == label])
+        called = len(own) - np.searchsorted(own, thresholds, side="left")
+        rates.append(np.concatenate([[0.0], called / max(len(own), 1)]))
+    return rates[0], rates[1]
+
+
+def log_odds(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the log odds of the calibrated probability."""
+    return np.asarray(card.calibration.slope * logits + card.calibration.intercept, dtype=np.float64)
+
+
+def _spread(number: int) -> NDArray[np.float64]:
+    """Return heights within ±0.3 that keep neighbours apart: the fractional parts of multiples of the golden ratio."""
+    return 0.6 * ((0.6180339887 * np.arange(1, number + 1)) % 1) - 0.3
+
+
+def _legend_below(axes: Axes, marks: Sequence[Artist], *, columns: int) -> None:
+    """Put a legend below the label of the axis, where it hides nothing."""
+    place = offset_copy(axes.transAxes, fig=axes.get_figure(root=True), y=-0.4, units="inches")
+    axes.legend(
+        handles=marks,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=place,
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        borderpad=0,
+    )
+
+
+def _open_sides(point: StoredOperatingPoint) -> str:
+    """Return on which sides too few positives bound the threshold."""
+    sides = (("below", point.threshold_low), ("above", point.threshold_high))
+    names = [name for name, end in sides if end is None]
+    return f", open {' and '.join(names)}" if names else ""
+
+
+def _fit(axes: Axes, values: Sequence[float] | NDArray[np.floating]) -> None:
+    """Let an axis hold values and a little more."""
+    low, high = float(min(values)), float(max(values))
+    pad = max(0.06 * (high - low), 0.2)
+    axes.set_xlim(low - pad, high + pad)
+
+
+def _probability_ticks(axes: Axes, odds: NDArray[np.floating]) -> None:
+    """Name round probabilities on an axis of log odds."""
+    _fit(axes, odds)
+    low, high = axes.get_xlim()
+    shares = np.array([0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999])
+    if high - low < 4:
+        shares = np.array([0.02, 0.05, *np.arange(0.1, 1.0, 0.1), 0.95, 0.98])
+    places = np.log(shares / (1 - shares))
+    inside = (places > low) & (places < high)
+    axes.set_xticks(places[inside], [percent(share) for share in shares[inside]])
+
+
+def _name_lines(axes: Axes, study: float, threshold: float) -> None:
+    """Write "this study" and "threshold" above their lines, on the sides that face away from each other."""
+    sides = ("right", "left") if study <= threshold else ("left", "right")
+    for place, name, side in ((study, "this study", sides[0]), (threshold, "threshold", sides[1])):
+        text = f"{name} " if side == "right" else f" {name}"
+        weight = "bold" if name == "this study" else "normal"
+        axes.text(place, -0.52, text, ha=side, va="center", fontsize="small", fontweight=weight)
+
+
+def _draw_field(axes: Axes, views: Views) -> None:
+    (x0, x1), (y0, y1) = views.field
+    axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", linewidth=0.8, linestyle=(0, (1, 2)))
+    axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="black", linewidth=0.8, linestyle=(1.5, (1, 2)))
+
+
+def _draw_letters(axes: Axes) -> None:
+    for letter, x, y in _LETTERS.values():
+        axes.text(
+            x + _INSET * (1 - 2 * x) if x != 0.5 else x,
+            y + _INSET * (1 - 2 * y) if y != 0.5 else y,
+            letter,
+            color="white",
+            transform=axes.transAxes,
+            ha={0.0: "left", 0.5: "center", 1.0: "right"}[x],
+            va={0.0: "bottom", 0.5: "center", 1.0: "top"}[y],
+            fontsize="small",
+            fontweight="bold",
+            path_effects=_OUTLINE,
+        )
+
+
+def _draw_scale_bar(axes: Axes, views: Views, *, width: int) -> None:
+    """Draw 20 mm at the lower right."""
+    length = SCALE_BAR_MM / views.spacing_mm[0]
+    transform = axes.get_xaxis_transform()
+    end = width - 0.5 - 0.04 * width
+    axes.plot(
+        [end - length, end],
+        [0.035, 0.035],
+        color="white",
+        linewidth=2,
+        transform=transform,
+        path_effects=[_BAR_OUTLINE],
+    )
+    axes.text(
+        end,
+        0.055,
+        f"{SCALE_BAR_MM} mm",
+        color="white",
+        ha="right",
+        va="bottom",
+        fontsize="x-small",
+        transform=transform,
+        path_effects=_OUTLINE,
+    )
+
+
+def _plain_frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
