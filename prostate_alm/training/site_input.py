@@ -137,8 +137,8 @@ def read_sites(own: TrainedOn, manifests: Sequence[Path], *, output: Path) -> li
         output: where results of earlier evaluations lie, by name.
 
     Raises:
-        EnsembleError: a cohort is that of the training, holds studies of it, has other b-values, lacks a class, has a
-            volume that changed, or its name belongs to the results of another.
+        EnsembleError: a cohort is that of the training, holds studies of it, has other diffusion volumes, lacks a
+            class, has a volume that changed, or its name belongs to the results of another.
         ManifestError: a manifest cannot be read.
     """
     sites: list[Site] = []
@@ -174,12 +174,16 @@ def _require_unseen(own: TrainedOn, site: Site) -> None:
 
 
 def _require_same_channels(own: TrainedOn, site: Site) -> None:
-    ours, theirs = own.manifest.b_values_s_per_mm2, site.manifest.b_values_s_per_mm2
+    ours, theirs = _channels(own.manifest), _channels(site.manifest)
     if ours != theirs:
         raise EnsembleError(
-            f"b-values of a site must be those of the training, {list(ours)} s/mm2, got {list(theirs)} in {site.path}. "
-            "Build the manifest again for these b-values; what was not acquired is computed."
+            f"diffusion of a site must be that of the training, [{', '.join(ours)}], got [{', '.join(theirs)}] in "
+            f"{site.path}. Build the manifest again for these; b-values that were not acquired are computed."
         )
+
+
+def _channels(manifest: Manifest) -> list[str]:
+    return [f"b {value:g} s/mm2" for value in manifest.b_values_s_per_mm2] or list(manifest.diffusion_channels)
 
 
 def _require_both_classes(site: Site) -> None:

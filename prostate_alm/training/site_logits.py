@@ -36,8 +36,7 @@ def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) ->
         EnsembleError: weights are not those of the bundle's network.
     """
     silence_missing_decoders()
-    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(own.config_file)))
-    parser.update({name: literal_override(value) for name, value in own.about.get("overrides", {}).items()})
+    parser = _config(own)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = parser.get_parsed_content("network_def")
     runs = [(_loaded(network, member).to(device), _inferer(member, device)) for member in own.members]
@@ -51,6 +50,15 @@ def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) ->
             parts.append(found.double().cpu().numpy())
             progress(sum(part.shape[1] for part in parts), len(samples))
     return np.concatenate(parts, axis=1)
+
+
+def _config(own: TrainedOn) -> ConfigParser:
+    """Return the bundle's config with the settings and overrides that the ensemble was trained with."""
+    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(own.config_file)))
+    settings = {name: value for name, value in own.about.get("settings", {}).items() if name in parser}
+    overrides = {name: literal_override(value) for name, value in own.about.get("overrides", {}).items()}
+    parser.update(settings | overrides)
+    return parser
 
 
 def _loaded(network: nn.Module, member: RunFolder) -> nn.Module:

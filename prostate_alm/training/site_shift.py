@@ -61,7 +61,7 @@ def evaluate_sites(
 
     Args:
         folder: of an evaluated ensemble of the prostate bundle.
-        manifests: other cohorts of the same b-values, at least one.
+        manifests: other cohorts of the same diffusion volumes, at least one.
         bundle: folder of the ensemble's bundle; None for `bundles/prostate`.
         trained_on: manifest that the ensemble was trained on; None to look for it by its name in `data`,
             `data_manifest` and beside the other manifests.

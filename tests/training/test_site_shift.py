@@ -280,7 +280,7 @@ def other_bundle(world: World) -> Path:
     [
         (lambda world: world.own, "manifest must be another one than that of the training"),
         (lambda world: world.own.with_name("absent.json"), "manifest must be a readable file"),
-        (other_b_values, "b-values of a site must be those of the training, [100.0, 600.0, 1000.0] s/mm2, got [50.0"),
+        (other_b_values, "must be that of the training, [b 100 s/mm2, b 600 s/mm2, b 1000 s/mm2], got [b 50 s/mm2, "),
         (one_class, "test studies of a site must be of both classes, got 0 positive of 7"),
         (leaked, "must not be training studies of the ensemble, got 18 of 18"),
         (changed_file, "must have the manifest's SHA-256"),
