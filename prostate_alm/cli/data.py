@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, USAGE_ERROR, Commands, add_group, print_error
+from prostate_alm.cli.cohorts import add_export, add_import, add_plan, print_build
+from prostate_alm.cli.parser import OK, USAGE_ERROR, Commands, add_group, print_error
 from prostate_alm.progress import progress_bar
 
 
@@ -97,17 +98,11 @@ def add_manifest(commands: Commands) -> None:
     )
     build.add_argument("dicom_dir", type=Path, metavar="DICOM_DIR", help="folder with one sub-folder per study")
     build.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns id, label[, patient, split]")
-    build.add_argument("--output", type=Path, required=True, metavar="JSON", help="manifest; volumes go beside it")
-    build.add_argument("--test-share", type=float, default=0.25, help="share of test patients (default: %(default)s)")
-    build.add_argument("--seed", type=int, default=0, help="seed of the test split (default: %(default)s)")
-    build.add_argument("--source", default="", metavar="TEXT", help="where the studies come from")
-    build.add_argument("--label-definition", default="", metavar="TEXT", help="what label 1 means")
-    build.add_argument("--licence", default="", metavar="TEXT", help="licence of the data")
+    add_plan(build)
     add_rules(build)
-    build.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
-    build.add_argument("--workers", type=int, metavar="N", help="largest number of processes (default: one per core)")
-    build.add_argument("--json", action="store_true", help="print JSON")
     build.set_defaults(action=_build_manifest)
+    add_import(group)
+    add_export(group)
     check = group.add_parser(
         "check",
         help="check a manifest and the checksums of its volumes",
@@ -137,22 +132,7 @@ def _build_manifest(options: argparse.Namespace) -> int:
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),
     )
-    refused = result.manifest.refused
-    if options.json:
-        summary = {
-            "manifest": str(options.output),
-            "studies": len(result.manifest.studies),
-            "refused": [study.model_dump() for study in refused],
-            "unlabelled": len(result.unlabelled),
-        }
-        print(json.dumps(summary, indent=1))
-    else:
-        print(f"{len(result.manifest.studies)} studies: {options.output}")
-        for study in refused:
-            print(f"refused {study.id} ({study.code}): {study.reason}")
-        if result.unlabelled:
-            print(f"{len(result.unlabelled)} folders have no label and were left out")
-    return SOME_REFUSED if refused else OK
+    return print_build(result, options)
 
 
 def _check_manifest(options: argparse.Namespace) -> int:

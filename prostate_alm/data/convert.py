@@ -225,8 +225,8 @@ def _earlier_conversion(output_dir: Path) -> Sidecar | None:
 def _write(volumes: StudyVolumes, folder: Path, *, source: StudySource, source_sha256: str) -> Sidecar:
     affine_ras_mm = volumes.t2.affine_ras_mm
     diffusion = np.stack([volume.voxels for volume in volumes.dwi], axis=-1)  # (I, J, K, B)
-    (folder / T2_FILE).write_bytes(_nifti(volumes.t2.voxels, affine_ras_mm))
-    (folder / DWI_FILE).write_bytes(_nifti(diffusion, affine_ras_mm))
+    (folder / T2_FILE).write_bytes(nifti_bytes(volumes.t2.voxels, affine_ras_mm))
+    (folder / DWI_FILE).write_bytes(nifti_bytes(diffusion, affine_ras_mm))
     sidecar = Sidecar(
         created_by=SOFTWARE,
         source_sha256=source_sha256,
@@ -242,7 +242,7 @@ def _write(volumes: StudyVolumes, folder: Path, *, source: StudySource, source_s
     return sidecar
 
 
-def _nifti(voxels: NDArray[np.float32], affine_ras_mm: NDArray[np.float64]) -> bytes:
+def nifti_bytes(voxels: NDArray[np.float32], affine_ras_mm: NDArray[np.float64]) -> bytes:
     """Return a NIfTI file; 16 bits with a slope keep it small, the quantisation is 1/65535 of the range."""
     image = nib.Nifti1Image(voxels, affine_ras_mm)
     image.set_sform(affine_ras_mm, code=_SCANNER_COORDINATES)
