@@ -23,7 +23,7 @@ def test_the_capture_holds_the_page_for_another_library(study: Path, tmp_path: P
     turned = secondary_capture(samples.answered(study), samples.page.transpose(1, 0, 2), created_at=NOON)
     assert turned.SeriesInstanceUID == capture.SeriesInstanceUID
     assert turned.SOPInstanceUID != capture.SOPInstanceUID
-    assert (capture.BurnedInAnnotation, capture.LossyImageCompression) == ("NO", "00")
+    assert (capture.BurnedInAnnotation, capture.LossyImageCompression, capture.PatientOrientation) == ("NO", "00", None)
 
 
 def test_a_page_is_an_rgb_array_of_bytes(study: Path, samples: Any) -> None:
