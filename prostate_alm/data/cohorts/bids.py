@@ -75,6 +75,7 @@ def read_bids(source: Path, *, label_column: str = "label", positive: Sequence[s
     listed = {row.text("participant_id") for row in participants}
     about = _description(source)
     return Collection(
+        folder=source,
         cases=tuple(cases),
         refused=(*refused, *more),
         unlabelled=tuple(path.name for path in folders if path.name not in listed),

@@ -23,10 +23,11 @@ class Case:
 class Collection:
     """The studies of a collection as its files describe them.
 
-    `tables` are the files that the labels come from; `unlabelled` are the ids of studies with images and no label,
+    `folder` is where it lies; `tables` are the files that the labels come from; `unlabelled` are the ids of studies with images and no label,
     which are left out. `source`, `label_definition` and `licence` are what the manifest says unless told otherwise.
     """
 
+    folder: Path
     cases: tuple[Case, ...]
     refused: tuple[RefusedStudy, ...]
     unlabelled: tuple[str, ...]

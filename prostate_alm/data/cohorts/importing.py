@@ -29,6 +29,11 @@ def import_collection(
         ManifestError, SplitError, OSError: see `build.convert_cohort`.
     """
     plan.check(workers=workers)
+    if plan.volumes_dir.resolve() == collection.folder.resolve():
+        raise ManifestError(
+            f"volumes must not go among the files of the collection, got {plan.volumes_dir}, which is for those. "
+            "Choose another output."
+        )
     cases, refused = _good_cases(collection)
     if not cases:
         first = f" First reason: {refused[0].reason}" if refused else ""

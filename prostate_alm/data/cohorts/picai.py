@@ -37,6 +37,7 @@ def read_picai(source: Path, *, labels: Path | None = None) -> Collection:
     labelled = {case.label.id for case in cases} | {one.id for one in refused}
     found = {path.name.removesuffix("_t2w.mha") for folder in folders.values() for path in folder.glob("*_t2w.mha")}
     return Collection(
+        folder=source,
         cases=tuple(cases),
         refused=tuple(refused),
         unlabelled=tuple(sorted(found - labelled)),

@@ -37,6 +37,7 @@ def read_prostate158(source: Path) -> Collection:
     labelled = {case.label.id for case in cases} | {one.id for one in refused}
     found = {path.parent.name for path in source.glob("train/*/t2.nii.gz")}
     return Collection(
+        folder=source,
         cases=tuple(cases),
         refused=tuple(refused),
         unlabelled=tuple(sorted(found - labelled)),

@@ -48,6 +48,7 @@ def read_prostatex(source: Path, *, labels: Path | None = None) -> Collection:
         by_patient[finding.patient].append(finding)
     cases, more = usable(by_patient.values(), lambda group: _case(group, folders))
     return Collection(
+        folder=source,
         cases=tuple(cases),
         refused=(*refused, *more),
         unlabelled=tuple(sorted(set(folders) - set(by_patient) - {one.id for one in refused})),
