@@ -114,8 +114,15 @@ class OrthancNode:
         return self.user is not None and parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
     def system(self) -> dict[str, Any]:
-        """Return what the server says of itself."""
-        return dict(self._json("/system"))
+        """Return what the server says of itself.
+
+        Raises:
+            NodeError: it is no Orthanc.
+        """
+        try:
+            return {"Version": "", **self._json("/system")}
+        except (GoneError, TypeError, ValueError):
+            raise NodeError(f"the server must be an Orthanc, got another one at {self.url}. Correct the URL.") from None
 
     def studies(self) -> list[str]:
         """Return the identifiers of all studies."""

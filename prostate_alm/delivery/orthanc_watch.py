@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prostate_alm.delivery.orthanc import Backoff, GoneError, OrthancNode
 from prostate_alm.delivery.orthanc_lease import Lease, LeaseLostError, spool_folder
@@ -173,9 +174,9 @@ class Watcher:
             return wanted[-1]
 
         entry = self._ledger.change(study, decide)
-        if entry is None or entry.is_claimed_by(self._name):
-            return self._take(study, images, claim=entry, spool=spool) if entry else (self._pace.interval_s, None)
-        if entry.is_settled:
+        if entry is not None and entry.is_claimed_by(self._name):
+            return self._take(study, images, claim=entry, spool=spool)
+        if entry is not None and entry.is_settled:
             return None, _outcome(study, entry) if wanted[-1] is not None else None
         return self._pace.interval_s, None
 
@@ -221,23 +222,32 @@ class Watcher:
             return self._pace.interval_s, None
         except Exception as error:
             logger.debug("study %s failed", study, exc_info=True)
-            entry = claim.model_copy(update={"state": "failed", "code": "failed", "reason": cause_of(error)})
+            return self._failed(study, cause_of(error), since=start)
         except BaseException:  # Ctrl-C, SIGTERM: the next watcher need not wait for the end of the lease
             self._give_back(study, claim)
             raise
         written = self._ledger.change(study, lambda now: entry if now and now.is_claimed_by(self._name) else None)
-        if written != entry:
-            return self._pace.interval_s, None
-        return None if entry.is_settled else self._pace.interval_s, _outcome(study, entry, since=start)
+        return (None, _outcome(study, entry, since=start)) if written == entry else (self._pace.interval_s, None)
+
+    def _failed(self, study: str, reason: str, *, since: float) -> tuple[float | None, Outcome | None]:
+        """Note that an attempt failed, keeping what it announced; as `_look`."""
+        changes = {"state": "failed", "code": "failed", "reason": reason}
+        written = self._ledger.change(study, lambda now: self._changed(now, changes))
+        is_ours = written is not None and written.state == "failed"
+        return self._pace.interval_s, _outcome(study, written, since=since) if written and is_ours else None
 
     def _give_back(self, study: str, claim: Entry) -> None:
         """Make a claimed study due at once; where that is impossible its claim ends by itself."""
-        changes = {"state": "due", "attempts": claim.attempts - 1, "watcher": ""}
+        changes = {"state": "due", "attempts": claim.attempts - 1}
         ledger = Ledger(self._node.another(_FAREWELL), self._model)
         with contextlib.suppress(OSError, LookupError, ValueError, RuntimeError):
-            ledger.change(
-                study, lambda now: now.model_copy(update=changes) if now and now.is_claimed_by(self._name) else None
-            )
+            ledger.change(study, lambda now: self._changed(now, changes))
+
+    def _changed(self, now: Entry | None, changes: dict[str, Any]) -> Entry | None:
+        """Return this watcher's claim as another state; None where the claim is not its own."""
+        if now is None or not now.is_claimed_by(self._name):
+            return None
+        return now.model_copy(update=changes | {"watcher": "", "beat": 0})
 
 
 def _outcome(study: str, entry: Entry, *, since: float | None = None) -> Outcome:

@@ -39,7 +39,7 @@ def respond(folder: Path, *, logit: float = 0.5) -> Response:
     )  # fmt: skip
     evidence, now = selected_evidence(selection), datetime.now()
     page = np.full((4, 4, 3), round(100 + 10 * logit), dtype=np.uint8)
-    report, capture = (report_of(answer, evidence, created_at=now), capture_of(answer, page, evidence, created_at=now))
+    report, capture = (report_of(answer, evidence, created_at=now), capture_of(MODEL, page, evidence, created_at=now))
     return Response("answered", objects=(report, capture))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import json
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -210,6 +212,33 @@ def test_an_attempt_cut_off_anywhere_is_completed_not_repeated(
     assert (outcome.state, server.modalities(study)) == ("done", {"MR": 15, "SR": 1, "OT": 1})
     server.settle()
     assert list(watcher(server).once()) == []
+
+
+def test_an_attempt_that_failed_while_storing_is_completed(server: Any) -> None:
+    (study,) = fill(server, "A")
+    stored: list[bytes] = []
+
+    class FullNode(OrthancNode):
+        def store(self, file: bytes, *, study: str) -> None:
+            stored.append(file)
+            if len(stored) == 2:
+                raise NodeError("full")
+            super().store(file, study=study)
+
+    logits = iter((0.5, 0.6))
+    answers = Watcher(
+        FullNode(server.url), lambda folder: stand_in.respond(folder, logit=next(logits)), model_sha256=MODEL, pace=PACE
+    ).once()
+    assert states(list(answers)) == [("failed", "failed"), ("done", "answered")]
+    assert server.modalities(study) == {"MR": 15, "SR": 1, "OT": 1}
+
+
+def test_a_server_that_is_no_orthanc_is_one_line() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:  # answers 501
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(NodeError, match="must be"):
+            OrthancNode(f"http://127.0.0.1:{other.server_address[1]}").system()
+        other.shutdown()
 
 
 def test_two_watchers_share_the_studies(server: Any) -> None:
