@@ -83,7 +83,7 @@ def write_ensemble(folder: Path, cohort: Path) -> Path:
         config = {
             "bundle": "prostate",
             "settings": {"member": number, "loss": "bce"},
-            "overrides": {},
+            "overrides": {"network_def#features": "[4, 8, 8]"},
             "config_files": {"train.json": sha256_of_file(BUNDLE / "train.json")},
             "manifest": cohort.name,
             "manifest_sha256": sha256_of_file(cohort),
@@ -103,7 +103,7 @@ def write_ensemble(folder: Path, cohort: Path) -> Path:
 
 
 def random_network() -> CascadeNet:
-    return CascadeNet(3, (1, 3), features=(8, 16, 32), pooling=((2, 2, 1), (2, 2, 2), (2, 2, 2)))
+    return CascadeNet(3, (1, 3), features=(4, 8, 8), pooling=((2, 2, 1), (2, 2, 2), (2, 2, 2)))
 
 
 @pytest.fixture(scope="module")
