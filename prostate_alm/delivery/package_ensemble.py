@@ -134,7 +134,7 @@ def _require_same_bundle(bundle: Path, configs: list[dict[str, Any]], members: t
             raise _refused(
                 f"bundle must be the one that the members were trained with, got another train.json in {bundle} than "
                 f"that of {member.path}",
-                "Give --bundle FOLDER with the train.json of that time.",
+                "Give --bundle FOLDER with the train.json of that time, from the history of the repository.",
             )
 
 

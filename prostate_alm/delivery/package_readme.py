@@ -119,11 +119,14 @@ def _needed_positives(card: ModelCard) -> str:
 
 
 def _limits(ensemble: TrainedEnsemble, card: ModelCard) -> str:
-    positives = card.operating_points[0].positives
+    point = card.operating_point()
+    reached = round(point.tpr * point.positives)
     lines = [
-        f"- The threshold rests on {positives} positives. A validation logit is the mean of a few members and varies "
-        "more than that of the whole ensemble, and each member was kept at its best validation epoch: compare the "
-        "TPR and FPR on test studies above.",
+        f"- {reached} of {point.positives} positives lie at or above the default threshold. A new one of the same "
+        f"population does with a chance of {100 * reached / (point.positives + 1):.0f} % ({reached} of "
+        f"{point.positives + 1}), whatever the target.",
+        "- A validation logit is the mean of a few members and is spread otherwise than that of the whole ensemble, "
+        "and each member was kept at its best validation epoch: compare the TPR and FPR on test studies above.",
         f"- Probabilities hold where {100 * card.calibration.prevalence:.0f} % of the studies are positive, as in "
         "validation.",
         "- A study from another scanner, protocol or population than those of the cohort may be answered wrongly "

@@ -44,7 +44,8 @@ def choose_operating_point(
 
     The intervals of TPR and FPR are those of a threshold fixed beforehand. This one was chosen on the same samples, so
     its TPR is never below the target and the interval says how many samples it rests on, not what new samples will
-    show: `threshold_guaranteed` says that.
+    show. A new positive of the same population reaches the k-th greatest of n with a chance of k / (n + 1), whatever
+    the distribution; `threshold_guaranteed` keeps the target with the given confidence.
 
     Args:
         labels: (n,), 0 or 1, at least one of each.

@@ -102,6 +102,16 @@ def test_the_interval_holds_the_true_threshold_as_often_as_it_says() -> None:
     assert sum(value is not None and value <= truth for value in kept) / len(kept) >= 0.95 - 0.01
 
 
+def test_a_new_positive_reaches_the_threshold_with_a_chance_of_its_rank() -> None:
+    """With k / (n + 1): 20 positives at a target of 0.9 keep 18; a uniform score reaches t with a chance of 1 - t."""
+    random = np.random.default_rng(2)
+    samples = random.random((2000, 20))
+    chances = [
+        1 - choose_operating_point([1] * 20 + [0], [*sample, 0.0], target_tpr=0.9).threshold for sample in samples
+    ]
+    assert np.mean(chances) == pytest.approx(18 / 21, abs=4 * 0.075 / math.sqrt(2000))  # deviation of Beta(18, 3)
+
+
 def test_rounded_scores_are_covered_at_least_as_often() -> None:
     """Ties: geometric positives, P(S >= s) = 0.9^s; the greatest s with at least 0.8 is 2."""
     random = np.random.default_rng(1)
