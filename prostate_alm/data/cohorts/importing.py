@@ -34,7 +34,7 @@ def import_collection(
             f"volumes must not go among the files of the collection, got {plan.volumes_dir}, which is for those. "
             "Choose another output."
         )
-    cases, refused = _good_cases(collection)
+    cases, refused = good_cases(collection)
     if not cases:
         first = f" First reason: {refused[0].reason}" if refused else ""
         raise ManifestError(
@@ -57,8 +57,8 @@ def import_collection(
     return BuildResult(manifest, collection.unlabelled)
 
 
-def _good_cases(collection: Collection) -> tuple[list[Case], list[RefusedStudy]]:
-    """Return the cases that nothing speaks against, and one refusal for each other id."""
+def good_cases(collection: Collection) -> tuple[list[Case], list[RefusedStudy]]:
+    """Return the cases that nothing speaks against, by id, and one refusal for each other id."""
     bad = {one.id: one for one in collection.refused}
     cases, contradictory = screened(collection.cases)
     bad = {one.id: one for one in contradictory} | bad
