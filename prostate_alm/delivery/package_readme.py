@@ -125,8 +125,8 @@ def _limits(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         f"- {reached} of {point.positives} positives lie at or above the default threshold. A new one of the same "
         f"population does with a chance of {100 * reached / (point.positives + 1):.0f} % ({reached} of "
         f"{point.positives + 1}), whatever the target.",
-        "- A validation logit is the mean of a few members and is spread otherwise than that of the whole ensemble, "
-        "and each member was kept at its best validation epoch: compare the TPR and FPR on test studies above.",
+        "- Each member was kept at its best validation epoch, which flatters its validation logits, and those are "
+        "spread more than the mean of all members: compare with the TPR and FPR on test studies above.",
         f"- Probabilities hold where {100 * card.calibration.prevalence:.0f} % of the studies are positive, as in "
         "validation.",
         "- A study from another scanner, protocol or population than those of the cohort may be answered wrongly "
