@@ -49,15 +49,20 @@ def draw_page(result: StudyResult, model: PackedModel) -> NDArray[np.uint8]:
         (1131, 1600, 3), RGB. The same result and model give the same pixels.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH / _DOTS_PER_INCH, HEIGHT / _DOTS_PER_INCH), dpi=_DOTS_PER_INCH)
-        canvas = FigureCanvasAgg(figure)
-        _draw_frame(figure, result.answer)
-        if isinstance(result.answer, Refused):
-            _draw_refusal(figure, result.answer)
-        else:
-            _draw_answer(figure, result, result.answer, model)
+        canvas = FigureCanvasAgg(compose_page(result, model))
         canvas.draw()  # type: ignore[no-untyped-call]
         return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+
+
+def compose_page(result: StudyResult, model: PackedModel) -> Figure:
+    """Return the page before it becomes pixels."""
+    figure = Figure(figsize=(WIDTH / _DOTS_PER_INCH, HEIGHT / _DOTS_PER_INCH), dpi=_DOTS_PER_INCH)
+    _draw_frame(figure, result.answer)
+    if isinstance(result.answer, Refused):
+        _draw_refusal(figure, result.answer)
+    else:
+        _draw_answer(figure, result, result.answer, model)
+    return figure
 
 
 def _draw_frame(figure: Figure, answer: Prediction | Refused) -> None:
@@ -87,7 +92,7 @@ def _draw_answer(figure: Figure, result: StudyResult, answer: Prediction, model:
     panels.compose_slices(_part(figure, _SLICES), views, model.card)
     panels.compose_inputs(_part(figure, _INPUTS), views, answer)
     panels.compose_charts_narrow(_part(figure, _CHARTS), model.card, answer)
-    figure.text(0.035, 0.262, _wrapped(f"{words.SALIENCY} {words.FIELD}", 128), fontsize=9, linespacing=1.3)
+    figure.text(0.035, 0.27, _wrapped(f"{words.SALIENCY} {words.FIELD}", 146), fontsize=9, linespacing=1.3)
     _write_result(figure, answer, model)
 
 
@@ -105,7 +110,9 @@ def _write_result(figure: Figure, answer: Prediction, model: PackedModel) -> Non
     figure.text(_COLUMN, 0.945, words.percent(answer.probability), fontsize=_LARGE, **bold)
     figure.text(_COLUMN + 0.14, 0.945, words.decision(answer), fontsize=_LARGE, color=colour, **bold)
     figure.text(_COLUMN, 0.905, "probability of the\ncritical class", va="top", fontsize=_SMALL)
-    figure.text(_COLUMN + 0.14, 0.905, _wrapped(words.decision_reason(answer), 42), va="top", fontsize=_SMALL)
+    figure.text(
+        _COLUMN + 0.14, 0.905, _wrapped(words.decision_reason(answer, model.card), 48), va="top", fontsize=_SMALL
+    )
     point = answer.operating_point
     lines = [words.operating_point(point), words.calibration(model.card)]
     if answer.decision == "negative":

@@ -120,7 +120,7 @@ def _inputs(views: Views, answer: Prediction) -> ReportFigure:
 def _charts(model: PackedModel, answer: Prediction) -> ReportFigure:
     return ReportFigure(
         "charts",
-        *_svg((_WIDTH_IN, 4.6), lambda figure: panels.compose_charts(figure, model.card, answer)),
+        *_svg((_WIDTH_IN, 4.8), lambda figure: panels.compose_charts(figure, model.card, answer)),
         title="What the answer rests on.",
         caption="Above: each mark is a study of the validation cohort, scored by the members that had not trained on "
         f"it, on a scale of log odds. Below: {words.agreement(answer)} Right: what each threshold would do.",

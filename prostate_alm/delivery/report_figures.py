@@ -81,7 +81,7 @@ def draw_saliency(axes: Axes, saliency: NDArray[np.floating], *, index: int, gre
     axes.imshow(saliency_colours(share), aspect=axes.get_aspect(), interpolation="nearest")
     for sign, style in ((1, "solid"), (-1, "dashed")):
         if (sign * share).max() > 0.5:
-            half = axes.contour(sign * share, levels=[0.5], colors="white", linewidths=1.0, linestyles=style)
+            half = axes.contour(sign * share, levels=[0.5], colors="white", linewidths=1.3, linestyles=style)
             half.set_path_effects(_OUTLINE)
 
 
@@ -125,13 +125,13 @@ def draw_cohort(axes: Axes, card: ModelCard, answer: Prediction) -> None:
         if len(own):
             axes.plot([np.median(own)] * 2, [place - 0.38, place + 0.38], color=colour, linewidth=2.5)
     axes.set_yticks([0, 1], [f"{name}\nn = {int((labels == label).sum())}" for name, label, *_ in rows])
-    axes.set_ylim(1.6, -0.75)
+    axes.set_ylim(1.6, -1.05)
     threshold = float(log_odds(card, np.array(answer.operating_point.threshold)))
     study = float(log_odds(card, np.array(answer.logit)))
     axes.axvline(threshold, color=THRESHOLD, linestyle="--", linewidth=1.4)
     axes.axvline(study, color=STUDY, linewidth=2.2)
-    _name_lines(axes, study, threshold)
     _probability_ticks(axes, np.concatenate([odds, [threshold, study]]))
+    _name_lines(axes, study, threshold)
     axes.set_xlabel("calibrated probability (the bars are medians)")
     _plain_frame(axes)
 
@@ -211,17 +211,18 @@ def roc_points(labels: NDArray[np.int_], scores: NDArray[np.floating]) -> tuple[
 
 def log_odds(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the log odds of the calibrated probability."""
-    return np.asarray(card.calibration.slope * logits + card.calibration.intercept, dtype=np.float64)
+    return card.calibration.slope * logits.astype(np.float64) + card.calibration.intercept
 
 
 def _spread(number: int) -> NDArray[np.float64]:
     """Return heights within ±0.3 that keep neighbours apart: the fractional parts of multiples of the golden ratio."""
-    return 0.6 * ((0.6180339887 * np.arange(1, number + 1)) % 1) - 0.3
+    shares = np.arange(1, number + 1, dtype=np.float64) * 0.6180339887 % 1
+    return np.asarray(0.6 * shares - 0.3, dtype=np.float64)
 
 
 def _legend_below(axes: Axes, marks: Sequence[Artist], *, columns: int) -> None:
     """Put a legend below the label of the axis, where it hides nothing."""
-    place = offset_copy(axes.transAxes, fig=axes.get_figure(root=True), y=-0.4, units="inches")
+    place = offset_copy(axes.transAxes, fig=axes.get_figure(root=True), y=-0.46, units="inches")
     axes.legend(
         handles=marks,
         loc="upper center",
@@ -261,12 +262,15 @@ def _probability_ticks(axes: Axes, odds: NDArray[np.floating]) -> None:
 
 
 def _name_lines(axes: Axes, study: float, threshold: float) -> None:
-    """Write "this study" and "threshold" above their lines, on the sides that face away from each other."""
-    sides = ("right", "left") if study <= threshold else ("left", "right")
-    for place, name, side in ((study, "this study", sides[0]), (threshold, "threshold", sides[1])):
+    """Write "this study" and "threshold" beside their lines, towards the middle of the axis, one above the other."""
+    middle = sum(axes.get_xlim()) / 2
+    for place, name, height, weight in (
+        (study, "this study", -0.84, "bold"),
+        (threshold, "threshold", -0.54, "normal"),
+    ):
+        side = "right" if place > middle else "left"
         text = f"{name} " if side == "right" else f" {name}"
-        weight = "bold" if name == "this study" else "normal"
-        axes.text(place, -0.52, text, ha=side, va="center", fontsize="small", fontweight=weight)
+        axes.text(place, height, text, ha=side, va="center", fontsize="small", fontweight=weight)
 
 
 def _draw_field(axes: Axes, views: Views) -> None:

@@ -144,7 +144,7 @@ def _draw_charts(places: list[Axes], card: ModelCard, answer: Prediction, *, leg
 def _edges(figure: Canvas) -> dict[str, float]:
     """Return the margins of charts: room for the names of the classes, titles and axis labels."""
     width, height = _width_in(figure), _height_in(figure)
-    return {"left": 0.85 / width, "right": 1 - 0.12 / width, "top": 1 - 0.3 / height, "bottom": 0.78 / height}
+    return {"left": 0.85 / width, "right": 1 - 0.12 / width, "top": 1 - 0.3 / height, "bottom": 0.88 / height}
 
 
 def slices_layout(views: Views, card: ModelCard) -> Layout:

@@ -59,9 +59,9 @@ def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.f
     first, last = _window(edges, spacing_mm, t2.shape)
     part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
     shape = tuple((last - first).tolist())
-    smooth = [
-        ndimage.gaussian_filter(one, SMOOTHING_MM / np.array(grid.spacing_mm), mode="constant") for one in saliency
-    ]
+    per_cm3 = saliency * (1000.0 / np.prod(grid.spacing_mm))
+    widths = SMOOTHING_MM / np.array(grid.spacing_mm)
+    smooth = [ndimage.gaussian_filter(one, widths, mode="constant") for one in per_cm3]
     maps = np.stack([_resampled(one, (first - start) / step, 1 / step, shape) for one in smooth])
     peak = peak_slice(maps)
     around = _neighbours(peak, shape[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,11 +50,15 @@ def decision(answer: Prediction) -> str:
     return f"{_SIGNS[answer.decision]} {answer.decision.upper()}"
 
 
-def decision_reason(answer: Prediction) -> str:
+def decision_reason(answer: Prediction, card: ModelCard) -> str:
     """Return what the decision compares."""
     point = answer.operating_point
     side = "at or above" if answer.decision == "positive" else "below"
-    return f"The mean logit of the members, {answer.logit:.2f}, is {side} the threshold, {point.threshold:.2f}."
+    odds = card.calibration.slope * point.threshold + card.calibration.intercept
+    return (
+        f"The mean logit of the members, {answer.logit:.2f}, is {side} the threshold, {point.threshold:.2f} (a "
+        f"probability of {percent(1 / (1 + math.exp(-odds)))})."
+    )
 
 
 def operating_point(point: AppliedOperatingPoint) -> str:
@@ -85,11 +90,11 @@ def calibration(card: ModelCard) -> str:
 
 
 def cautions(answer: Prediction | Refused) -> list[QualityWarning]:
-    """Return the reasons to distrust an answer, that of a model of synthetic images first."""
-    found = list(answer.warnings) if isinstance(answer, Prediction) else []
-    if answer.model.data_is_synthetic:
-        found.insert(0, QualityWarning(code="synthetic_model", message=SYNTHETIC))
-    return found
+    """Return the reasons to distrust an answer, that of a model of synthetic images first; none of a refusal."""
+    if isinstance(answer, Refused):
+        return []
+    synthetic = [QualityWarning(code="synthetic_model", message=SYNTHETIC)] if answer.model.data_is_synthetic else []
+    return [*synthetic, *answer.warnings]
 
 
 def agreement(answer: Prediction) -> str:
