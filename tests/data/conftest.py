@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -74,7 +73,7 @@ def _write_series(folder: Path, seed: int, description: str, number: int, b_valu
         image.SOPInstanceUID = _uid(f"{folder} {seed} {number} {b_value} {index}")
         image.StudyInstanceUID, image.SeriesInstanceUID = _uid(f"{seed}"), _uid(f"{seed} {number}")
         image.FrameOfReferenceUID = _uid(f"{seed} frame")
-        image.PatientName, image.PatientID, image.Modality = "Secret^Name", f"SECRET-{seed}", "MR"
+        image.PatientName, image.PatientID, image.Modality = "Secret^Name", f"SECRET-{seed % 10}", "MR"
         image.SeriesDescription, image.SeriesNumber, image.InstanceNumber = description, number, index + 1
         is_t2 = b_value is None
         image.ImageType = ["ORIGINAL", "PRIMARY", "M"] if is_t2 else ["ORIGINAL", "PRIMARY", "DIFFUSION", "TRACEW"]
@@ -119,9 +118,3 @@ class Files:
 def files() -> type[Files]:
     """Return the writers of small files."""
     return Files
-
-
-@pytest.fixture
-def refusals() -> Any:
-    """Return a function: a manifest or a collection -> code of each refused study."""
-    return lambda holder: {one.id: one.code for one in holder.refused}

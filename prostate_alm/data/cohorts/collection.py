@@ -23,8 +23,9 @@ class Case:
 class Collection:
     """The studies of a collection as its files describe them.
 
-    `folder` is where it lies; `tables` are the files that the labels come from; `unlabelled` are the ids of studies with images and no label,
-    which are left out. `source`, `label_definition` and `licence` are what the manifest says unless told otherwise.
+    `folder` is where it lies, `tables` are the files that the labels come from; `unlabelled` are the ids of studies with
+    images and no label, which are left out. `source`, `label_definition` and `licence` are what the manifest says
+    unless told otherwise.
     """
 
     folder: Path
@@ -40,12 +41,12 @@ class Collection:
 def screened(cases: Iterable[Case]) -> tuple[list[Case], list[RefusedStudy]]:
     """Return the cases that do not contradict one another, by id, and a refusal for each of the others.
 
-    Refused are all rows of an id that occurs more than once (`duplicate_id`, or `contradictory_labels` where the rows
-    disagree), all studies of a patient in two splits (`two_splits`), and studies without a split among others with one
-    (`no_split`).
+    Refused are all studies of a patient in two splits (`two_splits`), all rows of an id that occurs more than once
+    (`duplicate_id`, or `contradictory_labels` where the rows disagree), and studies without a split among others with
+    one (`no_split`).
     """
-    kept, refused = _without(sorted(cases, key=lambda one: one.label.id), lambda one: one.label.id, _repeated)
-    kept, more = _without(kept, lambda one: one.label.patient, _in_two_splits)
+    kept, refused = _without(cases, lambda one: one.label.patient, _in_two_splits)
+    kept, more = _without(kept, lambda one: one.label.id, _repeated)
     refused += more
     if any(one.label.split for one in kept):
         refused += [

@@ -1,9 +1,9 @@
 """fastMRI prostate: the DICOM release, and the PI-RADS scores of its slices.
 
-Layout: one folder a patient, `001` ... `312`, in SOURCE or one folder below (`DICOMS`), each with a folder a series:
-AX_T2, AX_DIFFUSION_TRACEW (b 50 and 1000), AX_DIFFUSION_ADC, AX_DIFFUSION_CALC_BVAL. The names do not matter, since the
-headers decide (docs/dicom.md); a patient without acquired trace images is refused (`no_diffusion`), because the ADC
-map and the computed image alone do not give the b-values of the model.
+Layout: one folder a patient, `001` ... `312`, in SOURCE or one folder below (`DICOMS`), with a folder for each series:
+AX_T2, AX_DIFFUSION_ADC, AX_DIFFUSION_CALC_BVAL and, by the account of users of the release, AX_DIFFUSION_TRACEW with
+b 50 and 1000. Their names do not matter, since the headers decide (docs/dicom.md). A patient without acquired trace
+images is refused (`no_diffusion`): the ADC map and the computed image alone do not give the b-values of the model.
 
 The tables are `t2_slice_level_labels.csv` and `dwi_slice_level_labels.csv` of the authors' repository: fastmri_pt_id,
 slice, PIRADS (1 to 5), fastmri_rawfile, data_split (training, validation, test), folder.
