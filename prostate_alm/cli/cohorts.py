@@ -63,19 +63,24 @@ def add_export(commands: Commands) -> None:
     export.set_defaults(action=_export_bids)
 
 
-def print_build(result: Any, options: argparse.Namespace, *, unlabelled: str = "folders") -> int:
-    """Print what came of a manifest, a `BuildResult`, and return the exit code; `unlabelled` says what has no label."""
+def print_build(result: Any, options: argparse.Namespace, *, unlabelled: str = "folders", **figures: int) -> int:
+    """Print what came of a manifest and return the exit code.
+
+    Args:
+        result: the `BuildResult`.
+        options: of the command; `output` and `json` count.
+        unlabelled: what it is that has no label.
+        figures: more for JSON.
+    """
     manifest = result.manifest
-    positives = sum(study.label for study in manifest.studies)
     if options.json:
         summary = {
             "manifest": str(options.output),
             "studies": len(manifest.studies),
-            "positives": positives,
             "refused": [study.model_dump() for study in manifest.refused],
             "unlabelled": len(result.unlabelled),
         }
-        print(json.dumps(summary, indent=1))
+        print(json.dumps(summary | figures, indent=1))
         return SOME_REFUSED if manifest.refused else OK
     print(f"{len(manifest.studies)} studies: {options.output}")
     for study in manifest.refused:
@@ -104,11 +109,10 @@ def _import_collection(options: argparse.Namespace) -> int:
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),
     )
-    code = print_build(result, options, unlabelled="studies")
+    labels = [study.label for study in result.manifest.studies]
+    code = print_build(result, options, unlabelled="studies", positives=sum(labels))
     if not options.json:
-        studies = result.manifest.studies
-        positives = sum(study.label for study in studies)
-        print(f"{positives} of {len(studies)} are positive ({100 * positives / len(studies):.1f} %)")
+        print(f"{sum(labels)} of {len(labels)} are positive ({100 * sum(labels) / len(labels):.1f} %)")
     return code
 
 

@@ -23,8 +23,8 @@ class Case:
 class Collection:
     """The studies of a collection as its files describe them.
 
-    `folder` is where it lies, `tables` are the files that the labels come from; `unlabelled` are the ids of studies with
-    images and no label, which are left out. `source`, `label_definition` and `licence` are what the manifest says
+    `folder` is where it lies, `tables` are the files that the labels come from; `unlabelled` are the ids of studies
+    with images and no label, which are left out. `source`, `label_definition` and `licence` are what the manifest says
     unless told otherwise.
     """
 
@@ -59,7 +59,7 @@ def screened(cases: Iterable[Case]) -> tuple[list[Case], list[RefusedStudy]]:
 
 
 def _without(
-    cases: Sequence[Case], key: Callable[[Case], str], fault: Callable[[Sequence[Case]], tuple[str, str] | None]
+    cases: Iterable[Case], key: Callable[[Case], str], fault: Callable[[Sequence[Case]], tuple[str, str] | None]
 ) -> tuple[list[Case], list[RefusedStudy]]:
     """Return the cases of groups without a fault, and one refusal per id of the others."""
     kept: list[Case] = []
