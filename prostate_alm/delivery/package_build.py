@@ -79,7 +79,7 @@ def pack_ensemble(
     files = {
         archive.METADATA: _json(_metadata(ensemble, card)),
         archive.INFERENCE: (ensemble.bundle / "inference.json").read_bytes(),
-        archive.MEMBER_TRAINING: (ensemble.bundle / "train.json").read_bytes(),
+        archive.MEMBER_TRAINING: ensemble.training_config.read_bytes(),
         archive.MODEL: _weights(ensemble),
         archive.README: model_card_text(ensemble, card).encode(),
         archive.LICENSE: licence.read_bytes() if licence else _own_licence(),

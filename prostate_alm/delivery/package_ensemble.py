@@ -22,6 +22,7 @@ from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold
 from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
 
 BUNDLE = "prostate"
+_TRAINING = "train.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class TrainedEnsemble:
     grid: GridSpec
     manifest: Manifest
     bundle: Path
+    training_config: Path
     state: dict[str, Tensor]
     studies: TrainingStudies
     out_of_fold: OutOfFold
@@ -62,11 +64,11 @@ def read_ensemble(
     about, metrics, members = _read_members(folder)
     configs = [member.read_json(run_folder.CONFIG) for member in members]
     bundle = bundle or Path("bundles", BUNDLE)
-    _require_same_bundle(bundle, configs, members)
+    training_config = _training_config(bundle, configs, members)
     manifest = manifest or Path("data", str(configs[0].get("manifest")))
     cohort = _read_manifest(manifest, configs, members)
     network, grid = read_specs(
-        bundle / "train.json", about.get("overrides", {}), b_values_s_per_mm2=cohort.b_values_s_per_mm2
+        training_config, about.get("overrides", {}), b_values_s_per_mm2=cohort.b_values_s_per_mm2
     )
     loaded = _load_members(network, members)
     studies = read_training_studies(
@@ -88,6 +90,7 @@ def read_ensemble(
         grid=grid,
         manifest=cohort,
         bundle=bundle,
+        training_config=training_config,
         state={name: value.contiguous() for name, value in loaded.state_dict().items()},
         studies=studies,
         out_of_fold=out_of_fold(studies.logits, cohort),
@@ -121,21 +124,24 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[R
     return about, metrics, tuple(members)
 
 
-def _require_same_bundle(bundle: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> None:
-    path = bundle / "train.json"
+def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> Path:
+    """Return the config file that all members were trained with: the first one's copy, else the bundle's."""
+    copy = members[0].file(run_folder.BUNDLE_FILES) / _TRAINING
+    path = copy if copy.is_file() else bundle / _TRAINING
     if not path.is_file() or not (bundle / "inference.json").is_file():
         raise _refused(
-            f"bundle must be a folder with train.json and inference.json, got {bundle}",
+            f"bundle must be a folder with {_TRAINING} and inference.json, got {bundle}",
             "Give --bundle bundles/prostate",
         )
     sha256 = sha256_of_file(path)
     for config, member in zip(configs, members, strict=True):
-        if config.get("config_files", {}).get("train.json") != sha256:
+        if config.get("config_files", {}).get(_TRAINING) != sha256:
             raise _refused(
-                f"bundle must be the one that the members were trained with, got another train.json in {bundle} than "
+                f"{_TRAINING} must be the one that the members were trained with, got another in {path.parent} than "
                 f"that of {member.path}",
                 "Give --bundle FOLDER with the train.json of that time, from the history of the repository.",
             )
+    return path
 
 
 def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> Manifest:

@@ -22,6 +22,7 @@ from prostate_alm.training.settings import (
     Settings,
     bundle_arguments,
     bundle_configuration,
+    bundle_files,
     exit_on_usage_error,
 )
 from prostate_alm.training.trainer import TwoStageTraining
@@ -87,6 +88,7 @@ def _prepare(bundle: str, settings: Settings) -> Member:
     uri = tracking.resolve_uri(settings.tracking_uri)
     tracking.prepare_store(uri, settings.experiment_name, folder=settings.output_dir or OUTPUT_ROOT / bundle)
     folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
+    folder.keep_bundle_files(bundle_files(bundle_arguments()))
     return Member(bundle, settings, config, samples, folder)
 
 

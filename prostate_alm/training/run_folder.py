@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from prostate_alm.data.manifest import write_text_atomically
 CONFIG, CHECKPOINT, MODEL, METRICS = "config.json", "checkpoint.pt", "model.pt", "metrics.json"
 PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING = "predictions.csv", "roc.png", "history.csv", "tracking.json"
 _ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING)
+BUNDLE_FILES = "bundle"
+"""Folder with the config files that the run was made with: the bundle may change, the run stays readable."""
 LOCK = ".lock"
 ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
 """What an ensemble's folder has besides the names that it shares with a member's."""
@@ -69,6 +71,13 @@ class RunFolder:
             raise RunFolderError(
                 f"output_dir must not be in use by another process, got {self.path}. Wait until that has ended."
             ) from error
+
+    def keep_bundle_files(self, paths: Iterable[Path]) -> None:
+        """Copy the config files of the bundle beside the results."""
+        folder = self.file(BUNDLE_FILES)
+        folder.mkdir(exist_ok=True)
+        for path in paths:
+            write_text_atomically(folder / path.name, path.read_text(encoding="utf-8"))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run atomically."""

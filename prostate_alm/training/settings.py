@@ -203,10 +203,18 @@ def bundle_configuration(arguments: Sequence[str], kind: type[Settings]) -> dict
         arguments: the command line after the program.
         kind: the settings that the bundle has; they are recorded as such, not as overrides.
     """
-    named = named_arguments(arguments)
-    files = _config_files(named.get("config_file", ""))
+    named, files = named_arguments(arguments), bundle_files(arguments)
     overrides = {name: value for name, value in named.items() if name not in _NOT_OVERRIDES | set(kind.model_fields)}
     return {"config_files": {path.name: sha256_of_file(path) for path in files}, "overrides": overrides}
+
+
+def bundle_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the config files that a command line names.
+
+    >>> [path.name for path in bundle_files(["run", "training", "--config_file", "bundles/prostate/train.json"])]
+    ['train.json']
+    """
+    return _config_files(named_arguments(arguments).get("config_file", ""))
 
 
 def named_arguments(arguments: Sequence[str]) -> dict[str, str]:

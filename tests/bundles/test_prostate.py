@@ -61,6 +61,8 @@ def test_the_command_trains_and_says_where_the_results_are(
     assert {row["sample_id"] for row in test_rows} == {i for i, study in studies.items() if study["split"] == "test"}
     assert all(int(row["label"]) == studies[row["sample_id"]]["label"] for row in rows)
     assert metrics["test"]["positives"] == sum(int(row["label"]) for row in test_rows)
+    kept = workplace / "whole" / "bundle" / "train.json"
+    assert kept.read_bytes() == (BUNDLE / "train.json").read_bytes()
 
 
 def test_the_weights_load_safely_into_the_network_of_the_config(

@@ -19,11 +19,13 @@ from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file, 
 from prostate_alm.delivery.card import StoredOperatingPoint
 from prostate_alm.delivery.package import PackageError, PackedModel, open_package, pack_ensemble
 from prostate_alm.delivery.package_config import read_specs
+from prostate_alm.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI looks for a decoder of GPUs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE = REPOSITORY / "bundles" / "prostate"
+LICENCE = REPOSITORY / "LICENSE"
 
 EnsembleWriter = Callable[..., Path]
 
@@ -295,7 +297,7 @@ def turn_round(folder: Path) -> None:
         (edit("metrics.json", members=[0, 1]), "ensemble must be evaluated with its 3 members"),
         (edit("ensemble.json", bundle="cifar10"), "ensemble must be of the prostate bundle, got one of cifar10"),
         (remove("ensemble.json"), "ensemble must be the folder of a trained one"),
-        (edit("member-02/config.json", config_files={}), "bundle must be the one that the members"),
+        (edit("member-02/config.json", config_files={}), "train.json must be the one that the members"),
         (edit("member-02/config.json", manifest_sha256="0" * 64), "manifest must be the one that the members"),
         (remove("cohort.json"), "manifest must be a readable file"),
         (relabel, "validation samples must be training studies of the manifest"),
@@ -318,6 +320,19 @@ def test_what_is_no_finished_ensemble_is_refused_in_a_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_an_ensemble_is_packed_after_its_bundle_has_changed(make_ensemble: EnsembleWriter, tmp_path: Path) -> None:
+    """Members keep the config that they were trained with; it is asked before the bundle of today."""
+    folder, changed = make_ensemble(tmp_path / "bce-alm"), tmp_path / "bundle"
+    shutil.copytree(BUNDLE, changed)
+    config = json.loads((BUNDLE / "train.json").read_text())
+    (changed / "train.json").write_text(json.dumps(config | {"image_size": [8, 8, 8]}))
+    with pytest.raises(PackageError, match=r"train\.json must be the one"):
+        pack_ensemble(folder, tmp_path / "a.zip", manifest=folder / "cohort.json", bundle=changed, licence=LICENCE)
+    RunFolder(folder / "member-00").keep_bundle_files([BUNDLE / "train.json"])
+    card = pack_ensemble(folder, tmp_path / "a.zip", manifest=folder / "cohort.json", bundle=changed, licence=LICENCE)
+    assert list(card.grid.image_size) == config["image_size"] != [8, 8, 8]
 
 
 def test_a_pack_is_not_overwritten_by_accident(
