@@ -206,12 +206,11 @@ def test_an_attempt_cut_off_anywhere_is_completed_not_repeated(
     with pytest.raises(NodeError, match="cut off"):
         list(Watcher(node, stand_in.respond, model_sha256=MODEL, pace=replace(PACE, lease_s=60.0)).once())
     assert server.modalities(study) == left
+    server.settle()
     # another machine gives numbers that differ, so that its report has other identifiers
     again = watcher(server, lambda folder: stand_in.respond(folder, logit=0.6))
     (outcome,) = again.once()
     assert (outcome.state, server.modalities(study)) == ("done", {"MR": 15, "SR": 1, "OT": 1})
-    server.settle()
-    assert list(watcher(server).once()) == []
 
 
 def test_an_attempt_that_failed_while_storing_is_completed(server: Any) -> None:
