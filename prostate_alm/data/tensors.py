@@ -50,7 +50,9 @@ class TensorLoader:
         self._images = torch.stack([sample["image"] for sample in samples]).to(device)  # (N, C, ...) uint8
         self._labels = torch.tensor([sample["label"] for sample in samples])
         self._ids = [sample["sample_id"] for sample in samples]
-        self._rows = [list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+        self._rows = [
+            list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)
+        ]
         self._batches = batches
         self._augment = augment
         self._random = torch.Generator()
