@@ -48,8 +48,6 @@ stand_in = _beside("orthanc_stand_in")
 MODEL = stand_in.MODEL.sha256
 OrthancServer = tools.OrthancServer
 
-needs_orthanc = pytest.mark.skipif(tools.EXECUTABLE is None, reason="Orthanc is not installed (Debian: orthanc)")
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -96,9 +94,36 @@ def states(outcomes: list[Outcome]) -> list[tuple[str, str]]:
     return [(one.state, one.code) for one in outcomes]
 
 
-def start_stand_in(server: Any, log: Path, seconds: float = 0.0) -> subprocess.Popen[str]:
-    program = [sys.executable, str(HERE / "orthanc_stand_in.py"), server.url, str(log), str(seconds)]
-    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start_stand_in() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that runs the stand-in on a server; what still runs at the end is killed."""
+    started = []
+
+    def start(server: Any, log: Path, seconds: float = 0.0) -> subprocess.Popen[str]:
+        program = [sys.executable, str(HERE / "orthanc_stand_in.py"), server.url, str(log), str(seconds)]
+        started.append(subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a server with the test's own settings; it is killed at the end."""
+    if tools.EXECUTABLE is None:
+        pytest.skip("Orthanc is not installed (Debian: orthanc)")
+    started = []
+
+    def start(**settings: Any) -> Any:
+        started.append(OrthancServer(tmp_path, **settings).start())
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float = 180.0) -> None:
@@ -108,10 +133,11 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 180.0) -> None:
         time.sleep(0.05)
 
 
-@needs_orthanc
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of broken associations
-def test_twenty_studies_are_answered_once_though_server_and_watcher_are_killed(tmp_path: Path) -> None:
-    server = OrthancServer(tmp_path).start()
+def test_twenty_studies_are_answered_once_though_server_and_watcher_are_killed(
+    start_server: Callable[..., Any], start_stand_in: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    server = start_server()
     log = tmp_path / "log"
     names = [f"S{number:02d}" for number in range(STUDIES)]
     todo = {name: tools.small_study(name) for name in names}
@@ -162,7 +188,6 @@ def test_twenty_studies_are_answered_once_though_server_and_watcher_are_killed(t
     for name in names if tools.DICOMWEB.exists() else []:
         (found,) = server.get(f"/dicom-web/studies/{tools.uid(name)}/series?Modality=SR")
         assert found["0020000D"]["Value"] == [tools.uid(name)]
-    server.kill()
 
 
 class CutNode(OrthancNode):
@@ -335,7 +360,11 @@ def test_the_metadata_of_another_program_stays(server: Any) -> None:
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_watcher_leaves_no_files_and_gives_the_study_back(
-    server: Any, tmp_path: Path, own_temporary_folder: Path, sign: signal.Signals
+    server: Any,
+    start_stand_in: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    own_temporary_folder: Path,
+    sign: signal.Signals,
 ) -> None:
     (study,) = fill(server, "A")
     running = start_stand_in(server, tmp_path / "log", 30.0)
@@ -348,7 +377,7 @@ def test_a_stopped_watcher_leaves_no_files_and_gives_the_study_back(
 
 
 def test_the_files_of_a_killed_watcher_are_removed_by_the_next(
-    server: Any, tmp_path: Path, own_temporary_folder: Path
+    server: Any, start_stand_in: Callable[..., subprocess.Popen[str]], tmp_path: Path, own_temporary_folder: Path
 ) -> None:
     fill(server, "A")
     running = start_stand_in(server, tmp_path / "log", 30.0)
@@ -416,17 +445,11 @@ def test_a_wrong_command_line_is_one_line_without_secrets(
     assert "secret" not in line
 
 
-def test_a_password_is_asked_for_and_a_wrong_one_refused(tmp_path: Path) -> None:
-    if tools.EXECUTABLE is None:
-        pytest.skip("Orthanc is not installed (Debian: orthanc)")
-    users = {"AuthenticationEnabled": True, "RegisteredUsers": {"watcher": "right"}}
-    server = OrthancServer(tmp_path, **users).start()
-    try:
-        assert OrthancNode(server.url, "watcher", "right").system()["CheckRevisions"]
-        with pytest.raises(NodeError, match="must be ones that the server accepts, got HTTP 401"):
-            OrthancNode(server.url, "watcher", "wrong").system()
-    finally:
-        server.kill()
+def test_a_password_is_asked_for_and_a_wrong_one_refused(start_server: Callable[..., Any]) -> None:
+    server = start_server(AuthenticationEnabled=True, RegisteredUsers={"watcher": "right"})
+    assert OrthancNode(server.url, "watcher", "right").system()["CheckRevisions"]
+    with pytest.raises(NodeError, match="must be ones that the server accepts, got HTTP 401"):
+        OrthancNode(server.url, "watcher", "wrong").system()
 
 
 @pytest.mark.parametrize(
