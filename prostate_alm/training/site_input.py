@@ -92,7 +92,12 @@ def read_trained_on(
 def _combined_members(folder: Path) -> dict[int, RunFolder]:
     members = finished_members(folder) if folder.is_dir() else {}
     combined = RunFolder(folder).read_json(METRICS).get("members", [])
-    if not members or combined != list(members):
+    if not members:
+        raise EnsembleError(
+            f"ensemble must be the folder of a trained one, got {folder} without finished members. "
+            "Train one with: prostate-alm ensemble train"
+        )
+    if combined != list(members):
         raise EnsembleError(
             f"ensemble must be evaluated with its {len(members)} finished members, got {len(combined)} in {folder}. "
             f"Evaluate it first: prostate-alm ensemble evaluate {folder}"
@@ -125,25 +130,23 @@ def _find_manifest(config: dict[str, Any], near: Sequence[Path]) -> Path:
     )
 
 
-def read_sites(own: TrainedOn, manifests: Sequence[Path], *, output: Path) -> list[Site]:
-    """Read other cohorts and check that the ensemble can be judged on their test studies.
+def sites_of(own: TrainedOn, manifests: Sequence[tuple[Path, Manifest]], *, output: Path) -> list[Site]:
+    """Return the sites of other cohorts, after checks that the ensemble can be judged on their test studies.
 
     Only test studies count: those of a training split may serve to adapt a model to the site, and two ensembles,
     trained here and there, are compared on the same studies.
 
     Args:
         own: the ensemble.
-        manifests: other cohorts, at least one.
+        manifests: other cohorts and where they were read from, at least one.
         output: where results of earlier evaluations lie, by name.
 
     Raises:
         EnsembleError: a cohort is that of the training, holds studies of it, has other diffusion volumes, lacks a
             class, has a volume that changed, or its name belongs to the results of another.
-        ManifestError: a manifest cannot be read.
     """
     sites: list[Site] = []
-    for path in manifests:
-        manifest = read_manifest(path)
+    for path, manifest in manifests:
         site = Site(path, manifest, tuple(study for study in manifest.studies if study.split == "test"))
         if site.name in {other.name for other in sites}:
             raise EnsembleError(f"manifests must have different names, got {site.name} twice. Give each once.")

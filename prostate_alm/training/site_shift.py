@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.data.manifest import sha256_of_file
+from prostate_alm.data.manifest import read_manifest, sha256_of_file
 from prostate_alm.method.calibration import PlattScaling, fit_platt
 from prostate_alm.method.calibration_quality import calibration_quality
 from prostate_alm.method.metrics import Interval, auc, bootstrap_interval, threshold_at_tpr
@@ -22,7 +22,7 @@ from prostate_alm.training.ensemble import RESAMPLES, Scores, read_predictions, 
 from prostate_alm.training.out_of_fold import OutOfFold, out_of_fold, read_validation_logits
 from prostate_alm.training.run_folder import METRICS, PREDICTIONS, RunFolder
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
-from prostate_alm.training.site_input import Site, TrainedOn, read_sites, read_trained_on
+from prostate_alm.training.site_input import Site, TrainedOn, read_trained_on, sites_of
 from prostate_alm.training.site_logits import member_logits
 
 SITES, POOLED = "sites", "pooled.json"
@@ -75,8 +75,9 @@ def evaluate_sites(
             judged; one line. Nothing is written then.
         ManifestError: a manifest cannot be read.
     """
+    cohorts = [(path, read_manifest(path)) for path in manifests]
     own = read_trained_on(folder, bundle=bundle, manifest=trained_on, near=manifests)
-    sites = read_sites(own, manifests, output=folder / SITES)
+    sites = sites_of(own, cohorts, output=folder / SITES)
     frozen = freeze(out_of_fold(read_validation_logits(own.members, own.manifest), own.manifest))
     total, done, scores = sum(len(site.studies) for site in sites), 0, {}
     for site in sites:

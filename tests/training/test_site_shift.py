@@ -260,6 +260,12 @@ def without_own_cohort(world: World) -> Path:
     return world.far
 
 
+def without_members(world: World) -> Path:
+    for member in world.ensemble.glob("member-*"):
+        shutil.rmtree(member)
+    return world.far
+
+
 def not_evaluated(world: World) -> Path:
     (world.ensemble / "metrics.json").unlink()
     return world.far
@@ -279,13 +285,14 @@ def other_bundle(world: World) -> Path:
     ("change", "message"),
     [
         (lambda world: world.own, "manifest must be another one than that of the training"),
-        (lambda world: world.own.with_name("absent.json"), "manifest must be a readable file"),
+        (lambda world: world.own / "absent.json", "manifest must be a readable file"),
         (other_b_values, "must be that of the training, [b 100 s/mm2, b 600 s/mm2, b 1000 s/mm2], got [b 50 s/mm2, "),
         (one_class, "test studies of a site must be of both classes, got 0 positive of 7"),
         (leaked, "must not be training studies of the ensemble, got 18 of 18"),
         (changed_file, "must have the manifest's SHA-256"),
         (replaced_manifest, "results of a site must not replace those of another manifest"),
         (without_own_cohort, "manifest of the training must be at hand, got no own.json"),
+        (without_members, "ensemble must be the folder of a trained one"),
         (not_evaluated, "ensemble must be evaluated with its 2 finished members, got 0"),
         (other_weights, "weights must be those of the bundle's network"),
         (other_bundle, "ensemble must be of the prostate bundle to be applied to manifests, got one of cifar10"),
