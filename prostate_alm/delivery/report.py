@@ -90,7 +90,7 @@ def _figures(result: StudyResult, model: PackedModel) -> list[ReportFigure]:
         return []
     views = study_views(result.volumes, model.card.grid, saliency=saliency(model, result.image))
     with matplotlib.rc_context(_STYLE):
-        return [_slices(views, model), _inputs(views, answer), _charts(model, answer)]
+        return [_slices(views, model), _inputs(views, answer), _overview(views, model), _charts(model, answer)]
 
 
 def _slices(views: Views, model: PackedModel) -> ReportFigure:
@@ -114,6 +114,18 @@ def _inputs(views: Views, answer: Prediction) -> ReportFigure:
         caption=f"Slice {number}; diffusion is interpolated onto the T2 grid. The ADC map is fitted for the reader, "
         "0 to 2500 µm²/s; the model does not see it.",
         description=f"Axial slice {number}: T2, diffusion at each b-value, and a fitted ADC map.",
+    )
+
+
+def _overview(views: Views, model: PackedModel) -> ReportFigure:
+    height = panels.overview_height_in(views, model.card, width_in=_WIDTH_IN)
+    return ReportFigure(
+        "overview",
+        *_png((_WIDTH_IN, height), lambda figure: panels.compose_overview(figure, views, model.card)),
+        title="All slices.",
+        caption="From the head to the feet; numbers count from the feet. Colours as above.",
+        description=f"Slices {views.first_slice + views.t2.shape[2] - 1} to {views.first_slice} of every path, small, "
+        "with saliency.",
     )
 
 

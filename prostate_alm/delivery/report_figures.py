@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ SALIENCY_FLOOR = 0.1  # of the greatest value; below, the image is left alone
 SALIENCY_OPACITY = 0.65
 ADC_WINDOW_UM2_PER_S = (0.0, 2500.0)
 SCALE_BAR_MM = 20
+OVERVIEW_COLUMNS, OVERVIEW_SLICES = 10, 20
 _LETTERS = {"left": ("R", 0.0, 0.5), "right": ("L", 1.0, 0.5), "top": ("A", 0.5, 1.0), "bottom": ("P", 0.5, 0.0)}
 _INSET = 0.03
 _BAR_OUTLINE = withStroke(linewidth=3.6, foreground="black")
@@ -85,6 +87,51 @@ def draw_saliency(axes: Axes, saliency: NDArray[np.floating], *, index: int, gre
             half.set_path_effects(_OUTLINE)
 
 
+def draw_overview(axes: Axes, path_image: NDArray[np.floating], saliency: NDArray[np.floating], views: Views) -> None:
+    """Draw every slice of a path small, its saliency over it, from cranial to caudal, each with its number.
+
+    Args:
+        axes: where to draw.
+        path_image: (X, Y, Z) of `views`.
+        saliency: (X, Y, Z).
+        views: the study.
+    """
+    indices = overview_slices(path_image.shape[2])
+    width, height = path_image.shape[:2]
+    # the middle of the slices' windows: neither a full bladder nor a bright rectum darkens all the others
+    low, high = np.median([signal_window(path_image, views, slices=[index]) for index in indices], axis=0)
+    aspect = views.spacing_mm[1] / views.spacing_mm[0]
+    axes.imshow(_mosaic(path_image, indices), cmap="gray", vmin=low, vmax=high, aspect=aspect)
+    greatest = float(np.abs(saliency).max())
+    if greatest > 0:
+        axes.imshow(saliency_colours(_mosaic(saliency, indices) / greatest), aspect=aspect, interpolation="nearest")
+    for number, index in enumerate(indices):
+        row, column = divmod(number, OVERVIEW_COLUMNS)
+        place = ((column + 0.04) * width, (row + 0.05) * height)
+        label = str(views.first_slice + index)
+        axes.text(*place, label, color="white", va="top", fontsize="x-small", path_effects=_OUTLINE)
+    axes.set_axis_off()
+
+
+def overview_slices(count: int) -> list[int]:
+    """Return the slices of an overview, from cranial to caudal: all, or every second, third ... of a thin stack.
+
+    >>> len(overview_slices(20)), overview_slices(41)[:3]
+    (20, [40, 37, 34])
+    """
+    return list(range(count - 1, -1, -math.ceil(count / OVERVIEW_SLICES)))
+
+
+def _mosaic(volume: NDArray[np.floating], indices: Sequence[int]) -> NDArray[np.floating]:
+    """Return slices side by side, (rows of tiles * Y, columns * X); 0 where the last row is not full."""
+    width, height = volume.shape[:2]
+    rows = math.ceil(len(indices) / OVERVIEW_COLUMNS)
+    tiles = np.zeros((rows * OVERVIEW_COLUMNS, height, width), volume.dtype)
+    tiles[: len(indices)] = volume[:, :, list(indices)].transpose(2, 1, 0)
+    grid = tiles.reshape(rows, OVERVIEW_COLUMNS, height, width).transpose(0, 2, 1, 3)
+    return grid.reshape(rows * height, OVERVIEW_COLUMNS * width)
+
+
 def saliency_colours(share: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return colours (..., 4) of shares of the greatest saliency, -1 to 1: opacity grows with the share.
 
@@ -105,11 +152,13 @@ def saliency_on_grey(share: NDArray[np.floating]) -> NDArray[np.float64]:
     return mixed
 
 
-def signal_window(voxels: NDArray[np.floating], views: Views) -> tuple[float, float]:
-    """Return the range of signal within the model's field in the slices shown, without the outermost."""
+def signal_window(
+    voxels: NDArray[np.floating], views: Views, *, slices: Sequence[int] | None = None
+) -> tuple[float, float]:
+    """Return the range of signal within the model's field in some slices (those shown), without the outermost."""
     (x0, x1), (y0, y1) = views.field
     across, down = slice(max(0, round(x0)), max(1, round(x1))), slice(max(0, round(y0)), max(1, round(y1)))
-    inside = voxels[across, down, min(views.slices) : max(views.slices) + 1]
+    inside = voxels[across, down][:, :, list(views.slices if slices is None else slices)]
     low, high = np.percentile(inside, (0.5, 99.8))
     return float(low), float(max(high, low + 1e-6))
 
@@ -262,14 +311,19 @@ def _probability_ticks(axes: Axes, odds: NDArray[np.floating]) -> None:
 
 
 def _name_lines(axes: Axes, study: float, threshold: float) -> None:
-    """Write "this study" and "threshold" beside their lines, towards the middle of the axis, one above the other."""
-    middle = sum(axes.get_xlim()) / 2
-    for place, name, height, weight in (
-        (study, "this study", -0.84, "bold"),
-        (threshold, "threshold", -0.54, "normal"),
+    """Write "this study" and "threshold" at their lines, one above the other, away from each other where there is room.
+
+    Both lines together never hide a name unless they stand at one end of the axis.
+    """
+    low, high = axes.get_xlim()
+    for place, other, name, height, weight in (
+        (study, threshold, "this study", -0.84, "bold"),
+        (threshold, study, "threshold", -0.54, "normal"),
     ):
-        side = "right" if place > middle else "left"
-        text = f"{name} " if side == "right" else f" {name}"
+        share = (place - low) / (high - low)
+        is_left = share > 0.85 or (place <= other and share > 0.15)
+        text = f"{name} " if is_left else f" {name}"
+        side = "right" if is_left else "left"
         axes.text(place, height, text, ha=side, va="center", fontsize="small", fontweight=weight)
 
 

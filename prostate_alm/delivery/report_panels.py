@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,7 +20,7 @@ from prostate_alm.delivery.report_views import Views
 Canvas = Figure | SubFigure
 
 _TITLE = "medium"
-_SPACE_IN, _GAP_IN, _SCALE_IN = 0.05, 0.2, 0.12
+_SPACE_IN, _GAP_IN, _SCALE_IN, _TITLE_IN = 0.05, 0.2, 0.12, 0.28
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Layout:
     height_by_width: float
     left_in: float = 0.05
     bottom_in: float = 0.05
-    top_in: float = 0.28
+    top_in: float = _TITLE_IN
     gap_after: int = 0
 
     def height_in(self, width_in: float) -> float:
@@ -100,6 +101,24 @@ def compose_slices(figure: Canvas, views: Views, card: ModelCard) -> None:
         for axes, index in zip(plain if number == 0 else [], views.slices, strict=False):
             note = "\ngreatest saliency" if index == views.peak else ""
             axes.set_ylabel(f"slice {views.first_slice + index} of {views.slices_in_series}{note}", fontsize="small")
+
+
+def compose_overview(figure: Canvas, views: Views, card: ModelCard) -> None:
+    """Draw all slices of every path with their saliency, so that none outside the chosen ones goes unseen."""
+    paths = path_views(views, card)
+    height = overview_height_in(views, card, width_in=_width_in(figure)) / len(paths)
+    for number, path in enumerate(paths):
+        bottom = _height_in(figure) - (number + 1) * height
+        axes = _axes(figure, 0.05, bottom + _SPACE_IN, _width_in(figure) - 0.1, height - _TITLE_IN - _SPACE_IN)
+        figures.draw_overview(axes, path.image, path.saliency, views)
+        axes.set_title(f"{path.image_name} with saliency", fontsize=_TITLE, loc="left")
+
+
+def overview_height_in(views: Views, card: ModelCard, *, width_in: float) -> float:
+    """Return how high a figure of `compose_overview` must be."""
+    rows = math.ceil(len(figures.overview_slices(views.t2.shape[2])) / figures.OVERVIEW_COLUMNS)
+    tile_in = (width_in - 0.1) / figures.OVERVIEW_COLUMNS * _height_by_width(views)
+    return len(card.network.path_channels) * (rows * tile_in + _TITLE_IN + _SPACE_IN)
 
 
 def compose_inputs(figure: Canvas, views: Views, answer: Prediction) -> None:

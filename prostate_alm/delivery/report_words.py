@@ -13,8 +13,8 @@ from prostate_alm.delivery.report_views import Views
 
 SYNTHETIC = "This model was trained on synthetic images: its answer says nothing about a patient."
 SALIENCY = (
-    "Orange raises the logit, blue lowers it; solid and dashed lines mark half of the greatest value. Saliency says "
-    "which voxels moved the logit, not that there is a lesion."
+    "Orange raises the logit, blue lowers it, each path on its own scale; solid and dashed lines mark half of the "
+    "greatest value. Saliency says which voxels moved the logit, not that there is a lesion."
 )
 FIELD = "Dotted: the model's field of view. Slices count from the feet; the patient's right is on the left."
 _SIGNS = {"positive": "▲", "negative": "▽"}
@@ -123,7 +123,8 @@ def b_values(answer: Prediction) -> str:
     pairs = zip(answer.b_values_s_per_mm2, answer.b_values_computed, strict=True)
     each = ", ".join(f"b {value:g} {'computed' if computed else 'acquired'}" for value, computed in pairs)
     acquired = numbers(answer.b_values_acquired_s_per_mm2)
-    return f"The model saw {each}; the scanner acquired b {acquired} s/mm². Computed ones come from a fit of the ADC."
+    fitted = " Computed ones come from a fit of the ADC." if any(answer.b_values_computed) else ""
+    return f"The model saw {each}; the scanner acquired b {acquired} s/mm².{fitted}"
 
 
 def describe_slices(views: Views, paths: Sequence[str]) -> str:

@@ -167,7 +167,7 @@ def test_the_roc_curve_is_that_of_scikit_learn() -> None:
 
 def test_the_file_needs_nothing_else(report: Path) -> None:
     page = Page(report.read_text(encoding="utf-8"))
-    assert len(page.alternatives) == 3
+    assert len(page.alternatives) == 4
     assert all(len(alternative) > 50 for alternative in page.alternatives)
     assert all(link.startswith("data:image/") for link in page.links)
     assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
