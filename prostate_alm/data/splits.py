@@ -1,5 +1,6 @@
 """Splits by patient: the test split of a cohort and the 80/20 split of each ensemble member."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -71,6 +72,45 @@ def _require_both_classes(part: Sequence[str], positive: set[str], purpose: str)
             f"both parts of the {purpose} split must have positives and negatives, got {len(part)} patients without a "
             f"{missing} one in a part. Add {missing} studies or name the splits in the labels."
         )
+
+
+def split_at_ratio(
+    labels: Mapping[str, int], patients: Mapping[str, str], *, ratio: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Drop positives until there are `ratio` negatives for each: the class ratio 1:`ratio` of section 5.1 of the paper.
+
+    round(negative patients / ratio) positive patients stay, or all where there are no more than that. They are drawn by
+    the hash of seed and patient, so that the positives at 1:8 are among those at 1:4, whatever else is in the cohort.
+
+    Args:
+        labels: study id -> 0 or 1.
+        patients: study id -> patient; one with a positive study is positive.
+        ratio: N of 1:N, above 0.
+        seed: other seeds keep other positives.
+
+    Returns:
+        Sorted ids that stay, and sorted ids of the patients that are dropped.
+
+    Raises:
+        SplitError: the ratio leaves no positive patient.
+
+    >>> kept, dropped = split_at_ratio({f"s{i}": int(i < 3) for i in range(11)}, {f"s{i}": f"p{i}" for i in range(11)},
+    ...     ratio=4, seed=0)
+    >>> len(kept), len(dropped)
+    (10, 1)
+    """
+    positive = {patients[study] for study, label in labels.items() if label == 1}
+    negatives = len({patients[study] for study in labels} - positive)
+    count = round(negatives / ratio)
+    if count < 1:
+        raise SplitError(
+            f"ratio must leave a positive patient, got 1:{ratio:g} with {negatives} negative ones. "
+            "Choose a smaller ratio."
+        )
+    order = sorted(positive, key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+    dropped = set(order[count:])
+    ids = sorted(labels)
+    return [i for i in ids if patients[i] not in dropped], [i for i in ids if patients[i] in dropped]
 
 
 def member_seed(seed: int, member: int, *streams: int) -> int:

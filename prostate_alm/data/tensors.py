@@ -16,13 +16,13 @@ MEAN, DEVIATION = 0.5, 0.25
 
 
 class TensorLoader:
-    """Batches of images of 8 bits, brought to about zero mean and unit variance.
+    """Batches of images that are held in memory: of 8 bits, brought to about zero mean and unit variance, or of floats.
 
     A data loader copies one sample at a time and, with workers, between processes; for images of a few kilobytes that
     takes longer than the network. Here a batch is one indexing operation.
 
     Args:
-        samples: each with `image` (uint8 (C, ...)), `label` (0 or 1) and `sample_id`; at least one.
+        samples: each with `image` (C, ...), uint8 or float32, `label` (0 or 1) and `sample_id`; at least one.
         batches: where the batches come from; None takes samples in order, `batch_size` at a time.
         batch_size: number of samples in a batch where `batches` is None.
         augment: changes the images of each batch.
@@ -47,7 +47,7 @@ class TensorLoader:
     ) -> None:
         if not samples:
             raise ValueError("samples must not be empty, got none in TensorLoader")
-        self._images = torch.stack([sample["image"] for sample in samples]).to(device)  # (N, C, ...) uint8
+        self._images = torch.stack([sample["image"] for sample in samples]).to(device)  # (N, C, ...)
         self._labels = torch.tensor([sample["label"] for sample in samples])
         self._ids = [sample["sample_id"] for sample in samples]
         self._rows = [
@@ -68,10 +68,15 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for rows in self._rows if self._batches is None else self._batches:
-            image = self._images[rows].float().div_(255 * DEVIATION).sub_(MEAN / DEVIATION)  # (B, C, ...)
+            image = _normalised(self._images[rows])  # (B, C, ...)
             if self._augment is not None:
                 image = self._augment(image, self._random)
             yield {"image": image, "label": self._labels[rows], "sample_id": [self._ids[row] for row in rows]}
+
+
+def _normalised(image: Tensor) -> Tensor:
+    """Return grey values of 8 bits at about zero mean and unit variance; floats are that already."""
+    return image.float().div_(255 * DEVIATION).sub_(MEAN / DEVIATION) if image.dtype == torch.uint8 else image
 
 
 def mirror_and_shift(image: Tensor, random: torch.Generator, *, shift_max: int = 4) -> Tensor:
@@ -98,3 +103,58 @@ def mirror_and_shift(image: Tensor, random: torch.Generator, *, shift_max: int =
     place = (sample, row[:, :, None], column[:, None, :])
     moved = image.movedim(1, -1)[tuple(index.to(image.device) for index in place)]  # (B, H, W, C)
     return moved.movedim(-1, 1)
+
+
+def crop_mirror_and_scale(
+    image: Tensor, random: torch.Generator, *, size: Sequence[int], gain_max: float = 0.1, offset_max: float = 0.1
+) -> Tensor:
+    """Cut a block from a random place of each volume, mirror half of them, change gain and offset of half.
+
+    x <- (1 + g) x + o with g uniform in ±`gain_max` for a random half of the volumes and o uniform in ±`offset_max` for
+    another half, the same for all channels of a volume.
+
+    Args:
+        image: (B, C, X, Y, Z), X from left to right; normalised.
+        random: source of random numbers, on the CPU.
+        size: of the block along X, Y and Z, at most that of the volumes.
+        gain_max: largest change of the gain, in [0, 1).
+        offset_max: largest offset, in standard deviations.
+
+    Returns:
+        (B, C, *size).
+
+    >>> crop_mirror_and_scale(torch.zeros(2, 4, 6, 6, 5), torch.Generator(), size=(4, 4, 4)).shape
+    torch.Size([2, 4, 4, 4, 4])
+    """
+    count = len(image)
+    room = torch.tensor(image.shape[2:]) - torch.tensor(size)
+    starts = (torch.rand(count, 3, generator=random) * (room + 1)).long().tolist()
+    mirrored, scaled, moved = (torch.rand(3, count, generator=random) < 0.5).float()
+    gain, offset = 2 * torch.rand(2, count, generator=random) - 1
+    blocks = [
+        volume[:, x : x + size[0], y : y + size[1], z : z + size[2]]
+        for volume, (x, y, z) in zip(image, starts, strict=True)
+    ]
+    cut = torch.stack([block.flip(1) if flip else block for block, flip in zip(blocks, mirrored, strict=True)])
+    shape = (count, 1, 1, 1, 1)
+    factor = (1 + gain_max * gain * scaled).view(shape).to(image.device)
+    return cut.mul_(factor).add_((offset_max * offset * moved).view(shape).to(image.device))
+
+
+def crop_centre(image: Tensor, random: torch.Generator, *, size: Sequence[int]) -> Tensor:
+    """Cut the middle of each volume, as `CenterSpatialCrop` of MONAI does; nothing is random.
+
+    Args:
+        image: (B, C, X, Y, Z).
+        random: not used.
+        size: of the block along X, Y and Z.
+
+    Returns:
+        (B, C, *size).
+
+    >>> crop_centre(torch.arange(5.0).view(1, 1, 5, 1, 1), torch.Generator(), size=(3, 1, 1)).flatten()
+    tensor([1., 2., 3.])
+    """
+    starts = [whole // 2 - part // 2 for whole, part in zip(image.shape[2:], size, strict=True)]
+    x, y, z = (slice(start, start + part) for start, part in zip(starts, size, strict=True))
+    return image[:, :, x, y, z]

@@ -3,10 +3,13 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
-from prostate_alm.data.splits import split_member
+from prostate_alm.data.recipe import make_from_recipe
+from prostate_alm.data.splits import split_at_ratio, split_member
 from prostate_alm.data.synthetic import default_manifest_path, ensure_synthetic_cohort
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.member import Member, open_trained, prepare
@@ -14,13 +17,33 @@ from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
 
 SYNTHETIC_COHORT_FOLDER = Path("data")
+_TEST_DRAW = 0
+"""Seed of the positives that a test set at a class ratio keeps: the same for all members and experiments."""
 
 
 class CohortSettings(Settings):
-    """Settings of a member that is trained on a cohort; without a manifest, on the synthetic one."""
+    """Settings of a member that is trained on a cohort.
+
+    The cohort is that of `manifest`, else the synthetic one of `recipe`, else a small synthetic one. With a `ratio`,
+    positive patients are dropped from training and test until there are `ratio` negatives for each.
+    """
 
     manifest: Path | None
-    not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {"manifest"}  # known by its content
+    recipe: Path | None
+    ratio: float | None = Field(gt=0, allow_inf_nan=False)
+    cache_dir: Path
+    not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
+        *("manifest", "recipe"),  # the cohort is known by its content
+        "cache_dir",
+    }
+
+    @model_validator(mode="after")
+    def _one_cohort(self) -> Self:
+        if self.manifest and self.recipe:
+            raise ValueError(
+                f"recipe must be left out where there is a manifest, got {self.recipe} with {self.manifest}. Give one."
+            )
+        return self
 
     @property
     def experiment_name(self) -> str:
@@ -29,23 +52,29 @@ class CohortSettings(Settings):
 
     @property
     def data_name(self) -> str:
-        """Name of the cohort."""
-        return (self.manifest or default_manifest_path(SYNTHETIC_COHORT_FOLDER)).stem
+        """Name of the cohort, and the class ratio where one is set."""
+        name = (self.manifest or self.recipe or default_manifest_path(SYNTHETIC_COHORT_FOLDER)).stem
+        return name if self.ratio is None else f"{name}-1-{self.ratio:g}"
 
     def read_samples(self) -> Samples:
         """Return the samples of the member from its manifest, whose volumes are checked.
 
         Raises:
-            ValueError: the manifest, a volume or a split cannot be used; one line for each fault.
+            ValueError: the manifest, the recipe, a volume or a split cannot be used; one line for each fault.
         """
-        path = self.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
+        path = self._manifest_path()
         manifest = read_manifest(path)
         faults = check_files(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
-        train, validation, test = member_samples(manifest, path.parent, seed=self.seed, member=self.member)
+        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
         identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
-        return Samples(train, validation, test, [], identity)
+        return Samples(*parts, identity)
+
+    def _manifest_path(self) -> Path:
+        if self.recipe:
+            return make_from_recipe(self.recipe, SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
+        return self.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
 
 
 def prepare_member(settings: CohortSettings) -> Member:
@@ -67,25 +96,36 @@ def silence_missing_decoders() -> None:
 
 
 def member_samples(
-    manifest: Manifest, folder: Path, *, seed: int, member: int
-) -> tuple[list[Sample], list[Sample], list[Sample]]:
-    """Return the training, validation and test samples of a member.
+    manifest: Manifest, folder: Path, *, seed: int, member: int, ratio: float | None = None
+) -> tuple[list[Sample], list[Sample], list[Sample], list[Sample]]:
+    """Return the training, validation and test samples of a member, and the test positives that the ratio leaves out.
 
     Args:
         manifest: the cohort.
         folder: where the manifest lies; its paths are relative to it.
-        seed: seed of the experiment.
+        seed: seed of the experiment; it also draws the training positives that a ratio keeps, the same for all members.
         member: number of the member, from 0.
+        ratio: N of the class ratio 1:N; None for all studies.
     """
     by_id = {study.id: study for study in manifest.studies}
-    training = [study for study in manifest.studies if study.split == "train"]
-    labels = {study.id: int(study.label) for study in training}
-    patients = {study.id: study.patient for study in training}
+    training, test = ([study for study in manifest.studies if study.split == split] for split in ("train", "test"))
+    kept, _ = _at_ratio(training, ratio=ratio, seed=seed)
+    labels = {name: int(by_id[name].label) for name in kept}
+    patients = {name: by_id[name].patient for name in kept}
     train, validation = split_member(labels, patients, seed=seed, member=member)
-    test = [study.id for study in manifest.studies if study.split == "test"]
-    _require_test_of_both_classes([by_id[i] for i in test])
-    first, second, third = ([sample_of(by_id[i], folder) for i in ids] for ids in (train, validation, test))
-    return first, second, third
+    _require_test_of_both_classes(test)
+    tested, extra = _at_ratio(test, ratio=ratio, seed=_TEST_DRAW)
+    parts = train, validation, tested, extra
+    first, second, third, fourth = ([sample_of(by_id[i], folder) for i in ids] for ids in parts)
+    return first, second, third, fourth
+
+
+def _at_ratio(studies: list[StudyRecord], *, ratio: float | None, seed: int) -> tuple[list[str], list[str]]:
+    """Return the ids that stay and the ids that are dropped."""
+    if ratio is None:
+        return [study.id for study in studies], []
+    labels = {study.id: int(study.label) for study in studies}
+    return split_at_ratio(labels, {study.id: study.patient for study in studies}, ratio=ratio, seed=seed)
 
 
 def _require_test_of_both_classes(studies: list[StudyRecord]) -> None:
@@ -107,6 +147,7 @@ def sample_of(study: StudyRecord, folder: Path) -> Sample:
     return {
         "t2": str(folder / study.t2.path),
         "dwi": str(folder / study.dwi.path),
+        "volumes_sha256": (study.t2.sha256, study.dwi.sha256),
         "label": int(study.label),
         "sample_id": study.id,
     }

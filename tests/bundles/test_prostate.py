@@ -191,7 +191,7 @@ def history(folder: Path, column: str) -> list[float]:
 def test_two_processes_train_as_one_does(cohort: Path, tmp_path: Path) -> None:
     # without augmentation, whose random numbers differ with the order in which samples are drawn, and with a plain
     # optimizer: the sign-like first steps of Adam turn rounding into differences of the size of the learning rate
-    plain = ("--augment", "$@centre_crop", "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", "0.02")
+    plain = ("--augment", "$@crop", "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", "0.02")
     common = ("--manifest", cohort, *EPOCHS, *plain, "--precision", "float32")
     alone = run(*common, "--output_dir", "alone", folder=tmp_path)
     assert alone.returncode == 0, alone.stderr

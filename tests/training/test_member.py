@@ -17,7 +17,7 @@ LABELS = [1, 0, 0, 1, 0, 0, 0]
 def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member:
     settings = read_settings(
         CohortSettings,
-        **dict.fromkeys(("manifest", "output_dir", "tracking_uri", "parent_run_id")),
+        **dict.fromkeys(("manifest", "recipe", "ratio", "output_dir", "tracking_uri", "parent_run_id")),
         **dict.fromkeys(("alm", "resume", "overwrite"), False),
         **dict.fromkeys(("member", "seed"), 0),
         **dict.fromkeys(("mu0", "rho", "delta", "learning_rate"), 1.0),
@@ -26,6 +26,7 @@ def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member
         loss_parameters=parameters or {},
         device="cpu",
         precision="auto",
+        cache_dir="cache",
     )
     train = [{"label": label, "sample_id": str(i)} for i, label in enumerate(LABELS)]
     return Member("prostate", settings, {}, Samples(train, [], [], [], {}), RunFolder(Path("unused")))

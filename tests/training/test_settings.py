@@ -9,6 +9,9 @@ from prostate_alm.training.settings import bundle_configuration, exit_on_usage_e
 
 VALID = {
     "manifest": None,
+    "recipe": None,
+    "ratio": None,
+    "cache_dir": "cache",
     "member": 0,
     "seed": 0,
     "loss": "bce",
