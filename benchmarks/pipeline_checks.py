@@ -1,6 +1,6 @@
 """Does the classifier use the prostate, and nothing else? AUC of what must be chance beside what must not.
 
-    OMP_NUM_THREADS=1 python benchmarks/pipeline_checks.py DICOM_DIR MANIFEST [--members 2] [--epochs 20 10]
+    OMP_NUM_THREADS=1 python benchmarks/pipeline_checks.py DICOM_DIR MANIFEST [--members 2] [--epochs 60 40]
 
 Run from the repository root. DICOM_DIR is a synthetic cohort (`prostate-alm phantom make`), which knows where the gland
 lies, MANIFEST what `prostate-alm manifest build` made of it. Trains ensembles, and prints one row of each as it is
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("dicom_dir", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--members", type=int, default=2, help="of each ensemble (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(20, 10), help="of both stages (default: 20 10)")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 40), help="of both stages (default: 60 40)")
     parser.add_argument("--shuffles", type=int, default=2, help="of the labels (default: %(default)s)")
     parser.add_argument("--radius_mm", type=float, default=34.0, help="of the ball (default: %(default)s)")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """What harmonised b-values cost: the same synthetic studies acquired at other b-values than the model's.
 
-    OMP_NUM_THREADS=1 python benchmarks/site_shift.py WORK_DIR [--studies 60] [--members 2] [--epochs 20 10]
+    OMP_NUM_THREADS=1 python benchmarks/site_shift.py WORK_DIR [--studies 60] [--members 2] [--epochs 60 40]
 
 Run from the repository root. Makes one cohort twice, acquired at 100/600/1000 and at 50/400/800 s/mm² (checked: same
 labels, same T2 volumes), builds both manifests at the model's b-values, trains an ensemble on the first and applies it
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=60, help="of each cohort (default: %(default)s)")
     parser.add_argument("--test-share", type=float, default=0.5, help="(default: %(default)s)")
     parser.add_argument("--members", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(20, 10), help="of both stages (default: 20 10)")
-    parser.add_argument("--difficulty", type=float, default=0.45, help="of the phantom (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 40), help="of both stages (default: 60 40)")
+    parser.add_argument("--difficulty", type=float, default=0.25, help="of the phantom (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="of the phantom (default: %(default)s)")
     options = parser.parse_args()
     manifests = {name: make_site(options, name) for name in B_VALUES}
