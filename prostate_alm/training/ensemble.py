@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.method.metrics import TooFewPositivesWarning, auc, bootstrap_interval, delong_test, fpr_at_tpr
+from prostate_alm.method.metrics import (
+    TooFewPositivesWarning,
+    auc,
+    bootstrap_interval,
+    delong_test,
+    fpr_at_false_negatives,
+    fpr_at_tpr,
+)
 from prostate_alm.training import results
 from prostate_alm.training.run_folder import (
     CONFIG,
@@ -35,6 +42,16 @@ _METRICS: dict[str, Callable[[Any, Any], float]] = {
 }
 
 Floats = NDArray[np.float64]
+
+
+def _metrics_of(labels: "Floats") -> dict[str, Callable[[Any, Any], float]]:
+    """Return what is measured on a test set: FPR at false negatives only where more positives are left."""
+    at_false_negatives = {
+        f"fpr_at_fn{count}": partial(fpr_at_false_negatives, false_negatives=count)
+        for count in results.FALSE_NEGATIVES
+        if count < labels.sum()
+    }
+    return _METRICS | at_false_negatives
 
 
 class EnsembleError(ValueError):
@@ -195,7 +212,7 @@ def _figures(scores: Scores) -> dict[str, dict[str, float]]:
 def _intervals(labels: Floats, logits: Floats) -> dict[str, list[float]]:
     found = {
         name: bootstrap_interval(labels, logits, metric=metric, resamples=RESAMPLES)
-        for name, metric in _METRICS.items()
+        for name, metric in _metrics_of(labels).items()
     }
     return {name: [interval.low, interval.high] for name, interval in found.items()}
 
@@ -220,7 +237,7 @@ def _compare(scores: Scores, other: Floats) -> dict[str, Any]:
         test = delong_test(labels, ours, theirs)
         both = np.stack([ours, theirs], axis=1)
         comparison[name] = {"auc_difference": test.auc_a - test.auc_b, "z": test.z, "p_value": test.p_value}
-        for key, metric in _METRICS.items():
+        for key, metric in _metrics_of(labels).items():
             interval = bootstrap_interval(labels, both, metric=partial(_difference, metric), resamples=RESAMPLES)
             comparison[name] |= {f"{key}_difference": interval.estimate, f"{key}_difference_low": interval.low}
             comparison[name] |= {f"{key}_difference_high": interval.high}
@@ -286,9 +303,8 @@ def to_text(metrics: Mapping[str, Any]) -> str:
     lines = [f"{'':20} {'AUC':>22}" + "".join(f" {f'FPR at {level} % TPR':>22}" for level in TPR_LEVELS_PERCENT)]
     for name, intervals in metrics["intervals"].items():
         figures = metrics["ensemble"][name]
-        cells = [
-            f"{100 * figures[key]:.1f} [{100 * low:.1f}, {100 * high:.1f}]" for key, (low, high) in intervals.items()
-        ]
+        bounds = {key: tuple(100 * bound for bound in intervals[key]) for key in _METRICS}
+        cells = [f"{100 * figures[key]:.1f} [{low:.1f}, {high:.1f}]" for key, (low, high) in bounds.items()]
         lines.append(f"{name.replace('_', ' '):20}" + "".join(f" {cell:>22}" for cell in cells))
     mean, deviation = metrics["member_mean"]["test"], metrics["member_std"]["test"]
     cells = [f"{100 * mean[key]:.1f} ± {100 * deviation[key]:.1f}" for key in _METRICS]

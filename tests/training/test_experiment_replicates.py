@@ -13,7 +13,7 @@ import pytest
 from prostate_alm.cli import main
 from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
 from prostate_alm.training.experiments import pooled_report, run
-from prostate_alm.training.experiments.bootstrap import TPR_LEVELS, Floats
+from prostate_alm.training.experiments.bootstrap import Floats
 from prostate_alm.training.experiments.effects import MEAN
 from prostate_alm.training.experiments.paper_tables import RATE_COLUMNS, paper_effects
 from prostate_alm.training.experiments.plan import Plan, start_or_continue
@@ -34,6 +34,7 @@ PLAN = json.loads(SHIPPED.read_text(encoding="utf-8")) | {"pairs": [[0, 1]], "ra
 LOSSES = ("bce", "a_ml", "msfe")
 SMALL = PLAN | {"losses": {loss: PLAN["losses"][loss] for loss in LOSSES}, "baseline_only": []}
 NEGATIVES, POSITIVES, AT_RATIO = 60, 50, 20
+TPR_LEVELS = (1.0, 0.95, 0.9)
 METRICS = (auc, *(lambda truth, scores, level=level: fpr_at_tpr(truth, scores, level) for level in TPR_LEVELS))
 
 pytestmark = pytest.mark.filterwarnings("ignore::prostate_alm.method.metrics.TooFewPositivesWarning")
@@ -211,7 +212,7 @@ def test_a_loss_that_a_replicate_lacks_is_left_out_of_that_replicates_mean_and_n
     write_pooled_report(roots, tmp_path / "report", resamples=20)
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| 0 | 0 and 1 | 1:9 | alm | not trained yet | left out | BCE |" in text
-    assert "| 1 | 0 and 1 | 1:9 | alm | only 1 of 2 members | used | MSFE |" in text
+    assert "| 1 | Classes 0 and 1 | 1:9 | alm | only 1 of 2 members | used | MSFE |" in text
     assert "| 2 | 0 and 1 | 1:9 | baseline | not trained yet | left out | BCE, A-ML, MSFE |" in text
 
 
@@ -238,7 +239,7 @@ def test_the_report_holds_the_pooled_means_beside_the_papers_and_every_figure(tm
     text = files[2].read_text(encoding="utf-8")
     assert text.index("## Mean effect of ALM over the losses") < text.index("## Effect of ALM for each loss")
     assert text.index("## Effect of ALM for each loss") < text.index("## What is missing")
-    assert f"| 0 and 1 | test set at the class ratio | 1:9 | 3 | 3 | {mean['rises']} of 9 |" in text
+    assert f"| Classes 0 and 1 | test set at the class ratio | 1:9 | 3 | 3 | {mean['rises']} of 9 |" in text
     assert "Nothing: every cell of every replicate rests on all members." in text
 
 
@@ -260,7 +261,7 @@ def test_a_report_before_the_first_result_names_every_cell_as_missing(tmp_path: 
     with (tmp_path / "report" / "effect_pooled.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {(row["difference"], row["replicates"]) for row in rows} == {("", "0")}
-    assert "| 1 | 0 and 1 | 1:9 | alm | not trained yet | left out | BCE, S-ML," in (
+    assert "| 1 | Classes 0 and 1 | 1:9 | alm | not trained yet | left out | BCE, S-ML," in (
         tmp_path / "report" / "report.md"
     ).read_text(encoding="utf-8")
 

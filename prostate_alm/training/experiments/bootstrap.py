@@ -5,6 +5,7 @@ all resamples what `method.metrics` gives for the scores repeated as often as th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from prostate_alm.method.metrics import threshold_at_tpr
 from prostate_alm.training.experiments.paper_tables import RATE_COLUMNS
 
-TPR_LEVELS = tuple(int(column.removeprefix("fpr_at_tpr")) / 100 for column in RATE_COLUMNS[1:])
 CONFIDENCE = 0.95
 
 Floats = NDArray[np.float64]
@@ -58,15 +58,16 @@ def rank(positive: Floats, negative: Floats, *, negative_counts: Counts) -> Rank
     return Ranking(order, drawn[below], drawn[not_above], size_of(negative_counts))
 
 
-def figures(ranking: Ranking, positive_counts: Counts) -> Floats:
-    """Return AUC and FPR at `TPR_LEVELS` on each resample.
+def figures(ranking: Ranking, positive_counts: Counts, *, columns: Sequence[str] = RATE_COLUMNS) -> Floats:
+    """Return AUC and rates on each resample.
 
     Args:
         ranking: from `rank`, of B resamples of the negatives, or of one for all.
         positive_counts: (P, B), how often each positive is in each resample; each column has the same sum.
+        columns: see `paper_tables.rate_columns`; the AUC comes first.
 
     Returns:
-        (4, B), in [0, 1], in the order of `RATE_COLUMNS`.
+        (C, B), in [0, 1], in the order of `columns`.
 
     Raises:
         ValueError: resamples are of different sizes or empty.
@@ -83,15 +84,17 @@ def figures(ranking: Ranking, positive_counts: Counts) -> Floats:
     drawn = positive_counts[ranking.order]
     so_far = np.cumsum(drawn, axis=0)  # (P, B)
     below = np.broadcast_to(ranking.below, drawn.shape)
-    columns = np.arange(drawn.shape[1])
+    places = np.arange(drawn.shape[1])
     rates = [_auc(ranking, drawn, positives)]
-    for level in TPR_LEVELS:
-        threshold = (so_far <= may_be_missed(positives, level)).sum(axis=0)  # (B,), place of the lowest found positive
-        rates.append((ranking.negatives - below[threshold, columns]) / ranking.negatives)
+    for column in columns[1:]:
+        threshold = (so_far <= missed_at(column, positives)).sum(axis=0)  # (B,), place of the lowest found positive
+        rates.append((ranking.negatives - below[threshold, places]) / ranking.negatives)
     return np.stack(rates)
 
 
-def mean_figures_of_draws(ranking: Ranking, positive_counts: Counts, *, size: int) -> Floats:
+def mean_figures_of_draws(
+    ranking: Ranking, positive_counts: Counts, *, size: int, columns: Sequence[str] = RATE_COLUMNS
+) -> Floats:
     """Return the mean of AUC and FPR over all ways to draw some of the positives of each resample.
 
     The positives are drawn without replacement, as test sets at a class ratio are. With T positives in the resample,
@@ -102,9 +105,10 @@ def mean_figures_of_draws(ranking: Ranking, positive_counts: Counts, *, size: in
         ranking: from `rank`.
         positive_counts: (P, B), as in `figures`.
         size: n, from 1 to the size of a resample.
+        columns: as in `figures`.
 
     Returns:
-        (4, B), in [0, 1], in the order of `RATE_COLUMNS`; the mean AUC is the AUC of the resample.
+        (C, B), in [0, 1], in the order of `columns`; the mean AUC is the AUC of the resample.
 
     Raises:
         ValueError: resamples are of different sizes or empty, or `size` is out of range.
@@ -124,8 +128,8 @@ def mean_figures_of_draws(ranking: Ranking, positive_counts: Counts, *, size: in
     so_far = np.cumsum(drawn, axis=0)
     share_above = (ranking.negatives - ranking.below) / ranking.negatives  # (P, B), FPR of each threshold
     rates = [_auc(ranking, drawn, positives)]
-    for level in TPR_LEVELS:
-        reached = _reached(positives, size, may_be_missed(size, level))
+    for column in columns[1:]:
+        reached = _reached(positives, size, missed_at(column, size))
         probability = reached[so_far] - reached[so_far - drawn]  # (P, B)
         rates.append(np.einsum("pb,pb->b", probability, np.broadcast_to(share_above, drawn.shape)))
     return np.stack(rates)
@@ -174,6 +178,19 @@ def size_of(counts: NDArray[Any]) -> int:
             "Draw as many images for each."
         )
     return int(sizes[0])
+
+
+def missed_at(column: str, positives: int) -> int:
+    """Return how many of the positives are missed at a rate: at a TPR as many as it allows, at N FN these.
+
+    Of fewer positives than that the last is found all the same.
+
+    >>> missed_at("fpr_at_tpr95", 53), missed_at("fpr_at_fn1", 53), missed_at("fpr_at_fn1", 1)
+    (2, 1, 0)
+    """
+    if column.startswith("fpr_at_tpr"):
+        return may_be_missed(positives, int(column.removeprefix("fpr_at_tpr")) / 100)
+    return min(int(column.removeprefix("fpr_at_fn")), positives - 1)
 
 
 @lru_cache

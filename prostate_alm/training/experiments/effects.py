@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, paper_effects
-from prostate_alm.training.experiments.tables import Pair, Results, figure_at, percent, rate_paths
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, paper_effects, rate_columns
+from prostate_alm.training.experiments.plan import Pair
+from prostate_alm.training.experiments.tables import Results, figure_at, percent, rate_paths
 
 MEAN = "mean"
 """Name of the row that holds the mean over the losses."""
@@ -13,7 +14,9 @@ MEAN = "mean"
 SPLITS = ("test", "test_draws", "test_all_positives")
 """Test set at the class ratio, the mean over many draws of it, and with all positives."""
 
-_PAPER_TABLES = {
+_PAPER_TABLES: dict[tuple[Pair | None, str], str] = {
+    (None, "test"): "table1",
+    (None, "test_draws"): "table1",
     ((0, 1), "test"): "table2",
     ((0, 1), "test_draws"): "table2",
     ((6, 7), "test"): "table5",
@@ -31,7 +34,7 @@ class Effect:
     interval over the test samples; `p_value` is DeLong's, for the AUC.
     """
 
-    pair: Pair
+    pair: Pair | None
     split: str
     ratio: int
     loss: str
@@ -54,15 +57,15 @@ def all_effects(results: Results) -> list[Effect]:
     plan = results.plan
     return [
         effect
-        for pair in plan.pairs
+        for pair in plan.tasks
         for split in SPLITS
         for ratio in sorted(plan.ratios)
-        for column in RATE_COLUMNS
+        for column in rate_columns(pair)
         for effect in _effects(results, pair, split=split, ratio=ratio, column=column)
     ]
 
 
-def _effects(results: Results, pair: Pair, *, split: str, ratio: int, column: str) -> Iterator[Effect]:
+def _effects(results: Results, pair: Pair | None, *, split: str, ratio: int, column: str) -> Iterator[Effect]:
     table = _PAPER_TABLES.get((pair, split))
     paper = paper_effects(table, ratio, column) if table else {}
     ours: dict[str, float] = {}
@@ -89,7 +92,7 @@ def _effects(results: Results, pair: Pair, *, split: str, ratio: int, column: st
 
 def _measured(results: Results, known: Effect) -> Effect:
     """Return `known` with our figures, where both ensembles have them."""
-    path = rate_paths(known.split)[known.column]
+    path = rate_paths(known.split, [known.column])[known.column]
     constrained = results.metrics(known.pair, known.ratio, known.loss, "alm")
     baseline = results.metrics(known.pair, known.ratio, known.loss, "baseline")
     after, before = figure_at(constrained, path), figure_at(baseline, path)

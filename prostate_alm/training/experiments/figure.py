@@ -8,13 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from prostate_alm.training.experiments.effects import MEAN, Effect
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
 
 _TITLES = {
     "test_auc": "AUC",
     "fpr_at_tpr100": "FPR at 100 % TPR",
     "fpr_at_tpr95": "FPR at 95 % TPR",
     "fpr_at_tpr90": "FPR at 90 % TPR",
+    "fpr_at_fn0": "FPR at 0 false negatives",
+    "fpr_at_fn1": "FPR at 1 false negative",
 }
 _BETTER, _WORSE, _PAPER = "tab:blue", "tab:red", "0.35"
 
@@ -26,24 +28,24 @@ def draw_effects(path: Path, effects: Sequence[Effect], *, title: str) -> None:
 
     Args:
         path: file to write; its suffix says the format.
-        effects: of one pair of classes and one test set.
+        effects: of one pair of classes, or a cohort, and one test set; at least one.
         title: what the figure shows.
     """
-    ratios = sorted({effect.ratio for effect in effects})
+    ratios, columns = sorted({effect.ratio for effect in effects}), rate_columns(effects[0].pair)
     losses = [loss for loss in LOSS_NAMES if any(effect.loss == loss for effect in effects)]
     height = 1.5 + len(ratios) * (0.9 + 0.26 * (len(losses) + 1))
     figure = Figure(figsize=(12, height), layout="constrained")
-    grid = figure.subplots(len(ratios), len(RATE_COLUMNS), squeeze=False, sharex="col", sharey=True)
+    grid = figure.subplots(len(ratios), len(columns), squeeze=False, sharex="col", sharey=True)
     for line, ratio in zip(grid, ratios, strict=True):
-        for axes, column in zip(line, RATE_COLUMNS, strict=True):
+        for axes, column in zip(line, columns, strict=True):
             own = {effect.loss: effect for effect in effects if (effect.ratio, effect.column) == (ratio, column)}
             _draw_panel(axes, [own[loss] for loss in [*losses, MEAN]])
         line[0].set_ylabel(f"1:{ratio}", fontsize="large", fontweight="bold", rotation=0, labelpad=22)
         line[0].set_yticks(range(len(losses) + 1), [*(LOSS_NAMES[loss] for loss in losses), "mean"])
         line[0].set_ylim(len(losses) + 0.6, -0.6)
-    for axes, column in zip(grid[0], RATE_COLUMNS, strict=True):
+    for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(_TITLES[column])
-    for axes, column in zip(grid[-1], RATE_COLUMNS, strict=True):
+    for axes, column in zip(grid[-1], columns, strict=True):
         axes.set_xlabel("better →" if column == "test_auc" else "← better")
     figure.suptitle(f"ALM minus baseline, percentage points. {title}")
     figure.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prostate_alm.training.experiments.plan import Plan
+from prostate_alm.training.experiments.plan import Pair, Plan
 from prostate_alm.training.run_folder import member_name
 
 Training = Literal["baseline", "alm"]
@@ -24,10 +24,9 @@ RULE = "the most finished members, then the highest mean validation AUC over the
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss at a class ratio of a pair of classes."""
+    """A loss at a class ratio of a pair of classes; `pair` is None for a cohort, which has two classes only."""
 
-    majority: int
-    minority: int
+    pair: Pair | None
     ratio: int
     loss: str
 
@@ -114,16 +113,16 @@ class CellState:
 
 def cells(plan: Plan) -> Iterator[Cell]:
     """Yield the cells of a plan in the order in which they are run."""
-    for majority, minority in plan.pairs:
+    for pair in plan.tasks:
         for ratio in plan.ratios:
             for loss in plan.losses:
-                yield Cell(majority, minority, ratio, loss)
+                yield Cell(pair, ratio, loss)
 
 
 def side_folder(plan: Plan, cell: Cell, *, training: Training) -> Path:
-    """Return the folder of an ensemble relative to the root, e.g. `cifar10-0-1/1-9/a_fl-alm`."""
-    experiment = f"{plan.dataset}-{cell.majority}-{cell.minority}"
-    return Path(experiment, f"1-{cell.ratio}", f"{cell.loss}-{training}")
+    """Return the folder of an ensemble relative to the root: `cifar10-0-1/1-9/a_fl-alm`, `prostate/1-8/bce-alm`."""
+    experiment = [plan.dataset, *map(str, cell.pair or ())]
+    return Path("-".join(experiment), f"1-{cell.ratio}", f"{cell.loss}-{training}")
 
 
 def search(plan: Plan, cell: Cell, *, look: Look) -> CellState:
@@ -161,8 +160,7 @@ def _loss_candidates(plan: Plan, cell: Cell) -> list[Candidate]:
     all_parameters = plan.loss_candidates(cell.loss, cell.ratio)
     common = {
         **plan.settings,
-        "majority": cell.majority,
-        "minority": cell.minority,
+        **dict(zip(("majority", "minority"), cell.pair or (), strict=False)),
         "ratio": cell.ratio,
         "loss": cell.loss,
         "seed": plan.seed,

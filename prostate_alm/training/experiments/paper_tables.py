@@ -1,4 +1,4 @@
-"""The figures of the paper's CIFAR-10 tables (2, 4, 5, 6 and 8) and the effect of ALM in them."""
+"""The figures of the paper's tables (1, 3, 7: prostate; 2, 4, 5, 6, 8: CIFAR-10) and the effect of ALM in them."""
 
 import json
 from functools import lru_cache
@@ -6,7 +6,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import NamedTuple
 
-from prostate_alm.training.experiments.plan import in_numbers
+from prostate_alm.training.experiments.plan import Pair, in_numbers
 
 LOSS_NAMES = MappingProxyType(
     {
@@ -27,6 +27,14 @@ LOSS_NAMES = MappingProxyType(
 RATE_COLUMNS = ("test_auc", "fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
 """Columns of tables 2, 5 and 6, in percent."""
 
+COHORT_COLUMNS = ("test_auc", "fpr_at_fn0", "fpr_at_fn1")
+"""Columns of table 1, in percent."""
+
+
+def rate_columns(pair: Pair | None) -> tuple[str, ...]:
+    """Return the columns by which ensembles are compared: those of table 2 for classes, of table 1 for a cohort."""
+    return COHORT_COLUMNS if pair is None else RATE_COLUMNS
+
 
 class Key(NamedTuple):
     """A cell of a table: class ratio 1:`ratio`, loss, `baseline` or `alm`, column."""
@@ -42,7 +50,7 @@ def paper_table(name: str) -> MappingProxyType[Key, float]:
     """Return a table of the paper; AUCs and rates in percent, parameters as they are.
 
     Args:
-        name: table2, table4, table5, table6 or table8.
+        name: table1 to table8.
 
     >>> paper_table("table2")[Key(9, "a_fl", "alm", "test_auc")]
     95.38
@@ -61,9 +69,9 @@ def paper_effects(name: str, ratio: int, column: str) -> dict[str, float]:
     """Return ALM minus baseline of each loss that the table has with both.
 
     Args:
-        name: table2, table5 or table6.
+        name: table1, table2, table5 or table6.
         ratio: N of the class ratio 1:N.
-        column: one of `RATE_COLUMNS`.
+        column: one of `rate_columns`.
 
     Returns:
         Differences in percentage points by loss; empty for a class ratio that the paper does not have.

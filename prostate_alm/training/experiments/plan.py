@@ -45,6 +45,9 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+"""Majority and minority class of a data set of many classes."""
+
 Value = Annotated[float | str, PlainValidator(_value)]
 Candidates = Annotated[tuple[Value, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -67,12 +70,12 @@ class Penalty(BaseModel):
 
 
 class Plan(BaseModel):
-    """An experiment: every loss at every class ratio of every pair of classes, alone and with the constraint.
+    """An experiment: every loss at every class ratio of pairs of classes or of a cohort, alone and with the constraint.
 
     `bundle` is the config file of the bundle, relative to the plan's own file; `dataset` starts the names of folders;
-    `pairs` are (majority, minority) classes; `losses` gives each loss's own parameters, one value or a list of
-    candidates; losses of `baseline_only` are not combined with the constraint; `settings` are the bundle's, the same
-    for all runs.
+    `pairs` are (majority, minority) classes, absent for a bundle whose data have two classes only; `losses` gives each
+    loss's own parameters, one value or a list of candidates; losses of `baseline_only` are not combined with the
+    constraint; `settings` are the bundle's, the same for all runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,7 +83,7 @@ class Plan(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     bundle: Path
     dataset: str = Field(pattern=r"^[a-z0-9]+$")
-    pairs: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...] = Field(min_length=1)
+    pairs: tuple[Pair, ...] | None = Field(default=None, min_length=1)
     ratios: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     losses: dict[str, dict[str, Candidates]] = Field(min_length=1)
     baseline_only: tuple[str, ...] = ()
@@ -94,6 +97,11 @@ class Plan(BaseModel):
         for fault in _faults(self):
             raise ValueError(fault)
         return self
+
+    @property
+    def tasks(self) -> tuple[Pair | None, ...]:
+        """What is trained: pairs of classes, or None for a cohort of two."""
+        return self.pairs or (None,)
 
     def loss_candidates(self, loss: str, ratio: int) -> list[dict[str, float]]:
         """Return the candidates of a loss's own parameters at a class ratio, in the order of the plan.
@@ -129,11 +137,30 @@ def in_numbers(value: float | str, ratio: int) -> float:
     return int(match[1] or 1) * ratio / int(match[2] or 1) if match else float(value)
 
 
+def pair_in_words(pair: Pair | None) -> str:
+    """Return what is told apart, in words.
+
+    >>> pair_in_words((0, 1)), pair_in_words(None)
+    ('Classes 0 and 1', 'Cohort')
+    """
+    return "Cohort" if pair is None else f"Classes {pair[0]} and {pair[1]}"
+
+
+def pair_as_name(pair: Pair | None) -> str:
+    """Return what is told apart, as a part of a file's name.
+
+    >>> pair_as_name((0, 1)), pair_as_name(None)
+    ('0-1', 'cohort')
+    """
+    return "cohort" if pair is None else f"{pair[0]}-{pair[1]}"
+
+
 def _faults(plan: Plan) -> list[str]:
     """Return what is wrong between the fields, each in the words of `must be`."""
     faults = []
-    if any(majority == minority for majority, minority in plan.pairs) or len(set(plan.pairs)) < len(plan.pairs):
-        faults.append(f"pairs must be different pairs of two different classes, got {list(map(list, plan.pairs))}")
+    pairs = plan.pairs or ()
+    if any(majority == minority for majority, minority in pairs) or len(set(pairs)) < len(pairs):
+        faults.append(f"pairs must be different pairs of two different classes, got {list(map(list, pairs))}")
     if len(set(plan.ratios)) < len(plan.ratios):
         faults.append(f"ratios must be without repetition, got {list(plan.ratios)}")
     for loss, parameters in plan.losses.items():

@@ -10,7 +10,8 @@ from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.experiments.effects import MEAN
 from prostate_alm.training.experiments.markdown import NONE, grid, signed
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.plan import pair_as_name, pair_in_words
 from prostate_alm.training.experiments.replicates import (
     RESAMPLES,
     Gap,
@@ -53,9 +54,9 @@ def write_pooled_report(
     table = output / "effect_pooled.csv"
     _write_csv(table, effects)
     drawable = {effect.pair: None for effect in effects if effect.split in _DRAWN and effect.effect is not None}
-    figures = [output / f"effect-pooled-{pair[0]}-{pair[1]}.png" for pair in drawable]
+    figures = [output / f"effect-pooled-{pair_as_name(pair)}.png" for pair in drawable]
     for pair, path in zip(drawable, figures, strict=True):
-        title = f"Classes {pair[0]} and {pair[1]}, mean of {len(replicates)} replicates"
+        title = f"{pair_in_words(pair)}, mean of {len(replicates)} replicates"
         draw_pooled_effects(path, [effect for effect in effects if effect.pair == pair], title=title)
     report = output / "report.md"
     write_text_atomically(report, _markdown(replicates, effects, figures, resamples=resamples))
@@ -68,7 +69,7 @@ def _write_csv(path: Path, effects: Iterable[PooledEffect]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow((*header, "paper_all", "losses", "cells", "rises"))
         for one in effects:
-            place = (f"{one.pair[0]}-{one.pair[1]}", f"1:{one.ratio}", one.split, _name(one.loss), one.column)
+            place = (pair_as_name(one.pair), f"1:{one.ratio}", one.split, _name(one.loss), one.column)
             figures = [_rounded(value) for value in (one.effect, one.low, one.high)]
             paper = [_rounded(value) for value in (one.paper, one.paper_all)]
             counts = (one.losses, one.cells, one.rises)
@@ -101,7 +102,7 @@ def _markdown(
     for (pair, split), group in groupby(effects, key=lambda effect: (effect.pair, effect.split)):
         some = list(group)
         if any(effect.effect is not None for effect in some):
-            parts += [f"### Classes {pair[0]} and {pair[1]}, {SPLIT_WORDS[split]}", _losses(some)]
+            parts += [f"### {pair_in_words(pair)}, {SPLIT_WORDS[split]}", _losses(some)]
     parts += [f"![{path.stem}]({path.name})" for path in figures]
     parts += ["## What is missing", _missing(find_gaps(replicates))]
     return "\n\n".join(parts) + "\n"
@@ -116,17 +117,22 @@ def _rows(effects: Iterable[PooledEffect]) -> list[list[PooledEffect]]:
 
 
 def _summary(effects: Iterable[PooledEffect]) -> str:
-    header = ["classes", "test set", "class ratio", "losses", "replicates", "cells with AUC up", *HEADINGS_OF_RATES]
+    means = [effect for effect in effects if effect.loss == MEAN]
+    header = ["data", "test set", "class ratio", "losses", "replicates", "cells with AUC up", *_headings(means)]
     rows = []
-    for own in _rows(effect for effect in effects if effect.loss == MEAN):
+    for own in _rows(means):
         auc = own[0]
-        place = [f"{auc.pair[0]} and {auc.pair[1]}", SPLIT_WORDS[auc.split], f"1:{auc.ratio}"]
+        place = [pair_in_words(auc.pair), SPLIT_WORDS[auc.split], f"1:{auc.ratio}"]
         counts = [str(auc.losses), str(auc.replicates), f"{auc.rises} of {auc.cells}"]
         rows.append([*place, *counts, *map(_figure, own)])
     return grid(header, rows)
 
 
-def _losses(effects: Iterable[PooledEffect]) -> str:
+def _headings(effects: Sequence[PooledEffect]) -> list[str]:
+    return [HEADINGS[column] for column in rate_columns(effects[0].pair)]
+
+
+def _losses(effects: Sequence[PooledEffect]) -> str:
     rows = []
     for own in _rows(effects):
         auc = own[0]
@@ -135,10 +141,7 @@ def _losses(effects: Iterable[PooledEffect]) -> str:
         if auc.loss == MEAN and auc.paper_all is not None:
             paper = [signed(one.paper_all, one.column) for one in own]
             rows.append([f"1:{auc.ratio}", "paper's mean of all", "", "", *paper])
-    return grid(["class ratio", "loss", "replicates", "cells with AUC up", *HEADINGS_OF_RATES], rows)
-
-
-HEADINGS_OF_RATES = tuple(HEADINGS[column] for column in RATE_COLUMNS)
+    return grid(["class ratio", "loss", "replicates", "cells with AUC up", *_headings(effects)], rows)
 
 
 def _figure(one: PooledEffect) -> str:
@@ -154,9 +157,9 @@ def _missing(gaps: Sequence[Gap]) -> str:
     for gap in gaps:
         cell = gap.cell
         use = "left out" if gap.is_absent else "used"
-        key = (str(gap.seed), f"{cell.majority} and {cell.minority}", f"1:{cell.ratio}", gap.training, gap.reason, use)
+        key = (str(gap.seed), pair_in_words(cell.pair), f"1:{cell.ratio}", gap.training, gap.reason, use)
         groups.setdefault(key, []).append(LOSS_NAMES[cell.loss])
-    header = ["seed", "classes", "class ratio", "training", "reason", "cell", "losses"]
+    header = ["seed", "data", "class ratio", "training", "reason", "cell", "losses"]
     return grid(header, ([*key, ", ".join(losses)] for key, losses in groups.items()))
 
 
@@ -171,21 +174,21 @@ def draw_pooled_effects(path: Path, effects: Sequence[PooledEffect], *, title: s
     from matplotlib.figure import Figure
 
     some = [effect for effect in effects if effect.split in _DRAWN]
-    ratios = sorted({effect.ratio for effect in some})
+    ratios, columns = sorted({effect.ratio for effect in some}), rate_columns(effects[0].pair)
     losses = [loss for loss in [*LOSS_NAMES, MEAN] if any(effect.loss == loss for effect in some)]
     height = 1.7 + len(ratios) * (0.7 + 0.34 * len(losses))
     figure = Figure(figsize=(13, height), layout="constrained")
-    grid = figure.subplots(len(ratios), len(RATE_COLUMNS), squeeze=False, sharex="col", sharey=True)
+    grid = figure.subplots(len(ratios), len(columns), squeeze=False, sharex="col", sharey=True)
     for line, ratio in zip(grid, ratios, strict=True):
-        for axes, column in zip(line, RATE_COLUMNS, strict=True):
+        for axes, column in zip(line, columns, strict=True):
             _draw_panel(axes, [one for one in some if (one.ratio, one.column) == (ratio, column)], losses)
         line[0].set_ylabel(f"1:{ratio}", fontsize="large", fontweight="bold", rotation=0, labelpad=22)
         line[0].set_yticks(range(len(losses)), [_name(loss) for loss in losses])
         line[0].get_yticklabels()[-1].set_fontweight("bold")
         line[0].set_ylim(len(losses) - 0.4, -0.6)
-    for axes, column in zip(grid[0], RATE_COLUMNS, strict=True):
+    for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(HEADINGS[column])
-    for axes, column in zip(grid[-1], RATE_COLUMNS, strict=True):
+    for axes, column in zip(grid[-1], columns, strict=True):
         axes.set_xlabel("better →" if column == "test_auc" else "← better")
     figure.suptitle(f"ALM minus baseline, percentage points, with 95 % intervals. {title}")
     _draw_legend(figure)

@@ -22,9 +22,9 @@ from prostate_alm.training.experiments.bootstrap import (
 )
 from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects
 from prostate_alm.training.experiments.grid import Cell, Training, side_folder
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
-from prostate_alm.training.experiments.plan import PLAN_FILE, Plan
-from prostate_alm.training.experiments.tables import TRAININGS, Pair, Results
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.plan import PLAN_FILE, Pair, Plan
+from prostate_alm.training.experiments.tables import TRAININGS, Results
 from prostate_alm.training.run_folder import METRICS, PREDICTIONS
 
 RESAMPLES, TEST_DRAWS = 1000, 100
@@ -133,15 +133,15 @@ def find_gaps(replicates: Sequence[Replicate]) -> list[Gap]:
 
 
 def _compared(plan: Plan) -> Iterator[Cell]:
-    for pair in plan.pairs:
+    for pair in plan.tasks:
         for ratio in sorted(plan.ratios):
-            yield from (Cell(*pair, ratio, loss) for loss in LOSS_NAMES if loss in plan.losses and plan.has_alm(loss))
+            yield from (Cell(pair, ratio, loss) for loss in LOSS_NAMES if loss in plan.losses and plan.has_alm(loss))
 
 
 def _gap(replicate: Replicate, cell: Cell, training: Training) -> tuple[bool, str]:
     """Return whether an ensemble cannot be used, and what there is to say of it; empty when all is there."""
     folder = replicate.folder(cell, training)
-    reason = replicate.results.why_missing((cell.majority, cell.minority), cell.ratio, cell.loss, training)
+    reason = replicate.results.why_missing(cell.pair, cell.ratio, cell.loss, training)
     if not (folder / METRICS).is_file():
         return True, reason
     if not (folder / PREDICTIONS).is_file():
@@ -183,7 +183,7 @@ def pooled_effects(
 
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """What is pooled of a loss or of the mean on a test set; arrays have one entry for each of `RATE_COLUMNS`."""
+    """What is pooled of a loss or of the mean on a test set; arrays have one entry for each column."""
 
     effect: Floats
     low: Floats
@@ -194,9 +194,9 @@ class _Pool:
 
 
 def _pool_group(
-    replicates: Sequence[Replicate], pair: Pair, ratio: int, *, resamples: int, seed: int
+    replicates: Sequence[Replicate], pair: Pair | None, ratio: int, *, resamples: int, seed: int
 ) -> dict[tuple[str, str], _Pool]:
-    images = _TestImages(resamples=resamples, seed=seed)
+    images = _TestImages(rate_columns(pair), resamples=resamples, seed=seed)
     found = [_differences(replicate, pair, ratio, images=images) for replicate in replicates]
     present = [own for own in found if own]
     groups = {loss: [[own[loss]] for own in present if loss in own] for own in present for loss in own}
@@ -225,12 +225,12 @@ def _pool(differences: Sequence[Sequence[Floats]], *, seed: int) -> _Pool:
 
 
 def _differences(
-    replicate: Replicate, pair: Pair, ratio: int, *, images: "_TestImages"
+    replicate: Replicate, pair: Pair | None, ratio: int, *, images: "_TestImages"
 ) -> dict[str, dict[str, Floats]]:
     """Return ALM minus baseline by loss and test set, (columns, 1 + B): all images, then the resamples."""
     found = {}
     for cell in _compared(replicate.results.plan):
-        is_here = ((cell.majority, cell.minority), cell.ratio) == (pair, ratio)
+        is_here = (cell.pair, cell.ratio) == (pair, ratio)
         if is_here and not any(_gap(replicate, cell, training)[0] for training in TRAININGS):
             baseline, constrained = (
                 images.figures(replicate.folder(cell, training) / PREDICTIONS) for training in TRAININGS
@@ -243,11 +243,13 @@ class _TestImages:
     """The test images of a pair of classes at a class ratio, which all ensembles share, and their resamples.
 
     Args:
+        columns: see `paper_tables.rate_columns`.
         resamples: B.
         seed: of the bootstrap.
     """
 
-    def __init__(self, *, resamples: int, seed: int) -> None:
+    def __init__(self, columns: Sequence[str], *, resamples: int, seed: int) -> None:
+        self._columns = columns
         self._resamples, self._random = resamples, np.random.default_rng(seed)
         self._first: tuple[Path, list[_Identity]] | None = None
 
@@ -272,11 +274,12 @@ class _TestImages:
         is_positive = np.array([label == "1" for *_, label in identities])
         positive, negative = logits[is_positive], logits[~is_positive]
         ranking = rank(positive, negative, negative_counts=self._negatives)
-        found = {split: figures(ranking, counts) for split, counts in self._positives.items()}
+        found = {split: figures(ranking, counts, columns=self._columns) for split, counts in self._positives.items()}
         if "test_all_positives" in found:
-            mean = mean_figures_of_draws(ranking, self._positives["test_all_positives"], size=self._at_ratio)
+            counts = self._positives["test_all_positives"]
+            mean = mean_figures_of_draws(ranking, counts, size=self._at_ratio, columns=self._columns)
             whole = rank(positive, negative, negative_counts=self._negatives[:, :1])
-            mean[:, 0] = figures(whole, self._fixed_draws).mean(axis=1)
+            mean[:, 0] = figures(whole, self._fixed_draws, columns=self._columns).mean(axis=1)
             found["test_draws"] = mean
         return found
 
@@ -328,7 +331,7 @@ def _with_pool(known: Effect, pools: Mapping[tuple[str, str], _Pool], effects: S
     pool = pools.get((known.loss, known.split))
     if pool is None:
         return empty
-    column = RATE_COLUMNS.index(known.column)
+    column = rate_columns(known.pair).index(known.column)
     return replace(
         empty,
         effect=float(pool.effect[column]),

@@ -8,7 +8,8 @@ from pathlib import Path
 from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
 from prostate_alm.training.experiments.markdown import NONE, grid, signed
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS
+from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.plan import pair_as_name, pair_in_words
 from prostate_alm.training.experiments.tables import (
     PARAMETER_COLUMNS,
     Missing,
@@ -24,6 +25,8 @@ HEADINGS = {
     "fpr_at_tpr100": "FPR at 100 % TPR",
     "fpr_at_tpr95": "FPR at 95 % TPR",
     "fpr_at_tpr90": "FPR at 90 % TPR",
+    "fpr_at_fn0": "FPR at 0 FN",
+    "fpr_at_fn1": "FPR at 1 FN",
     "ensemble_auc": "AUC of the ensemble",
     "member_auc_mean": "mean AUC of the members",
     "member_auc_std": "standard deviation of it",
@@ -114,7 +117,7 @@ def _write_effects(output: Path, effects: Sequence[Effect]) -> Path:
     )
     rows = (
         (
-            f"{effect.pair[0]}-{effect.pair[1]}",
+            pair_as_name(effect.pair),
             effect.split,
             f"1:{effect.ratio}",
             _loss_name(effect.loss),
@@ -145,8 +148,8 @@ def _draw_figures(output: Path, effects: Sequence[Effect]) -> list[Path]:
     for (pair, split), group in groupby(effects, key=lambda effect: (effect.pair, effect.split)):
         some = list(group)
         if any(effect.effect is not None for effect in some):
-            path = output / f"effect-{pair[0]}-{pair[1]}-{split}.png"
-            draw_effects(path, some, title=f"Classes {pair[0]} and {pair[1]}, {SPLIT_WORDS[split]}")
+            path = output / f"effect-{pair_as_name(pair)}-{split}.png"
+            draw_effects(path, some, title=f"{pair_in_words(pair)}, {SPLIT_WORDS[split]}")
             figures.append(path)
     return figures
 
@@ -212,9 +215,9 @@ def _effect_parts(effects: Sequence[Effect]) -> list[str]:
             continue
         in_paper, of_paper = paper_auc_count(some)
         paper = f" (paper: {in_paper} of {of_paper})" if of_paper else ""
-        parts.append(f"### Classes {pair[0]} and {pair[1]}, {SPLIT_WORDS[split]}")
+        parts.append(f"### {pair_in_words(pair)}, {SPLIT_WORDS[split]}")
         parts.append(f"AUC up in {rises} of {cells} cells{paper}.")
-        header = ["class ratio", "loss", *(HEADINGS[column] for column in RATE_COLUMNS)]
+        header = ["class ratio", "loss", *(HEADINGS[column] for column in rate_columns(pair))]
         parts.append(grid(header, _effect_rows(some)))
     return parts if len(parts) > 1 else ["No loss has both ensembles yet."]
 
@@ -223,7 +226,7 @@ def _effect_rows(effects: Sequence[Effect]) -> list[list[str]]:
     by_place = {(effect.ratio, effect.loss, effect.column): effect for effect in effects}
     rows = []
     for ratio, loss in dict.fromkeys((effect.ratio, effect.loss) for effect in effects):
-        own = [by_place[ratio, loss, column] for column in RATE_COLUMNS]
+        own = [by_place[ratio, loss, column] for column in rate_columns(effects[0].pair)]
         name = f"**mean of {own[0].losses}**" if loss == MEAN else LOSS_NAMES[loss]
         rows.append([f"1:{ratio}", name, *(_effect(effect) for effect in own)])
         if loss == MEAN and own[0].paper_all is not None:

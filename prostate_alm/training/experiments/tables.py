@@ -1,29 +1,30 @@
-"""The paper's CIFAR-10 tables with our figures beside the paper's, and what is missing in them; nothing is computed."""
+"""The paper's tables with our figures beside the paper's, and what is missing in them; nothing is computed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prostate_alm.training.experiments.grid import Cell, Training, side_folder
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_table
-from prostate_alm.training.experiments.plan import Plan, started_plan
+from prostate_alm.training.experiments.paper_tables import COHORT_COLUMNS, LOSS_NAMES, RATE_COLUMNS, Key, paper_table
+from prostate_alm.training.experiments.plan import Pair, Plan, started_plan
 from prostate_alm.training.experiments.run import SELECTION
 from prostate_alm.training.run_folder import METRICS, RunFolder
 
 PARAMETER_COLUMNS = ("margin", "gamma", "weight", "beta", "max_margin", "scale", "mu0", "rho", "delta")
 TRAININGS: tuple[Training, ...] = ("baseline", "alm")
 
-Pair = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Layout:
-    """A table: of which classes, and where each column lies in an ensemble's metrics; no columns: chosen parameters."""
+    """A table: of which classes, and where each column lies in an ensemble's metrics; no columns: chosen parameters.
+
+    `pair` is None for a cohort.
+    """
 
     name: str
     title: str
-    pair: Pair
+    pair: Pair | None
     columns: Mapping[str, tuple[str, str, str]]
     paper: str | None
 
@@ -64,13 +65,13 @@ class Table:
     missing: tuple[Missing, ...]
 
 
-def rate_paths(split: str) -> dict[str, tuple[str, str, str]]:
-    """Return where the columns of tables 2, 5 and 6 lie in an ensemble's metrics.json, for one of its splits.
+def rate_paths(split: str, columns: Sequence[str] = RATE_COLUMNS) -> dict[str, tuple[str, str, str]]:
+    """Return where AUC and rates lie in an ensemble's metrics.json, for one of its splits.
 
     >>> rate_paths("test")["fpr_at_tpr95"]
     ('ensemble', 'test', 'fpr_at_tpr95')
     """
-    return {column: ("ensemble", split, column.removeprefix("test_")) for column in RATE_COLUMNS}
+    return {column: ("ensemble", split, column.removeprefix("test_")) for column in columns}
 
 
 _MEMBER_COLUMNS = {
@@ -79,6 +80,9 @@ _MEMBER_COLUMNS = {
     "member_auc_std": ("member_std", "test", "auc"),
 }
 _PAPER_LAYOUTS = (
+    Layout("table1", "Cohort, test studies at the class ratio", None, rate_paths("test", COHORT_COLUMNS), "table1"),
+    Layout("table3", "Cohort, ensemble and its members", None, _MEMBER_COLUMNS, "table3"),
+    Layout("table7", "Cohort, chosen parameters", None, {}, "table7"),
     Layout("table2", "Classes 0 and 1, test set at the class ratio", (0, 1), rate_paths("test"), "table2"),
     Layout("table4", "Classes 0 and 1, ensemble and its members", (0, 1), _MEMBER_COLUMNS, "table4"),
     Layout("table5", "Classes 6 and 7, test set at the class ratio", (6, 7), rate_paths("test"), "table5"),
@@ -101,24 +105,24 @@ class Results:
         self.plan: Plan = started_plan(root)
         self._root = root
 
-    def has(self, pair: Pair, ratio: int, loss: str, training: Training) -> bool:
+    def has(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> bool:
         """Whether the plan trains this."""
         plan = self.plan
-        known = pair in plan.pairs and ratio in plan.ratios and loss in plan.losses
+        known = pair in plan.tasks and ratio in plan.ratios and loss in plan.losses
         return known and (training == "baseline" or plan.has_alm(loss))
 
-    def metrics(self, pair: Pair, ratio: int, loss: str, training: Training) -> dict[str, Any]:
+    def metrics(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> dict[str, Any]:
         """Return the metrics of an ensemble; empty while there are none."""
         return RunFolder(self._folder(pair, ratio, loss, training)).read_json(METRICS)
 
-    def parameters(self, pair: Pair, ratio: int, loss: str, training: Training) -> dict[str, float]:
+    def parameters(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> dict[str, float]:
         """Return the chosen parameters; empty while there is no choice."""
         found: dict[str, float] = (
             RunFolder(self._folder(pair, ratio, loss, training)).read_json(SELECTION).get("parameters", {})
         )
         return found
 
-    def why_missing(self, pair: Pair, ratio: int, loss: str, training: Training) -> str:
+    def why_missing(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> str:
         """Return why there is no figure, or why it rests on fewer members than planned; empty when all is there."""
         if not self.has(pair, ratio, loss, training):
             return "not in the plan"
@@ -130,8 +134,8 @@ class Results:
         finished = len(list(folder.glob(f"**/member-*/{METRICS}")))
         return f"not evaluated yet: {finished} members finished, candidates included" if finished else "not trained yet"
 
-    def _folder(self, pair: Pair, ratio: int, loss: str, training: Training) -> Path:
-        return self._root / side_folder(self.plan, Cell(*pair, ratio, loss), training=training)
+    def _folder(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> Path:
+        return self._root / side_folder(self.plan, Cell(pair, ratio, loss), training=training)
 
 
 def figure_at(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -147,16 +151,17 @@ def figure_at(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def layouts(plan: Plan) -> list[Layout]:
-    """Return the paper's tables, and one like table 2 for each pair of classes that the paper does not have."""
+    """Return the paper's tables of a cohort or of pairs of classes, and one like table 2 for each pair it lacks."""
     known = {layout.pair for layout in _PAPER_LAYOUTS}
     others = [
         Layout(
             f"classes-{a}-{b}", f"Classes {a} and {b}, test set at the class ratio", (a, b), rate_paths("test"), None
         )
-        for a, b in plan.pairs
+        for a, b in plan.pairs or ()
         if (a, b) not in known
     ]
-    return [*_PAPER_LAYOUTS, *others]
+    of_cohort = plan.pairs is None
+    return [*(layout for layout in _PAPER_LAYOUTS if (layout.pair is None) == of_cohort), *others]
 
 
 def make_table(results: Results, layout: Layout) -> Table:
@@ -181,7 +186,7 @@ def make_table(results: Results, layout: Layout) -> Table:
 
 
 def _cells(results: Results, layout: Layout) -> Iterator[tuple[int, str, Training]]:
-    of_paper = paper_table("table2") if layout.paper else {}  # its cells are those of all tables
+    of_paper = paper_table("table1" if layout.pair is None else "table2") if layout.paper else {}  # cells of all tables
     in_paper = {(key.ratio, key.loss, key.training) for key in of_paper}
     ratios = sorted({ratio for ratio, *_ in in_paper} | set(results.plan.ratios))
     for ratio in ratios:
@@ -206,7 +211,7 @@ def _rows(results: Results, layout: Layout, *, ratio: int, loss: str, training: 
 
 
 def _parameter_rows(
-    results: Results, pair: Pair, paper: Mapping[Key, float], *, ratio: int, loss: str, training: Training
+    results: Results, pair: Pair | None, paper: Mapping[Key, float], *, ratio: int, loss: str, training: Training
 ) -> Iterator[Row]:
     chosen = results.parameters(pair, ratio, loss, training)
     for column in PARAMETER_COLUMNS:
