@@ -211,9 +211,9 @@ def test_a_loss_that_a_replicate_lacks_is_left_out_of_that_replicates_mean_and_n
     ]
     write_pooled_report(roots, tmp_path / "report", resamples=20)
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "| 0 | 0 and 1 | 1:9 | alm | not trained yet | left out | BCE |" in text
+    assert "| 0 | Classes 0 and 1 | 1:9 | alm | not trained yet | left out | BCE |" in text
     assert "| 1 | Classes 0 and 1 | 1:9 | alm | only 1 of 2 members | used | MSFE |" in text
-    assert "| 2 | 0 and 1 | 1:9 | baseline | not trained yet | left out | BCE, A-ML, MSFE |" in text
+    assert "| 2 | Classes 0 and 1 | 1:9 | baseline | not trained yet | left out | BCE, A-ML, MSFE |" in text
 
 
 def test_the_report_holds_the_pooled_means_beside_the_papers_and_every_figure(tmp_path: Path) -> None:
