@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from prostate_alm.cli.cohorts import add_export, add_import, add_plan, print_build
-from prostate_alm.cli.parser import OK, USAGE_ERROR, Commands, add_group, print_error
+from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, print_error
 from prostate_alm.progress import progress_bar
 
 
@@ -111,6 +111,35 @@ def add_manifest(commands: Commands) -> None:
     check.add_argument("manifest", type=Path, metavar="JSON")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(action=_check_manifest)
+    _add_make(group)
+
+
+def _add_make(group: Commands) -> None:
+    make = group.add_parser(
+        "make",
+        help="make a synthetic cohort from its recipe",
+        description="Make the studies of RECIPE, their volumes and their manifest in FOLDER, and compare the voxels "
+        "with the recipe's checksums. What is there already is kept, so an interrupted call goes on where it stopped. "
+        "Exit code 1 when voxels differ.",
+    )
+    make.add_argument("recipe", type=Path, metavar="RECIPE", help="e.g. data_manifest/phantom-400.json")
+    make.add_argument("--folder", type=Path, default=Path("data"), metavar="DIR", help="(default: %(default)s)")
+    make.add_argument("--record", action="store_true", help="write the checksums of what is made into RECIPE")
+    make.set_defaults(action=_make_manifest)
+
+
+def _make_manifest(options: argparse.Namespace) -> int:
+    from prostate_alm.data.recipe import difference_in_words, make_and_check, record_checksums
+
+    if options.record:
+        print(record_checksums(options.recipe, options.folder, progress=progress_bar))
+        return OK
+    made = make_and_check(options.recipe, options.folder, progress=progress_bar)
+    print(made.manifest)
+    if not made.differing:
+        return OK
+    print_error(difference_in_words(options.recipe, made.differing))
+    return SOME_FAILED
 
 
 def _build_manifest(options: argparse.Namespace) -> int:

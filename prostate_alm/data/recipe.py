@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from prostate_alm.data.workers import available_workers, map_in_order
 from prostate_alm.imaging.phantom import PHANTOM_VERSION
 from prostate_alm.progress import Progress, silent
 
-CHECKED = "checked.txt"
-"""Beside the volumes of a cohort: the checksum of the recipe that they were compared with."""
+NOTE = "recipe.json"
+"""Beside the volumes of a cohort: what they were made from, and the outcome of the comparison with the checksums."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,20 @@ class Recipe(BaseModel):
     voxels_sha256: dict[str, str] = {}
 
 
-class MadeCohort(BaseModel):
-    """The manifest of a cohort, and the studies whose voxels differ from the recipe's checksums."""
+class Note(BaseModel):
+    """What a cohort was made from; `differing` are the studies whose voxels differ from those of `compared_sha256`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phantom_version: int
+    cohort: SyntheticCohort
+    compared_sha256: str = ""
+    differing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MadeCohort:
+    """The manifest of a cohort, and the studies whose voxels differ from the recipe's checksums."""
 
     manifest: Path
     differing: tuple[str, ...]
@@ -93,15 +104,38 @@ def make_from_recipe(path: Path, folder: Path, *, progress: Callable[[str], Prog
 
 def make_and_check(path: Path, folder: Path, *, progress: Callable[[str], Progress] = lambda _: silent) -> MadeCohort:
     """Make a recipe's cohort as `make_from_recipe` does, and name the studies that differ from its checksums."""
-    recipe = read_recipe(path)
-    manifest_path = ensure_cohort(folder / f"{path.stem}.json", recipe.cohort, progress=progress)
-    checked, digest = manifest_path.with_suffix("") / CHECKED, hashlib.sha256(path.read_bytes()).hexdigest()
-    if checked.is_file() and checked.read_text(encoding="utf-8").split()[:1] == [digest]:
-        return MadeCohort(manifest=manifest_path, differing=tuple(checked.read_text(encoding="utf-8").split()[1:]))
-    found = voxel_checksums(read_manifest(manifest_path), manifest_path, progress=progress("checking volumes"))
-    differing = tuple(name for name, sha256 in found.items() if recipe.voxels_sha256.get(name, sha256) != sha256)
-    write_text_atomically(checked, "\n".join([digest, *differing]) + "\n")
-    return MadeCohort(manifest=manifest_path, differing=differing)
+    recipe, manifest_path = read_recipe(path), folder / f"{path.stem}.json"
+    note, own_sha256 = _claim(manifest_path, recipe), hashlib.sha256(path.read_bytes()).hexdigest()
+    ensure_cohort(manifest_path, recipe.cohort, progress=progress)
+    if note.compared_sha256 != own_sha256:
+        found = voxel_checksums(read_manifest(manifest_path), manifest_path, progress=progress("checking volumes"))
+        differing = tuple(name for name, sha256 in found.items() if recipe.voxels_sha256.get(name, sha256) != sha256)
+        note = note.model_copy(update={"compared_sha256": own_sha256, "differing": differing})
+        _write_note(note, manifest_path)
+    return MadeCohort(manifest_path, note.differing)
+
+
+def _claim(manifest_path: Path, recipe: Recipe) -> Note:
+    """Return the note of a cohort that was begun before, or leave one; refuse a place that holds another cohort."""
+    file = manifest_path.with_suffix("") / NOTE
+    own = Note(phantom_version=recipe.phantom_version, cohort=recipe.cohort)
+    if file.is_file():
+        earlier = Note.model_validate_json(file.read_bytes())
+        if (earlier.phantom_version, earlier.cohort) == (own.phantom_version, own.cohort):
+            return earlier
+    elif not manifest_path.exists():
+        _write_note(own, manifest_path)
+        return own
+    raise ValueError(
+        f"manifest must be new or that of the same recipe, got another cohort in {manifest_path}. "
+        "Choose another folder, or move it away with its volumes and DICOM studies."
+    )
+
+
+def _write_note(note: Note, manifest_path: Path) -> None:
+    folder = manifest_path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / NOTE, note.model_dump_json(indent=1) + "\n")
 
 
 def difference_in_words(path: Path, differing: tuple[str, ...]) -> str:
@@ -121,8 +155,9 @@ def record_checksums(path: Path, folder: Path, *, progress: Callable[[str], Prog
     Raises:
         ValueError: the recipe cannot be used, or the folder holds another cohort of that name.
     """
-    recipe = read_recipe(path)
-    manifest_path = ensure_cohort(folder / f"{path.stem}.json", recipe.cohort, progress=progress)
+    recipe, manifest_path = read_recipe(path), folder / f"{path.stem}.json"
+    _claim(manifest_path, recipe)
+    ensure_cohort(manifest_path, recipe.cohort, progress=progress)
     found = voxel_checksums(read_manifest(manifest_path), manifest_path, progress=progress("checking volumes"))
     write_text_atomically(path, recipe.model_copy(update={"voxels_sha256": found}).model_dump_json(indent=1) + "\n")
     return manifest_path
