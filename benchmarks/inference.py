@@ -35,7 +35,7 @@ def since(start):
 start = clock()
 import torch
 from prostate_alm.delivery.answers import write_answer
-from prostate_alm.delivery.package import open_package
+from prostate_alm.delivery.package.opened import open_package
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.imaging.volume import load_study
 torch.set_num_threads(1)

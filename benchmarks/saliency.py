@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prostate_alm.delivery.package import PackedModel, open_package
+from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import network_input, predict_folder
 from prostate_alm.delivery.preprocess import image_placement
-from prostate_alm.delivery.report_views import lps_order
-from prostate_alm.delivery.saliency import blurred, integrated_gradients, saliency
+from prostate_alm.delivery.report.saliency import blurred, integrated_gradients, saliency
+from prostate_alm.delivery.report.views import lps_order
 from prostate_alm.imaging.phantom import plan_study, render_study, write_study
 from prostate_alm.imaging.volume import load_study
 

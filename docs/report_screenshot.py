@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from prostate_alm.delivery.package import open_package
+from prostate_alm.delivery.package.opened import open_package
 from prostate_alm.delivery.predict import predict_folder
-from prostate_alm.delivery.report import write_report
+from prostate_alm.delivery.report.html import write_report
 
 PICTURE = Path(__file__).parent / "images" / "report.png"
 WIDTH, HEIGHT = 1100, 3330

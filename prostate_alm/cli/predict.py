@@ -37,13 +37,16 @@ def add_predict(commands: Commands) -> None:
     )
     predict.add_argument("--identify", action="store_true", help="put paths and DICOM identifiers into the answers")
     predict.add_argument(
-        "--sr", action="append_const", const="sr", dest="dicom", help="write a DICOM structured report of each study"
+        "--report", action="append_const", const="report", dest="beside", help="write an HTML report of each study"
+    )
+    predict.add_argument(
+        "--sr", action="append_const", const="sr", dest="beside", help="write a DICOM structured report of each study"
     )
     predict.add_argument(
         "--capture",
         action="append_const",
         const="capture",
-        dest="dicom",
+        dest="beside",
         help="write the page of each report as a DICOM image; like --sr with the patient's identifiers, as the images",
     )
     predict.add_argument("--overwrite", action="store_true", help="replace answers of other models or to other files")
@@ -53,7 +56,7 @@ def add_predict(commands: Commands) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.archive import Job, answer_archive
-    from prostate_alm.delivery.package import open_package
+    from prostate_alm.delivery.package.opened import open_package
     from prostate_alm.delivery.sources import find_sources
     from prostate_alm.imaging.rulebook import read_rules
 
@@ -66,7 +69,7 @@ def _predict(options: argparse.Namespace) -> int:
         target_tpr=point.target_tpr,
         identify=options.identify,
         rules=None if options.rules is None else read_rules(options.rules),
-        dicom=tuple(dict.fromkeys(options.dicom or ())),
+        beside=tuple(dict.fromkeys(options.beside or ())),
     )
     outcomes = list(
         answer_archive(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands
 
 if TYPE_CHECKING:
-    from prostate_alm.delivery.orthanc import OrthancNode
-    from prostate_alm.delivery.orthanc_watch import Outcome, Watcher
+    from prostate_alm.delivery.orthanc.client import OrthancNode
+    from prostate_alm.delivery.orthanc.watch import Outcome, Watcher
 
 USER_VARIABLE, PASSWORD_VARIABLE = "PROSTATE_ALM_USER", "PROSTATE_ALM_PASSWORD"
 
@@ -62,13 +62,13 @@ def add_watch(commands: Commands) -> None:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from prostate_alm.delivery.orthanc_watch import Pace, Watcher
+    from prostate_alm.delivery.orthanc.watch import Pace, Watcher
 
     chosen = {"interval_s": options.interval, "quiet_s": options.quiet}
     pace = Pace(**{name: value for name, value in chosen.items() if value is not None})
     node = _node(options)  # before the model: it is the faster one to be wrong
-    from prostate_alm.delivery.orthanc_answer import responder
-    from prostate_alm.delivery.package import open_package
+    from prostate_alm.delivery.orthanc.answer import responder
+    from prostate_alm.delivery.package.opened import open_package
     from prostate_alm.delivery.prediction import NOTICE
     from prostate_alm.imaging.rulebook import chosen_rules
 
@@ -103,7 +103,7 @@ def _run(watcher: "Watcher", options: argparse.Namespace) -> int:
 
 def _node(options: argparse.Namespace) -> "OrthancNode":
     """Return the client of the server; secrets come from a file or the environment."""
-    from prostate_alm.delivery.orthanc import Backoff, OrthancNode
+    from prostate_alm.delivery.orthanc.client import Backoff, OrthancNode
 
     user = options.user or os.environ.get(USER_VARIABLE)
     password = os.environ.get(PASSWORD_VARIABLE)

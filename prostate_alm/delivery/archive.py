@@ -21,13 +21,13 @@ from prostate_alm.delivery.answers import (
     write_answer,
     write_table,
 )
-from prostate_alm.delivery.dicom_output import (
+from prostate_alm.delivery.beside import (
     Kind,
     OutputError,
-    check_objects,
-    dicom_objects,
-    missing_objects,
-    write_objects,
+    check_files,
+    files_beside,
+    lacks_files,
+    write_files,
 )
 from prostate_alm.delivery.prediction import Answer, Refused
 from prostate_alm.delivery.sources import StudyFolder, content_sha256, open_source
@@ -37,7 +37,7 @@ from prostate_alm.imaging.selection import Refusal
 from prostate_alm.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from prostate_alm.delivery.package import PackedModel
+    from prostate_alm.delivery.package.opened import PackedModel
 
 Executor = Literal["local", "ray"]
 
@@ -46,7 +46,7 @@ Executor = Literal["local", "ray"]
 class Job:
     """What is asked of each study: the model's file and its digest, the operating point, whether to identify, rules.
 
-    `dicom` names the DICOM objects that are written beside each answer.
+    `beside` names what else is written of each answer.
     """
 
     model: Path
@@ -54,18 +54,18 @@ class Job:
     target_tpr: float
     identify: bool
     rules: Rules | None = None
-    dicom: tuple[Kind, ...] = ()
+    beside: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What comes from one study: its answer as JSON, or the name of one that is there already, and DICOM objects.
+    """What comes from one study: its answer as JSON, or the name of one that is there already, and the files beside it.
 
-    `fault` says why there are no objects where there should be.
+    `fault` says why there are none where there should be.
     """
 
     text: str
-    objects: Mapping[Kind, bytes] = field(default_factory=dict, repr=False)
+    files: Mapping[Kind, bytes] = field(default_factory=dict, repr=False)
     fault: str | None = None
 
 
@@ -93,12 +93,12 @@ class _Folder:
         answer = answer_from_json(reply.text)
         if not self._overwrite:
             try:
-                check_objects(reply.objects, answer, self.path)
+                check_files(reply.files, answer, self.path)
             except OutputError as error:
                 return Outcome(answer, self.path / answer_name(answer), conflict=str(error))
         outcome = self._take(answer)
         if outcome.conflict is None:
-            write_objects(reply.objects, answer, self.path)
+            write_files(reply.files, answer, self.path)
         return outcome if reply.fault is None else replace(outcome, conflict=reply.fault)
 
     def _take(self, answer: Answer) -> Outcome:
@@ -160,7 +160,7 @@ def answer_archive(
     known = {
         answer.source_sha256: name
         for name, answer in same_job.items()
-        if answer.source_sha256 and not missing_objects(answer, output, kinds=job.dicom)
+        if answer.source_sha256 and not lacks_files(answer, output, kinds=job.beside)
     }
     folder = _Folder(output, dict(same_job), overwrite=overwrite)
     ask = partial(answer_source, job=job, known=known)
@@ -224,9 +224,9 @@ def _answer(study: StudyFolder, model: PackedModel, *, job: Job, known: Mapping[
     )
     text = answer_to_json(result.answer)
     try:
-        return Reply(text, dicom_objects(result, model, study_dir=study.folder, kinds=job.dicom))
+        return Reply(text, files_beside(result, model, study_dir=study.folder, kinds=job.beside))
     except Exception as error:  # whatever an odd header provokes, the other studies are still answered
-        return Reply(text, fault=f"its answer was, but its DICOM objects raise {type(error).__name__}. Report it.")
+        return Reply(text, fault=f"its answer was, but the files beside it raise {type(error).__name__}. Report it.")
 
 
 @cache
@@ -235,7 +235,7 @@ def _model(path: Path, sha256: str) -> PackedModel:
     import SimpleITK
     import torch
 
-    from prostate_alm.delivery.package import open_package
+    from prostate_alm.delivery.package.opened import open_package
 
     torch.set_num_threads(1)
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prostate_alm.training.fanout_ray import ray_session
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,23 +28,9 @@ def map_with_ray(
     Raises:
         ValueError: Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(
-            "executor ray needs the package ray, got none installed. Install it with: pip install 'prostate-alm[ray]'"
-        ) from error
-    if not items:
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is computed stays in the house
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-    try:
-        yield from _in_order(ray, function, items, jobs=jobs)
-    finally:
-        if started:
-            ray.shutdown()
+    if items:
+        with ray_session() as ray:
+            yield from _in_order(ray, function, items, jobs=jobs)
 
 
 def _in_order(

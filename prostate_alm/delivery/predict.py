@@ -37,7 +37,7 @@ from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import StudyVolumes, load_selection
 
 if TYPE_CHECKING:
-    from prostate_alm.delivery.package import PackedModel
+    from prostate_alm.delivery.package.opened import PackedModel
 
 __all__ = ["StudyResult", "network_input", "predict_folder", "refused_source"]
 

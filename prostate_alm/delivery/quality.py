@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
 from prostate_alm.delivery.card import GridSpec, ModelCard, TrainingRange
-from prostate_alm.delivery.package_range import intensity_variation
+from prostate_alm.delivery.package.training_range import intensity_variation
 from prostate_alm.delivery.prediction import QualityWarning
 from prostate_alm.delivery.preprocess import outside_t2_mm
 from prostate_alm.imaging.geometry import stack_images

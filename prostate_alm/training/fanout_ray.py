@@ -1,7 +1,8 @@
 """The same tasks on a Ray cluster: one remote task a member, results in a folder that all hosts see."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,30 @@ def run_with_ray(tasks: Sequence[MemberTask], *, jobs: int | None) -> Generator[
     Raises:
         ValueError: Ray is not installed.
     """
+    if tasks:
+        with ray_session() as ray:
+            yield from _collect(ray, tasks, jobs=jobs or len(tasks))
+
+
+@contextmanager
+def ray_session() -> Iterator[Any]:
+    """Yield the module `ray`, connected to the cluster of RAY_ADDRESS, or to one on this machine until the block ends.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
     try:
         import ray
     except ImportError as error:
         raise ValueError(
             "executor ray needs the package ray, got none installed. Install it with: pip install 'prostate-alm[ray]'"
         ) from error
-    if not tasks:
-        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is computed stays in the house
     started = not ray.is_initialized()
     if started:
-        ray.init(num_cpus=None, log_to_driver=False, configure_logging=False, include_dashboard=False)
+        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     try:
-        yield from _collect(ray, tasks, jobs=jobs or len(tasks))
+        yield ray
     finally:
         if started:
             ray.shutdown()

@@ -9,7 +9,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from prostate_alm.data.manifest import Manifest, ManifestError, require_channels, write_manifest
-from prostate_alm.delivery.package_config import read_specs
+from prostate_alm.delivery.package.config import read_specs
 
 TRAIN = Path(__file__).resolve().parents[2] / "bundles" / "prostate" / "train.json"
 STUDY: dict[str, Any] = {

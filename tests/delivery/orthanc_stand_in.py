@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_alm.delivery.dicom_capture import capture_of
-from prostate_alm.delivery.dicom_evidence import selected_evidence
-from prostate_alm.delivery.dicom_sr import report_of
-from prostate_alm.delivery.orthanc import Backoff, OrthancNode
-from prostate_alm.delivery.orthanc_watch import Pace, Watcher
-from prostate_alm.delivery.orthanc_work import Response
+from prostate_alm.delivery.dicom.capture import capture_of
+from prostate_alm.delivery.dicom.evidence import selected_evidence
+from prostate_alm.delivery.dicom.sr import report_of
+from prostate_alm.delivery.orthanc.client import Backoff, OrthancNode
+from prostate_alm.delivery.orthanc.watch import Pace, Watcher
+from prostate_alm.delivery.orthanc.work import Response
 from prostate_alm.delivery.prediction import AppliedOperatingPoint, ModelIdentity, Prediction
 from prostate_alm.imaging.study import explain_study
 

@@ -23,10 +23,10 @@ import pytest
 import requests
 
 from prostate_alm.cli import main
-from prostate_alm.delivery.orthanc import METADATA_NUMBER, Backoff, NodeError, OrthancNode, checked_url
-from prostate_alm.delivery.orthanc_state import Entry, next_entry
-from prostate_alm.delivery.orthanc_watch import Outcome, Pace, Watcher
-from prostate_alm.delivery.orthanc_work import Response, image_instances
+from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, Backoff, NodeError, OrthancNode, checked_url
+from prostate_alm.delivery.orthanc.state import Entry, next_entry
+from prostate_alm.delivery.orthanc.watch import Outcome, Pace, Watcher
+from prostate_alm.delivery.orthanc.work import Response, image_instances
 
 HERE = Path(__file__).parent
 STUDIES = 20

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from prostate_alm.delivery import package_archive as archive
-from prostate_alm.delivery.package import PackageError, PackedModel, open_package
+from prostate_alm.delivery.package import archive as archive
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.training.networks import CascadeNet
 
 Files = dict[str, bytes]

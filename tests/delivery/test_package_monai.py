@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from prostate_alm.delivery import answers
-from prostate_alm.delivery.package import PackedModel, open_package
+from prostate_alm.delivery import package
+from prostate_alm.delivery.answers import answer_from_json
+from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import predict_folder
 
-SCHEMA = Path(answers.__file__).with_name("bundle_metadata.schema.json")
+SCHEMA = Path(package.__file__).with_name("bundle_metadata.schema.json")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader"),  # MONAI looks for a decoder of GPUs
@@ -68,7 +69,7 @@ def test_the_inference_of_the_bundle_answers_as_predict_does(
         output_dir=str(tmp_path / "answers"),
     )
     (path,) = (tmp_path / "answers").iterdir()
-    answer = answers.answer_from_json(path.read_text())
+    answer = answer_from_json(path.read_text())
     expected = predict_folder(phantom_study, open_package(folder)).answer
     assert answer == expected
     assert answer.status == "answered"

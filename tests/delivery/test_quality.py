@@ -8,7 +8,7 @@ from scipy.ndimage import shift
 
 from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
 from prostate_alm.delivery.card import TrainingRange
-from prostate_alm.delivery.package_range import intensity_variation
+from prostate_alm.delivery.package.training_range import intensity_variation
 from prostate_alm.delivery.preprocess import cropped_channels
 from prostate_alm.delivery.quality import quality_warnings
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study

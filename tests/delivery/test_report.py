@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from sklearn.metrics import roc_curve
 
-from prostate_alm.delivery import report_panels
-from prostate_alm.delivery.package import PackedModel
-from prostate_alm.delivery.page import compose_page, draw_page
+from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.prediction import Identity, Prediction, QualityWarning, Refused
 from prostate_alm.delivery.preprocess import network_input
-from prostate_alm.delivery.report import render_report, write_report
-from prostate_alm.delivery.report_figures import roc_points
-from prostate_alm.delivery.report_views import Views, study_views
+from prostate_alm.delivery.report import panels as report_panels
+from prostate_alm.delivery.report.figures import roc_points
+from prostate_alm.delivery.report.html import render_report, write_report
+from prostate_alm.delivery.report.page import compose_page, draw_page
+from prostate_alm.delivery.report.views import Views, study_views
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 
 HOSTILE = (

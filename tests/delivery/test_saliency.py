@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prostate_alm.delivery.package import PackedModel
-from prostate_alm.delivery.saliency import blurred, integrated_gradients, saliency
+from prostate_alm.delivery.package.opened import PackedModel
+from prostate_alm.delivery.report.saliency import blurred, integrated_gradients, saliency
 
 
 @pytest.fixture(scope="module")

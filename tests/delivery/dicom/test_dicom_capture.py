@@ -9,7 +9,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from prostate_alm.delivery.dicom_capture import secondary_capture
+from prostate_alm.delivery.dicom.capture import secondary_capture
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
 

@@ -6,8 +6,8 @@ from typing import Any
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
-from prostate_alm.delivery.dicom_capture import secondary_capture
-from prostate_alm.delivery.dicom_sr import structured_report
+from prostate_alm.delivery.dicom.capture import secondary_capture
+from prostate_alm.delivery.dicom.sr import structured_report
 
 
 def test_frames_of_multi_frame_images_are_referred_to(images: list[Dataset], tmp_path: Path, samples: Any) -> None:

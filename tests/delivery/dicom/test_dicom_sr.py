@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from prostate_alm.delivery import dicom_codes
-from prostate_alm.delivery.dicom_capture import secondary_capture
-from prostate_alm.delivery.dicom_evidence import EvidenceError
-from prostate_alm.delivery.dicom_object import plain_text
-from prostate_alm.delivery.dicom_sr import structured_report
+from prostate_alm.delivery.dicom import codes as dicom_codes
+from prostate_alm.delivery.dicom.capture import secondary_capture
+from prostate_alm.delivery.dicom.evidence import EvidenceError
+from prostate_alm.delivery.dicom.objects import plain_text
+from prostate_alm.delivery.dicom.sr import structured_report
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
 Bend = Callable[[Callable[[Dataset], None]], Path]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.delivery.orthanc import Backoff, GoneError, OrthancNode
-from prostate_alm.delivery.orthanc_lease import Lease, LeaseLostError, spool_folder
-from prostate_alm.delivery.orthanc_state import Entry, ForeignMetadataError, Ledger, next_entry
-from prostate_alm.delivery.orthanc_work import Respond, answer_study, cause_of, digest_of, image_instances
+from prostate_alm.delivery.orthanc.client import Backoff, GoneError, OrthancNode
+from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError, spool_folder
+from prostate_alm.delivery.orthanc.state import Entry, ForeignMetadataError, Ledger, next_entry
+from prostate_alm.delivery.orthanc.work import Respond, answer_study, cause_of, digest_of, image_instances
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prostate_alm.delivery.orthanc import METADATA_NUMBER, OrthancNode
+from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, OrthancNode
 
 _WRITES = 20  # that others may win before something must be wrong
 

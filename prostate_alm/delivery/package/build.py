@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from prostate_alm import __version__
-from prostate_alm.delivery import package_archive as archive
 from prostate_alm.delivery.card import (
     CARD_KEY,
     FORMAT_VERSION,
@@ -19,9 +18,10 @@ from prostate_alm.delivery.card import (
     StoredOperatingPoint,
     ValidationScores,
 )
-from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_ensemble import TrainedEnsemble, read_ensemble
-from prostate_alm.delivery.package_readme import model_card_text
+from prostate_alm.delivery.package import archive as archive
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.ensemble import TrainedEnsemble, read_ensemble
+from prostate_alm.delivery.package.readme import model_card_text
 from prostate_alm.method.calibration import fit_platt
 from prostate_alm.method.operating_point import choose_operating_point
 from prostate_alm.progress import Progress, silent

@@ -12,8 +12,8 @@ from highdicom.sc import SCImage
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence, Reference, evidence_of
-from prostate_alm.delivery.dicom_object import equipment, new_uid, take_over_study
+from prostate_alm.delivery.dicom.evidence import PRODUCT, Evidence, Reference, evidence_of
+from prostate_alm.delivery.dicom.objects import equipment, new_uid, take_over_study
 from prostate_alm.delivery.prediction import ModelIdentity
 
 if TYPE_CHECKING:

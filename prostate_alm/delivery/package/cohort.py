@@ -13,8 +13,8 @@ import torch
 
 from prostate_alm.data.manifest import Manifest, StudyRecord
 from prostate_alm.delivery.card import GridSpec, TrainingRange
-from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_range import acquired_b_values, intensity_variation, range_of
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.training_range import acquired_b_values, intensity_variation, range_of
 from prostate_alm.delivery.preprocess import cropped_channels, normalised_image
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume

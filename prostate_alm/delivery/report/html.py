@@ -16,19 +16,19 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from prostate_alm.delivery import report_panels as panels
-from prostate_alm.delivery import report_words as words
 from prostate_alm.delivery.prediction import Prediction, Refused
-from prostate_alm.delivery.report_views import Views, study_views
-from prostate_alm.delivery.saliency import saliency
+from prostate_alm.delivery.report import panels as panels
+from prostate_alm.delivery.report import words as words
+from prostate_alm.delivery.report.saliency import saliency
+from prostate_alm.delivery.report.views import Views, study_views
 
 if TYPE_CHECKING:
-    from prostate_alm.delivery.package import PackedModel
+    from prostate_alm.delivery.package.opened import PackedModel
     from prostate_alm.delivery.predict import StudyResult
 
 _STYLE: dict[Any, Any] = {"svg.hashsalt": "prostate-alm", "font.size": 10.0}  # the same answer gives the same bytes
 _WIDTH_IN = 10.5
-_DOTS_PER_INCH = 150
+_DOTS_PER_INCH = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,14 @@ def write_report(result: StudyResult, model: PackedModel, output: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    content = render_report(result, model).encode("utf-8", errors="replace")  # lone surrogates of a broken header
     partial = output.with_name(f".{output.name}.partial")
-    partial.write_bytes(content)
+    partial.write_bytes(report_file(result, model))
     partial.replace(output)
+
+
+def report_file(result: StudyResult, model: PackedModel) -> bytes:
+    """Return the content of the report's file; see `write_report`."""
+    return render_report(result, model).encode("utf-8", errors="replace")  # lone surrogates of a broken header
 
 
 def render_report(result: StudyResult, model: PackedModel) -> str:
@@ -156,11 +160,11 @@ def _drawn(
     draw(figure)
     stream = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    options: dict[str, Any] = {} if kind == "svg" else {"pil_kwargs": {"compress_level": 4}}
+    options: dict[str, Any] = {} if kind == "svg" else {"pil_kwargs": {"compress_level": 6}}
     figure.savefig(stream, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata, **options)
     source = f"data:{mime};base64,{base64.b64encode(stream.getvalue()).decode()}"
     return source, round(100 * size_in[0]), round(100 * size_in[1])
 
 
 def _resource(name: str) -> str:
-    return (resources.files("prostate_alm.delivery") / name).read_text(encoding="utf-8")
+    return (resources.files("prostate_alm.delivery.report") / name).read_text(encoding="utf-8")

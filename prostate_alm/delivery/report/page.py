@@ -11,15 +11,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from prostate_alm.delivery import report_panels as panels
-from prostate_alm.delivery import report_words as words
 from prostate_alm.delivery.prediction import Prediction, Refused
-from prostate_alm.delivery.report_figures import NEGATIVE, POSITIVE
-from prostate_alm.delivery.report_views import study_views
-from prostate_alm.delivery.saliency import saliency
+from prostate_alm.delivery.report import panels as panels
+from prostate_alm.delivery.report import words as words
+from prostate_alm.delivery.report.figures import NEGATIVE, POSITIVE
+from prostate_alm.delivery.report.saliency import saliency
+from prostate_alm.delivery.report.views import study_views
 
 if TYPE_CHECKING:
-    from prostate_alm.delivery.package import PackedModel
+    from prostate_alm.delivery.package.opened import PackedModel
     from prostate_alm.delivery.predict import StudyResult
 
 WIDTH, HEIGHT = 1600, 1131

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file
 from prostate_alm.delivery.card import GridSpec, NetworkSpec
-from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_cohort import TrainingStudies, read_training_studies
-from prostate_alm.delivery.package_config import read_specs
-from prostate_alm.delivery.package_network import network_of
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
+from prostate_alm.delivery.package.config import read_specs
+from prostate_alm.delivery.package.network import network_of
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training import run_folder
 from prostate_alm.training.ensemble import EnsembleError

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
-from prostate_alm.delivery.package_ensemble import TrainedEnsemble, rates_on_test
+from prostate_alm.delivery.package.ensemble import TrainedEnsemble, rates_on_test
 from prostate_alm.delivery.prediction import NOTICE
 from prostate_alm.method.operating_point import binomial_interval, positives_for_guarantee
 

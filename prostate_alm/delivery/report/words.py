@@ -9,7 +9,7 @@ import numpy as np
 
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import AppliedOperatingPoint, Prediction, QualityWarning, Refused
-from prostate_alm.delivery.report_views import Views
+from prostate_alm.delivery.report.views import Views
 
 SYNTHETIC = "This model was trained on synthetic images: its answer says nothing about a patient."
 SALIENCY = (

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from prostate_alm import __version__
-from prostate_alm.delivery.dicom_evidence import PRODUCT, Evidence
+from prostate_alm.delivery.dicom.evidence import PRODUCT, Evidence
 from prostate_alm.delivery.prediction import ModelIdentity
 
 LONG_STRING = 64

@@ -7,10 +7,11 @@ from typing import Any
 import pydicom
 import pytest
 
-from prostate_alm.delivery.answers import read_answers
+from prostate_alm.delivery.answers import answer_name, read_answers
 from prostate_alm.delivery.archive import Job, answer_archive
-from prostate_alm.delivery.dicom_output import OutputError, write_dicom
-from prostate_alm.delivery.package import PackedModel
+from prostate_alm.delivery.beside import OutputError, write_beside
+from prostate_alm.delivery.package.opened import PackedModel
+from prostate_alm.delivery.report.html import render_report
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
 
@@ -28,7 +29,7 @@ def test_the_archive_writes_a_report_beside_each_answer_once(
     point = packed_model.card.operating_point().target_tpr
 
     def answer(*kinds: str, **options: Any) -> list[Any]:
-        job = Job(packed_file, packed_model.identity.sha256, point, identify=False, dicom=kinds)
+        job = Job(packed_file, packed_model.identity.sha256, point, identify=False, beside=kinds)
         return list(answer_archive([study, lonely], out, job=job, **options))
 
     assert [one.conflict for one in answer()] == [None, None]
@@ -67,14 +68,14 @@ def test_a_file_is_replaced_by_its_own_kind_only(
     study: Path, packed_model: PackedModel, tmp_path: Path, samples: Any
 ) -> None:
     out, result = tmp_path / "out", samples.answered(study)
-    (path,) = write_dicom(result, packed_model, out, study_dir=study, kinds=["sr"], created_at=NOON)
+    (path,) = write_beside(result, packed_model, out, study_dir=study, kinds=["sr"], created_at=NOON)
     assert path == out / "0123456789abcdef.sr.dcm"
-    assert write_dicom(result, packed_model, out, study_dir=study, kinds=["sr"]) == (path,)
+    assert write_beside(result, packed_model, out, study_dir=study, kinds=["sr"]) == (path,)
     assert list(out.iterdir()) == [path]
     for content in (b"a letter", next(study.iterdir()).read_bytes()):
         path.write_bytes(content)
         with pytest.raises(OutputError, match="earlier files of the same model and study"):
-            write_dicom(result, packed_model, out, study_dir=study, kinds=["sr"])
+            write_beside(result, packed_model, out, study_dir=study, kinds=["sr"])
         assert path.read_bytes() == content
 
 
@@ -82,5 +83,18 @@ def test_nothing_is_written_for_files_that_are_no_study(
     packed_model: PackedModel, tmp_path: Path, samples: Any
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert write_dicom(samples.refused(), packed_model, tmp_path / "out", study_dir=tmp_path / "empty") == ()
-    assert not (tmp_path / "out").exists()
+    out, kinds, empty = tmp_path / "out", ("sr", "capture"), tmp_path / "empty"
+    assert write_beside(samples.refused(), packed_model, out, study_dir=empty, kinds=kinds) == ()
+    assert not out.exists()
+
+
+def test_the_report_to_look_at_is_a_file_of_its_own(packed_model: PackedModel, tmp_path: Path, samples: Any) -> None:
+    out, result = tmp_path / "out", samples.refused()
+    (path,) = write_beside(result, packed_model, out, study_dir=tmp_path, kinds=["report"])
+    assert path.stem == answer_name(result.answer).removesuffix(".json")
+    assert path.read_text(encoding="utf-8") == render_report(result, packed_model)
+    assert write_beside(result, packed_model, out, study_dir=tmp_path, kinds=["report"]) == (path,)
+    path.write_text("<!DOCTYPE html><title>A page of somebody else</title>")
+    with pytest.raises(OutputError, match="earlier files"):
+        write_beside(result, packed_model, out, study_dir=tmp_path, kinds=["report"])
+    assert "somebody else" in path.read_text()

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
 from prostate_alm.delivery.prediction import Prediction
-from prostate_alm.delivery.report_views import Views
-from prostate_alm.delivery.report_words import percent
+from prostate_alm.delivery.report.views import Views
+from prostate_alm.delivery.report.words import percent
 from prostate_alm.method.metrics import auc
 
 # Colours of Okabe and Ito, which the colour-blind tell apart; signs and line styles say the same.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from prostate_alm.delivery.orthanc import GoneError, OrthancNode
-from prostate_alm.delivery.orthanc_state import Entry, Ledger
+from prostate_alm.delivery.orthanc.client import GoneError, OrthancNode
+from prostate_alm.delivery.orthanc.state import Entry, Ledger
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from prostate_alm.delivery import report_figures as figures
-from prostate_alm.delivery import report_words as words
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Prediction
-from prostate_alm.delivery.report_views import Views
+from prostate_alm.delivery.report import figures as figures
+from prostate_alm.delivery.report import words as words
+from prostate_alm.delivery.report.views import Views
 
 Canvas = Figure | SubFigure
 

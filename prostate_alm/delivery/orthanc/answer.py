@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prostate_alm.delivery.dicom_capture import secondary_capture
-from prostate_alm.delivery.dicom_sr import structured_report
-from prostate_alm.delivery.orthanc_work import ANSWERED, AnswerError, Respond, Response
-from prostate_alm.delivery.package import PackedModel
-from prostate_alm.delivery.page import draw_page
+from prostate_alm.delivery.dicom.capture import secondary_capture
+from prostate_alm.delivery.dicom.sr import structured_report
+from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, Response
+from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.prediction import Refused
+from prostate_alm.delivery.report.page import draw_page
 from prostate_alm.imaging.rulebook import Rules
 
 _UNEXPECTED = "unexpected_error"  # of `predict_folder`: the program's fault, not the study's

@@ -6,32 +6,17 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from prostate_alm.delivery import package_archive as archive
 from prostate_alm.delivery.card import CARD_KEY, FORMAT_VERSION, ModelCard
-from prostate_alm.delivery.package_archive import PackageError
-from prostate_alm.delivery.package_network import member_of, network_of
+from prostate_alm.delivery.package import archive
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.network import member_of, network_of
 from prostate_alm.delivery.prediction import ModelIdentity
 from prostate_alm.training.networks import MeanLogits
-
-if TYPE_CHECKING:
-    from prostate_alm.delivery.package_build import pack_ensemble
-
-__all__ = ["PackageError", "PackedModel", "open_package", "pack_ensemble"]
-
-
-def __getattr__(name: str) -> Any:
-    """Return `pack_ensemble` when it is asked for: packing imports the training, which an answer must not wait for."""
-    if name != "pack_ensemble":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from prostate_alm.delivery.package_build import pack_ensemble
-
-    return pack_ensemble
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from prostate_alm.delivery.orthanc import NodeError, OrthancNode
-from prostate_alm.delivery.orthanc_lease import Lease
-from prostate_alm.delivery.orthanc_state import Entry, Ledger
+from prostate_alm.delivery.orthanc.client import NodeError, OrthancNode
+from prostate_alm.delivery.orthanc.lease import Lease
+from prostate_alm.delivery.orthanc.state import Entry, Ledger
 
 ANSWERED = "answered"
 

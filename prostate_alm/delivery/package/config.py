@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prostate_alm.delivery.card import GridSpec, NetworkSpec
-from prostate_alm.delivery.package_archive import PackageError
+from prostate_alm.delivery.package.archive import PackageError
 
 _NETWORK = "prostate_alm.training.networks.CascadeNet"
 _READING: tuple[dict[str, Any], ...] = (

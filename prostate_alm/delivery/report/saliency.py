@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from prostate_alm.delivery.package import PackedModel
+from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.training.networks import CascadeNet
 
 BLUR_MM = 6.0  # standard deviation of the baseline: the smallest lesions of the synthetic cohort have this radius

@@ -1,0 +1,169 @@
+"""What is written beside an answer: the report to look at, and the DICOM objects that go back into the study."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from prostate_alm.delivery.answers import answer_name
+from prostate_alm.delivery.prediction import Answer
+
+if TYPE_CHECKING:
+    from prostate_alm.delivery.package.opened import PackedModel
+    from prostate_alm.delivery.predict import StudyResult
+
+Kind = Literal["sr", "capture", "report"]
+KINDS: tuple[Kind, ...] = ("sr", "capture", "report")
+_SUFFIXES: dict[Kind, str] = {"sr": ".sr.dcm", "capture": ".capture.dcm", "report": ".html"}
+
+
+class OutputError(ValueError):
+    """A file that must not be written over."""
+
+
+def write_beside(
+    result: StudyResult,
+    model: PackedModel,
+    output_dir: Path,
+    *,
+    study_dir: Path,
+    kinds: Sequence[Kind] = KINDS,
+    created_at: datetime | None = None,
+) -> tuple[Path, ...]:
+    """Write the structured report, the capture of the report's page, and the report as HTML.
+
+    Args:
+        result: of `predict_folder`; the files of the study must still be there.
+        model: the one that answered; it draws the page.
+        output_dir: folder of the files STUDY.sr.dcm, STUDY.capture.dcm and STUDY.html, STUDY being the answer's
+            pseudonym; made where absent.
+        study_dir: folder of the study.
+        kinds: which of the three.
+        created_at: local time of the DICOM objects; now, if not given.
+
+    Returns:
+        The files. There are no DICOM objects for a refused study that is not one study of one patient.
+
+    Raises:
+        OutputError: a file of that name is there and is no earlier one of this model and study.
+        OSError: an image is gone, or the folder cannot be written.
+    """
+    files = files_beside(result, model, study_dir=study_dir, kinds=kinds, created_at=created_at)
+    check_files(files, result.answer, output_dir)
+    return write_files(files, result.answer, output_dir) if files else ()
+
+
+def files_beside(
+    result: StudyResult,
+    model: PackedModel,
+    *,
+    study_dir: Path,
+    kinds: Sequence[Kind] = KINDS,
+    created_at: datetime | None = None,
+) -> dict[Kind, bytes]:
+    """Return what `write_beside` writes, as the content of files."""
+    made: dict[Kind, bytes] = {}
+    if "report" in kinds:
+        from prostate_alm.delivery.report.html import report_file
+
+        made["report"] = report_file(result, model)
+    if {"sr", "capture"} & set(kinds):
+        made |= _dicom_files(result, model, study_dir=study_dir, kinds=kinds, created_at=created_at)
+    return made
+
+
+def _dicom_files(
+    result: StudyResult, model: PackedModel, *, study_dir: Path, kinds: Sequence[Kind], created_at: datetime | None
+) -> dict[Kind, bytes]:
+    # highdicom takes a second, which a JSON does without
+    from prostate_alm.delivery.dicom.evidence import EvidenceError
+    from prostate_alm.delivery.dicom.sr import structured_report
+
+    made: dict[Kind, bytes] = {}
+    with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
+        if "sr" in kinds:
+            made["sr"] = _encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
+        if "capture" in kinds:
+            from prostate_alm.delivery.dicom.capture import secondary_capture
+            from prostate_alm.delivery.report.page import draw_page
+
+            page = draw_page(result, model)
+            made["capture"] = _encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
+    return made
+
+
+def file_beside(answer: Answer, folder: Path, kind: Kind) -> Path:
+    """Return where a file of an answer is written: beside its JSON, under the same name."""
+    return folder / f"{answer_name(answer).removesuffix('.json')}{_SUFFIXES[kind]}"
+
+
+def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind]) -> bool:
+    """Return whether a folder lacks a file that the answer could have."""
+    return answer.study is not None and any(not file_beside(answer, folder, kind).exists() for kind in kinds)
+
+
+def check_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> None:
+    """Refuse to replace anything but earlier files of the same model and study.
+
+    Raises:
+        OutputError: a file is there under the name of one of them that is something else.
+    """
+    for kind, content in files.items():
+        path = file_beside(answer, folder, kind)
+        same = _is_earlier_report if kind == "report" else _is_of_the_same_series
+        if path.exists() and not same(path, content):
+            raise OutputError(
+                f"output must be new or earlier files of the same model and study, got another {path.name}. "
+                "Choose another folder."
+            )
+
+
+def write_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> tuple[Path, ...]:
+    """Write files, each whole or not at all, over what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {kind: file_beside(answer, folder, kind) for kind in files}
+    for kind, path in paths.items():
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(files[kind])
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return tuple(paths.values())
+
+
+def _encoded(made: Dataset) -> bytes:
+    """Return an object as the content of a file."""
+    stream = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd values that the images have and their report repeats
+        made.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def _is_earlier_report(path: Path, content: bytes) -> bool:
+    """Return whether a file begins as the report does: a page of another origin is not replaced."""
+    head = content[: content.index(b"</title>")]
+    return path.read_bytes()[: len(head)] == head
+
+
+def _is_of_the_same_series(path: Path, content: bytes) -> bool:
+    return _series_uid(path) == _series_uid(BytesIO(content))
+
+
+def _series_uid(file: Path | BytesIO) -> str | None:
+    """Return which series a file belongs to, None where it is no DICOM object."""
+    try:
+        return str(pydicom.dcmread(file, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID", ""))
+    except InvalidDicomError:
+        return None

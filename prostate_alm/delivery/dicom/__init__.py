@@ -1,0 +1,1 @@
+"""Answers as DICOM objects that go back into their study."""
