@@ -92,7 +92,7 @@ def _draw_answer(figure: Figure, result: StudyResult, answer: Prediction, model:
     panels.compose_slices(_part(figure, _SLICES), views, model.card)
     panels.compose_inputs(_part(figure, _INPUTS), views, answer)
     panels.compose_charts_narrow(_part(figure, _CHARTS), model.card, answer)
-    figure.text(0.035, 0.27, _wrapped(f"{words.SALIENCY} {words.FIELD}", 138), fontsize=9, linespacing=1.3)
+    figure.text(0.035, 0.304, _wrapped(f"{words.SALIENCY} {words.FIELD}", 138), va="top", fontsize=9, linespacing=1.3)
     _write_result(figure, answer, model)
 
 
