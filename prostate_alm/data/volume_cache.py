@@ -1,5 +1,6 @@
 """Volumes that are read and normalised once for all members: images on disk that processes share."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -32,14 +33,15 @@ class VolumeCache:
 
     Args:
         folder: made when absent.
-        transforms: from a sample of `cohort_member.sample_of` to one with `image`; none of them is random.
+        transforms: from a sample of `cohort_member.sample_of` to one with `image`; none of them is random, and none was
+            used before, since what it remembers of that would make it another transform.
         progress: called after each image that is made.
     """
 
     def __init__(self, folder: Path, transforms: Sequence[Callable[..., Any]], *, progress: Progress = silent) -> None:
         digest = hashlib.sha256(pickle_hashing(list(transforms)) + monai.__version__.encode())
         self.folder = Path(folder) / digest.hexdigest()[:_KEY_LENGTH]
-        self._transform = Compose(list(transforms))
+        self._transform = Compose(copy.deepcopy(list(transforms)))  # so that those of the caller stay unused
         self._progress = progress
 
     def images(self, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -117,6 +117,8 @@ def test_a_run_killed_and_resumed_gives_the_same_numbers(
     resumed = run(*arguments, "--resume", "true", folder=workplace)
     assert resumed.returncode == 0, resumed.stderr
     assert "pretrain epoch" not in resumed.stdout
+    studies = json.loads(cohort.read_text())["studies"]  # three processes have read them, and made each image once
+    assert len(list(workplace.glob("data/volume-cache/*/*.npy"))) == len(studies)
     for file in ("predictions.csv", "metrics.json", "history.csv"):
         assert (workplace / "killed" / file).read_bytes() == (workplace / "whole" / file).read_bytes(), file
     identity = json.loads((workplace / "killed" / "tracking.json").read_text())

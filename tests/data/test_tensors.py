@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from monai.transforms import CenterSpatialCrop
 
 from prostate_alm.data.sampling import StratifiedBatchSampler
-from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
+from prostate_alm.data.tensors import TensorLoader, crop_centre, crop_mirror_and_scale, mirror_and_shift
 
 
 def make_samples(count: int) -> list[dict[str, Any]]:
@@ -64,3 +66,60 @@ def test_images_are_moved_and_mirrored_as_a_loop_does() -> None:
 def test_no_sample_is_a_fault_of_the_caller() -> None:
     with pytest.raises(ValueError, match="samples must not be empty"):
         TensorLoader([])
+
+
+def volumes(count: int = 400) -> torch.Tensor:
+    """Volumes whose voxels all differ: x + 10 y + 100 z, the second channel a thousand more."""
+    x, y, z = torch.meshgrid(torch.arange(8.0), torch.arange(7.0), torch.arange(5.0), indexing="ij")
+    one = x + 10 * y + 100 * z
+    return torch.stack([one, one + 1000]).expand(count, -1, -1, -1, -1).clone()
+
+
+def test_floats_are_taken_as_they_are() -> None:
+    image = torch.randn(1, 2, 2, 2)
+    batch = next(iter(TensorLoader([{"image": image, "label": 0, "sample_id": "a"}])))
+    assert torch.equal(batch["image"][0], image)
+
+
+def test_each_block_is_one_of_the_possible_ones_and_all_of_them_come() -> None:
+    size, image = (6, 6, 5), volumes()
+    blocks = {
+        torch.stack([part.flip(1) if mirrored else part for part in [image[0, :, x : x + 6, y : y + 6]]])
+        .numpy()
+        .tobytes()
+        for x in range(3)
+        for y in range(2)
+        for mirrored in (False, True)
+    }
+    assert len(blocks) == 12
+    found = crop_mirror_and_scale(image, torch.Generator().manual_seed(0), size=size, gain_max=0, offset_max=0)
+    assert {block.unsqueeze(0).numpy().tobytes() for block in found} == blocks
+    assert torch.equal(image, volumes())
+
+
+def test_gain_and_offset_change_half_of_the_volumes_by_as_much_as_is_said() -> None:
+    image = volumes()
+    found = crop_mirror_and_scale(image, torch.Generator().manual_seed(0), size=(8, 7, 5), gain_max=0.1, offset_max=0.5)
+    flat, original = found.sort(2).values.flatten(1), image.flatten(1)  # sorting along X undoes the mirror
+    gain = (flat[:, -1] - flat[:, 0]) / (original[:, -1] - original[:, 0]) - 1
+    offset = flat[:, 0] - (1 + gain) * original[:, 0]
+    for change, largest in ((gain, 0.1), (offset, 0.5)):
+        changed = change.abs() > largest / 1e3
+        assert 160 < changed.sum() < 240  # 400 throws of a coin: 4 standard deviations
+        assert 0.9 * largest < change.abs().max() < 1.01 * largest
+        assert abs(change[changed].mean()) < 4 * largest / 3**0.5 / 13
+    np.testing.assert_allclose(flat, (1 + gain)[:, None] * original + offset[:, None], atol=2e-2)
+
+
+def test_the_same_seed_gives_the_same_blocks_and_another_one_others() -> None:
+    one, same, other = (
+        crop_mirror_and_scale(volumes(8), torch.Generator().manual_seed(seed), size=(4, 4, 4)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (5, 6, 3), (8, 7, 5)])
+def test_the_middle_is_that_of_monai(size: tuple[int, int, int]) -> None:
+    expected = CenterSpatialCrop(size)(volumes(1)[0])
+    assert torch.equal(crop_centre(volumes(1), torch.Generator(), size=size)[0], torch.as_tensor(expected))
