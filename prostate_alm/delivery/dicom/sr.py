@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from highdicom import sr
 from pydicom.dataset import Dataset
 
-from prostate_alm.delivery.dicom import codes as codes
+from prostate_alm.delivery.dicom import codes
 from prostate_alm.delivery.dicom.evidence import PRODUCT, Evidence, Reference, ReferencedStack, evidence_of
 from prostate_alm.delivery.dicom.objects import (
     LONG_STRING,

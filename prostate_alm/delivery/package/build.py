@@ -18,7 +18,7 @@ from prostate_alm.delivery.card import (
     StoredOperatingPoint,
     ValidationScores,
 )
-from prostate_alm.delivery.package import archive as archive
+from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.ensemble import TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package.readme import model_card_text

@@ -17,8 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from prostate_alm.delivery.prediction import Prediction, Refused
-from prostate_alm.delivery.report import panels as panels
-from prostate_alm.delivery.report import words as words
+from prostate_alm.delivery.report import panels, words
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.views import Views, study_views
 

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from prostate_alm.delivery.prediction import Prediction, Refused
-from prostate_alm.delivery.report import panels as panels
-from prostate_alm.delivery.report import words as words
+from prostate_alm.delivery.report import panels, words
 from prostate_alm.delivery.report.figures import NEGATIVE, POSITIVE
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.views import study_views

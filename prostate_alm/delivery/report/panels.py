@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Prediction
-from prostate_alm.delivery.report import figures as figures
-from prostate_alm.delivery.report import words as words
+from prostate_alm.delivery.report import figures, words
 from prostate_alm.delivery.report.views import Views
 
 Canvas = Figure | SubFigure
