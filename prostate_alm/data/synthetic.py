@@ -108,17 +108,21 @@ def ensure_cohort(
 def _make_studies(dicom_dir: Path, cohort: SyntheticCohort, *, progress: Progress) -> None:
     """Do as `make_cohort` does, in several processes: it claims the folder first and writes the tables last."""
     make_cohort(dicom_dir, studies=1, **cohort.phantom)
+    names = {index: plan_study(index, **cohort.phantom).identifier for index in range(1, cohort.studies + 1)}
+    missing = [index for index, name in names.items() if not (dicom_dir / name).exists()]
+    for done in range(1, cohort.studies - len(missing) + 1):
+        progress(done, cohort.studies)
     one = partial(_make_study, phantom=cohort.phantom, dicom_dir=dicom_dir)
-    with closing(map_in_order(one, range(2, cohort.studies + 1), workers=available_workers())) as made:
-        for done, _ in enumerate(made, start=2):
+    with closing(map_in_order(one, missing, workers=available_workers())) as made:
+        for done, _ in enumerate(made, start=cohort.studies - len(missing) + 1):
             progress(done, cohort.studies)
     make_cohort(dicom_dir, studies=cohort.studies, **cohort.phantom)
 
 
 def _make_study(index: int, *, phantom: dict[str, Any], dicom_dir: Path) -> None:
+    """Write a study under another name first, as `make_cohort` does, so that one with its own name is whole."""
     plan = plan_study(index, **phantom)
-    directory, partial_dir = dicom_dir / plan.identifier, dicom_dir / f".{plan.identifier}.partial"
-    if not directory.exists():
-        shutil.rmtree(partial_dir, ignore_errors=True)
-        write_study(render_study(plan), partial_dir)
-        partial_dir.rename(directory)
+    partial_dir = dicom_dir / f".{plan.identifier}.partial"
+    shutil.rmtree(partial_dir, ignore_errors=True)
+    write_study(render_study(plan), partial_dir)
+    partial_dir.rename(dicom_dir / plan.identifier)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prostate_alm.data.splits import SplitError, member_seed, split_member, split_patients
+from prostate_alm.data.splits import SplitError, member_seed, split_at_ratio, split_member, split_patients
 
 STUDIES = {f"study-{i:03d}": int(i % 4 == 0) for i in range(60)}
 PATIENTS = {name: f"patient-{int(name[-3:]) // 2:03d}" for name in STUDIES}  # two studies each
@@ -87,3 +87,37 @@ def test_four_patients_are_enough_for_a_test_split() -> None:
     labels = {"a": 1, "b": 1, "c": 0, "d": 0}
     large, small = split_patients(labels, {i: i for i in labels}, share=0.25, seed=0, purpose="test")
     assert sorted(labels[i] for i in large) == sorted(labels[i] for i in small) == [0, 1]
+
+
+def cohort_of(positives: int, negatives: int) -> tuple[dict[str, int], dict[str, str]]:
+    """Two studies a patient, of which only the first of a positive patient is positive."""
+    labels = {f"{i}-{k}": int(i < positives and k == 0) for i in range(positives + negatives) for k in range(2)}
+    return labels, {study: f"p{study.split('-')[0]}" for study in labels}
+
+
+@pytest.mark.parametrize(("ratio", "left"), [(8, 26), (4, 52), (2.5, 84), (2, 90), (0.1, 90)])
+def test_a_class_ratio_drops_whole_positive_patients(ratio: float, left: int) -> None:
+    labels, patients = cohort_of(90, 210)
+    kept, dropped = split_at_ratio(labels, patients, ratio=ratio, seed=0)
+    assert sorted([*kept, *dropped]) == sorted(labels)
+    assert sum(labels[study] for study in kept) == left
+    assert not {patients[study] for study in kept} & {patients[study] for study in dropped}
+    assert all(int(patient[1:]) < 90 for patient in {patients[study] for study in dropped})
+
+
+def test_positives_of_a_larger_ratio_are_among_those_of_a_smaller_one_and_do_not_hang_on_the_others() -> None:
+    labels, patients = cohort_of(90, 210)
+    at = {ratio: set(split_at_ratio(labels, patients, ratio=ratio, seed=0)[0]) for ratio in (4, 8, 16)}
+    assert at[16] < at[8] < at[4]
+    negatives = {study for study, patient in patients.items() if int(patient[1:]) >= 90}
+    fewer = {study: label for study, label in labels.items() if study not in sorted(negatives)[:280]}  # 70 are left
+    at_fewer = set(split_at_ratio(fewer, patients, ratio=8 / 3, seed=0)[0])
+    assert {study for study in at_fewer if study not in negatives} == {s for s in at[8] if s not in negatives}
+    assert split_at_ratio(dict(reversed(labels.items())), patients, ratio=8, seed=0)[0] == sorted(at[8])
+    assert set(split_at_ratio(labels, patients, ratio=8, seed=1)[0]) != at[8]
+
+
+def test_a_ratio_that_leaves_no_positive_is_refused() -> None:
+    labels, patients = cohort_of(3, 7)
+    with pytest.raises(SplitError, match=r"^ratio must leave a positive patient, got 1:15 with 7 negative ones\."):
+        split_at_ratio(labels, patients, ratio=15, seed=0)
