@@ -66,12 +66,12 @@ def test_the_weights_give_the_same_figures_again(
 ) -> None:
     # only the folder and the data are given: ratio, member and loss are those that the folder says
     files = ("train.json", "evaluate.json")
-    before = {path.name: path.read_bytes() for path in (workplace / "OUT").iterdir()}
+    before = {path.name: path.read_bytes() for path in (workplace / "OUT").rglob("*") if path.is_file()}
     again = run_cifar10("evaluating", files, workplace, "--output_dir", "OUT", "--dataset_dir", images)
     assert again.returncode == 0, again.stderr
     line = next(line for line in trained.stdout.splitlines() if line.startswith("test AUC"))
     assert line in again.stdout.splitlines()
-    assert {path.name: path.read_bytes() for path in (workplace / "OUT").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (workplace / "OUT").rglob("*") if path.is_file()} == before
     nothing = run_cifar10("evaluating", files, workplace, "--output_dir", "elsewhere", "--dataset_dir", images)
     assert nothing.returncode == 2
     assert "error: output_dir must be the folder of a trained member, got elsewhere" in nothing.stderr

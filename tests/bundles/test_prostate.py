@@ -128,7 +128,7 @@ def test_a_run_killed_and_resumed_gives_the_same_numbers(
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_results_of_a_run_are_not_overwritten_unasked(
