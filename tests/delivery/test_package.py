@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from prostate_alm.delivery.package import archive as archive
+from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.training.networks import CascadeNet
