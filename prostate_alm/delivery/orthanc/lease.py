@@ -84,13 +84,16 @@ class Lease:
 def spool_folder() -> Iterator[Path]:
     """Give a folder that only this user can read, removed at the end, and remove those of watchers that were killed.
 
-    They hold images of patients. A lock that dies with its process tells which ones are in use.
+    They hold images of patients. A lock that dies with its process tells which ones are in use. A folder gets its name
+    when it is locked already, or another watcher that starts just now would take it for abandoned.
     """
     root = Path(tempfile.gettempdir())
     for left in root.glob(f"{_SPOOL}*"):
         _remove_abandoned(left)
-    folder = Path(tempfile.mkdtemp(prefix=_SPOOL, dir=root))
-    with FileLock(folder / "lock"):
+    new = Path(tempfile.mkdtemp(prefix=f".{_SPOOL}", dir=root))
+    folder = new.with_name(new.name.removeprefix("."))
+    with FileLock(new / "lock"):
+        new.rename(folder)
         try:
             yield folder
         finally:
