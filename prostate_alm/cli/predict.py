@@ -56,12 +56,12 @@ def add_predict(commands: Commands) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.archive import Job, answer_archive
-    from prostate_alm.delivery.package.opened import open_package
+    from prostate_alm.delivery.package.described import describe_package
     from prostate_alm.delivery.sources import find_sources
     from prostate_alm.imaging.rulebook import read_rules
 
     sources = find_sources(options.studies)
-    model = open_package(options.model)
+    model = describe_package(options.model)
     point = model.card.operating_point(options.target_tpr)
     job = Job(
         model=options.model,
