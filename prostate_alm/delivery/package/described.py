@@ -1,0 +1,67 @@
+"""What a packed model says of itself, read without its network: asking does not wait for torch."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from prostate_alm.delivery.card import CARD_KEY, FORMAT_VERSION, ModelCard
+from prostate_alm.delivery.package import archive
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.prediction import ModelIdentity
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedModel:
+    """A packed model whose files are whole: what it says of itself, which one it is, and its weights as stored."""
+
+    card: ModelCard
+    identity: ModelIdentity
+    weights: bytes = field(repr=False)
+
+
+def describe_package(path: Path) -> DescribedModel:
+    """Read a packed model, the zip or the folder that it was unpacked to, up to its weights.
+
+    Raises:
+        PackageError: not a packed model, or one that is unsafe, incomplete, tampered with or newer than this package;
+            `code` tells which.
+    """
+    content = archive.read_content(path)
+    card = _read_card(content.files[archive.METADATA], path.name)
+    identity = ModelIdentity(
+        name=card.name,
+        version=card.version,
+        sha256=content.sha256,
+        members=card.members,
+        trained_on=card.data,
+        data_is_synthetic=card.data_is_synthetic,
+    )
+    return DescribedModel(card, identity, content.files[archive.MODEL])
+
+
+def _read_card(content: bytes, name: str) -> ModelCard:
+    try:
+        card = json.loads(content)[CARD_KEY]
+        newer = card["format_version"] > FORMAT_VERSION
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise invalid_model(f"{archive.METADATA} must hold a card, got {type(error).__name__}", name) from error
+    if newer:
+        raise PackageError(
+            "newer_model",
+            f"model must have format version {FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
+            "Update prostate-alm.",
+        )
+    try:
+        return ModelCard.model_validate_json(json.dumps(card))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole card"
+        rule = first["msg"].removeprefix("Value error, ")
+        raise invalid_model(f"the card must be valid, got at {place}: {rule}", name) from error
+
+
+def invalid_model(fault: str, name: str) -> PackageError:
+    """Return the error of a pack whose parts are not what they must be."""
+    return PackageError("invalid_model", f"{fault} in {name}. Pack the ensemble again.")
