@@ -25,6 +25,9 @@ def add_phantom(commands: Commands) -> None:
         "--difficulty", type=float, help="0 is easiest; see docs/phantom.md (default: as documented there)"
     )
     make.add_argument(
+        "--reader-difficulty", type=float, help="of the reader who gives the labels alone (default: --difficulty)"
+    )
+    make.add_argument(
         "--b-values",
         type=float,
         nargs="+",
@@ -38,7 +41,11 @@ def _make_phantom(options: argparse.Namespace) -> int:
     from prostate_alm.imaging.phantom import make_cohort
 
     # absent options are not passed on: the defaults are those of make_cohort
-    chosen = {"difficulty": options.difficulty, "b_values_s_per_mm2": options.b_values and tuple(options.b_values)}
+    chosen = {
+        "difficulty": options.difficulty,
+        "reader_difficulty": options.reader_difficulty,
+        "b_values_s_per_mm2": options.b_values and tuple(options.b_values),
+    }
     folder = make_cohort(
         options.output,
         studies=options.studies,

@@ -29,6 +29,7 @@ class SyntheticCohort(BaseModel):
     studies: int = Field(ge=1)
     seed: int = Field(ge=0)
     difficulty: float = Field(default=DEFAULT_DIFFICULTY, ge=0, le=1)
+    reader_difficulty: float | None = Field(default=None, ge=0, le=1)
     positive_share: float = Field(default=0.3, gt=0, lt=1)
     b_values_s_per_mm2: tuple[float, ...] = tuple(MODEL_B_VALUES_S_PER_MM2)
     test_share: float = Field(default=1 / 3, gt=0, lt=1)
@@ -36,7 +37,7 @@ class SyntheticCohort(BaseModel):
     @property
     def phantom(self) -> dict[str, Any]:
         """The parameters of a single study."""
-        return self.model_dump(include={"seed", "difficulty", "positive_share", "b_values_s_per_mm2"})
+        return self.model_dump(include={"seed", "difficulty", "reader_difficulty", "positive_share", "b_values_s_per_mm2"})
 
 
 def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0) -> Path:

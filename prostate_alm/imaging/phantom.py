@@ -117,6 +117,7 @@ def make_cohort(
     studies: int = 60,
     seed: int = 0,
     difficulty: float = DEFAULT_DIFFICULTY,
+    reader_difficulty: float | None = None,
     positive_share: float = 0.3,
     b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
     progress: Callable[[int, int], None] | None = None,
@@ -131,6 +132,7 @@ def make_cohort(
         studies: how many, >= 1.
         seed: seed of the cohort, >= 0.
         difficulty: 0 (plain) to 1 (barely possible).
+        reader_difficulty: that of the reader alone, where it is another than that of the images.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, >= 0.
         progress: called with (studies done, studies in all) after each study.
@@ -157,6 +159,8 @@ def make_cohort(
         "positive_share": float(positive_share),
         "b_values_s_per_mm2": tuple(float(value) for value in b_values_s_per_mm2),
     }
+    if reader_difficulty is not None:
+        settings["reader_difficulty"] = float(reader_difficulty)
     plans = [plan_study(index, **settings) for index in range(1, studies + 1)]
     _claim(output_dir, settings | {"version": PHANTOM_VERSION})
     for done, plan in enumerate(plans, start=1):

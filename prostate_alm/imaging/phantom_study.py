@@ -125,6 +125,7 @@ def plan_study(
     *,
     seed: int = 0,
     difficulty: float = DEFAULT_DIFFICULTY,
+    reader_difficulty: float | None = None,
     positive_share: float = 0.3,
     b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
     protocol: Protocol | None = None,
@@ -135,6 +136,7 @@ def plan_study(
         index: number of the study, from 1; its id is PHANTOM-0001 for 1.
         seed: seed of the cohort, >= 0.
         difficulty: 0 (plain) to 1 (barely possible).
+        reader_difficulty: that of the reader alone, where it is another than that of the images.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, within [0, 5000].
         protocol: how the study is written; drawn from the seed where it is None.
@@ -153,14 +155,16 @@ def plan_study(
     """
     b_values = _check_b_values(b_values_s_per_mm2)
     check_difficulty(difficulty)
+    of_reader = difficulty if reader_difficulty is None else check_difficulty(reader_difficulty)
     label = label_of(index, seed=seed, positive_share=positive_share)
     streams = np.random.SeedSequence(entropy=seed, spawn_key=(index,)).spawn(5)
     of_verdict, of_anatomy, of_frame, of_protocol = (np.random.default_rng(stream) for stream in streams[:4])
-    verdict = draw_verdict(label, of_verdict, difficulty=difficulty)
+    verdict = draw_verdict(label, of_verdict, difficulty=of_reader)
     drawn_protocol = draw_protocol(of_protocol)
+    reader = "" if reader_difficulty is None else f"/{float(reader_difficulty)}"
     return StudyPlan(
         identifier=f"PHANTOM-{index:04d}",
-        uid_key=f"{seed}/{index}/{float(difficulty)}/{float(positive_share)}/{b_values}",
+        uid_key=f"{seed}/{index}/{float(difficulty)}{reader}/{float(positive_share)}/{b_values}",
         b_values_s_per_mm2=b_values,
         verdict=verdict,
         anatomy=draw_anatomy(verdict, of_anatomy, difficulty=difficulty),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from prostate_alm.imaging.phantom_anatomy import lesion_contrast
 from prostate_alm.imaging.phantom_reader import (
     DEFAULT_DIFFICULTY,
     EQUIVOCAL_BAND,
@@ -19,6 +20,7 @@ from prostate_alm.imaging.phantom_reader import (
     observer_auc,
     reader_noise_sd,
 )
+from prostate_alm.imaging.phantom_study import plan_study, render_diffusion
 
 
 @pytest.mark.parametrize("difficulty", [0.0, DEFAULT_DIFFICULTY, 1.0])
@@ -48,6 +50,24 @@ def test_verdicts_given_the_label_have_the_observers_auc() -> None:
     conspicuity = np.array([draw_verdict(label, rng, difficulty=0.5).conspicuity for label in labels])
     drawn = roc_auc_score(labels, equivocal_probability(conspicuity, 0.5).round(12))
     assert drawn == pytest.approx(observer_auc(0.5), abs=0.02)
+
+
+def test_images_may_be_harder_than_the_reader_who_labels_them() -> None:
+    """Labels follow the difficulty of the reader, whose observer scikit-learn finds; lesions fade with the images'."""
+    plans = [plan_study(index, seed=3, difficulty=0.8, reader_difficulty=0.2) for index in range(1, 601)]
+    labels, conspicuity = zip(*((plan.label, plan.verdict.conspicuity) for plan in plans), strict=True)
+    drawn = roc_auc_score(labels, equivocal_probability(np.array(conspicuity), 0.2).round(12))
+    assert drawn == pytest.approx(observer_auc(0.2), abs=0.01)  # 0.995; at 0.8 it is 0.775
+    lesions = [plan for plan in plans if plan.anatomy.lesion is not None and plan.verdict.conspicuity < 1]
+    for plan in lesions[:20]:
+        assert plan.anatomy.lesion.contrast == lesion_contrast(plan.verdict.conspicuity, difficulty=0.8)
+
+
+def test_reader_of_the_images_difficulty_gives_the_same_study() -> None:
+    alone, both = plan_study(4, difficulty=0.5), plan_study(4, difficulty=0.5, reader_difficulty=0.5)
+    assert alone.verdict == both.verdict
+    np.testing.assert_array_equal(render_diffusion(alone).adc.pixels, render_diffusion(both).adc.pixels)
+    assert alone.uid_key != both.uid_key
 
 
 def test_observer_at_the_default_difficulty_is_good_and_imperfect() -> None:
