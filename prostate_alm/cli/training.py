@@ -9,6 +9,7 @@ from typing import Any
 
 from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, print_error
 from prostate_alm.progress import progress_bar
+from prostate_alm.shipped import find_bundle, find_plan
 
 
 def add_ensemble(commands: Commands) -> None:
@@ -21,7 +22,7 @@ def add_ensemble(commands: Commands) -> None:
         "them to MLflow. All other options are overrides of the bundle, e.g. --loss a_fl --ratio 9. Members with "
         "results are not trained again, interrupted ones go on. Exit code 1 when a member failed.",
     )
-    train.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle, e.g. bundles/cifar10")
+    train.add_argument("bundle", type=find_bundle, metavar="BUNDLE", help="prostate, cifar10, or a bundle's folder")
     train.add_argument("--members", type=int, default=10, metavar="N", help="number of members (default: %(default)s)")
     train.add_argument("--output", type=Path, default=Path("outputs"), metavar="DIR", help="(default: %(default)s)")
     _add_execution(train)
@@ -48,7 +49,7 @@ def _add_evaluate(group: Commands) -> None:
     evaluate.add_argument(
         "--trained-on", type=Path, metavar="JSON", help="cohort of the training, where it is not found by its name"
     )
-    evaluate.add_argument("--bundle", type=Path, metavar="BUNDLE", help="with --manifest (default: bundles/prostate)")
+    evaluate.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="with --manifest (default: prostate)")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(action=_evaluate_ensemble)
 
@@ -60,7 +61,7 @@ def _add_register(group: Commands) -> None:
         description="Register the ensemble in DIR as the next version of a model in MLflow, under an alias on request.",
     )
     register.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
-    register.add_argument("--bundle", type=Path, required=True, metavar="BUNDLE", help="e.g. bundles/cifar10")
+    register.add_argument("--bundle", type=find_bundle, required=True, metavar="BUNDLE", help="e.g. cifar10")
     register.add_argument("--name", required=True, metavar="NAME", help="name of the registered model")
     register.add_argument("--alias", metavar="ALIAS", help="e.g. champion; moves from an earlier version")
     register.add_argument("--tracking_uri", metavar="URI", help="(default: MLFLOW_TRACKING_URI, sqlite:///mlflow.db)")
@@ -165,7 +166,7 @@ def add_experiment(commands: Commands) -> None:
         "members. What is done is found again: stop at any time and run the same command to go on. Exit code 1 when a "
         "member failed.",
     )
-    run.add_argument("plan", type=Path, metavar="PLAN", help="e.g. bundles/cifar10/experiments/default.json")
+    run.add_argument("plan", type=find_plan, metavar="PLAN", help="JSON file, or a shipped plan, e.g. cifar10/default")
     run.add_argument("--output", type=Path, metavar="DIR", help="(default: outputs/NAME OF THE PLAN[-seedN])")
     run.add_argument("--seed", type=int, metavar="N", help="another seed than the plan's: a replicate of its results")
     _add_execution(run)

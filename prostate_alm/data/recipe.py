@@ -18,6 +18,7 @@ from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort
 from prostate_alm.data.workers import available_workers, map_in_order
 from prostate_alm.imaging.phantom import PHANTOM_VERSION
 from prostate_alm.progress import Progress, silent
+from prostate_alm.shipped import find_recipe
 
 NOTE = "recipe.json"
 """Beside the volumes of a cohort: what they were made from, and the outcome of the comparison with the checksums."""
@@ -89,7 +90,7 @@ def make_from_recipe(path: Path, folder: Path, *, progress: Callable[[str], Prog
     as good, and results say by the manifest's checksum which one they are of.
 
     Args:
-        path: the recipe; its name is that of the manifest.
+        path: the recipe, or a shipped one such as data_manifest/phantom-400.json; its name is that of the manifest.
         folder: receives DICOM studies, manifest and volumes.
         progress: name of the work -> what is called after each study, e.g. `progress_bar`.
 
@@ -104,6 +105,7 @@ def make_from_recipe(path: Path, folder: Path, *, progress: Callable[[str], Prog
 
 def make_and_check(path: Path, folder: Path, *, progress: Callable[[str], Progress] = lambda _: silent) -> MadeCohort:
     """Make a recipe's cohort as `make_from_recipe` does, and name the studies that differ from its checksums."""
+    path = find_recipe(path)
     recipe, manifest_path = read_recipe(path), folder / f"{path.stem}.json"
     note, own_sha256 = _claim(manifest_path, recipe), hashlib.sha256(path.read_bytes()).hexdigest()
     ensure_cohort(manifest_path, recipe.cohort, progress=progress)

@@ -42,7 +42,7 @@ def config_file_of(bundle: Path) -> Path:
     """
     path = bundle if bundle.suffix == ".json" else bundle / "train.json"
     if not path.is_file():
-        raise EnsembleError(f"bundle must be a folder with train.json, got {bundle}. Give for example bundles/cifar10")
+        raise EnsembleError(f"bundle must be a folder with train.json, got {bundle}. Give for example cifar10")
     return path
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
+from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
 from prostate_alm.training.ensemble import EnsembleError, finished_members
 from prostate_alm.training.run_folder import CONFIG, ENSEMBLE, METRICS, RunFolder
 
@@ -60,7 +61,7 @@ def read_trained_on(
 
     Args:
         folder: of the ensemble.
-        bundle: folder of its bundle; None for `bundles/prostate`.
+        bundle: folder of its bundle; None for the one that is shipped.
         manifest: that it was trained on; None to look for it.
         near: files beside which it is looked for, too.
 
@@ -74,7 +75,7 @@ def read_trained_on(
             f"ensemble must be of the {BUNDLE} bundle to be applied to manifests, got one of {about.get('bundle')} in "
             f"{folder}. Leave out --manifest."
         )
-    config_file = (bundle or Path("bundles", BUNDLE)) / "train.json"
+    config_file = (bundle or shipped_bundle(BUNDLE)) / TRAINING_CONFIG
     _require_config_file(config_file, members)
     config = next(iter(members.values())).read_json(CONFIG)
     path = manifest or _find_manifest(config, near)

@@ -62,7 +62,7 @@ def evaluate_sites(
     Args:
         folder: of an evaluated ensemble of the prostate bundle.
         manifests: other cohorts of the same diffusion volumes, at least one.
-        bundle: folder of the ensemble's bundle; None for `bundles/prostate`.
+        bundle: folder of the ensemble's bundle; None for the one that is shipped.
         trained_on: manifest that the ensemble was trained on; None to look for it by its name in `data`,
             `data_manifest` and beside the other manifests.
         progress: called with the studies done and in all.

@@ -15,6 +15,7 @@ from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_
 from prostate_alm.delivery.package.config import read_specs
 from prostate_alm.delivery.package.network import network_of
 from prostate_alm.progress import Progress, silent
+from prostate_alm.shipped import shipped_bundle
 from prostate_alm.training import run_folder
 from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.networks import MeanLogits
@@ -52,7 +53,7 @@ def read_ensemble(
 
     Args:
         folder: of the ensemble.
-        bundle: folder of its bundle; None for `bundles/prostate`.
+        bundle: folder of its bundle; None for the one that is shipped.
         manifest: its cohort; None for `data/NAME` with the name that the members recorded.
         progress: called with the training studies read and in all.
 
@@ -63,7 +64,7 @@ def read_ensemble(
     """
     about, metrics, members = _read_members(folder)
     configs = [member.read_json(run_folder.CONFIG) for member in members]
-    bundle = bundle or Path("bundles", BUNDLE)
+    bundle = bundle or shipped_bundle(BUNDLE)
     training_config = _training_config(bundle, configs, members)
     manifest = manifest or Path("data", str(configs[0].get("manifest")))
     cohort = _read_manifest(manifest, configs, members)
@@ -131,7 +132,7 @@ def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple
     if not path.is_file() or not (bundle / "inference.json").is_file():
         raise _refused(
             f"bundle must be a folder with {_TRAINING} and inference.json, got {bundle}",
-            "Give --bundle bundles/prostate",
+            "Give --bundle prostate",
         )
     sha256 = sha256_of_file(path)
     for config, member in zip(configs, members, strict=True):

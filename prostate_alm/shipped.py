@@ -1,0 +1,104 @@
+"""Bundles, plans and recipes that come with the package, found from any folder; a user's own file goes first."""
+
+from pathlib import Path
+
+BUNDLES, RECIPES = "bundles", "data_manifest"
+TRAINING_CONFIG = "train.json"
+"""The file that makes a folder a bundle."""
+
+_PLANS = "experiments"
+
+
+def shipped_folder(name: str) -> Path:
+    """Return the folder of shipped files of one kind: inside an installed package, at the top of a checkout.
+
+    Args:
+        name: `bundles` or `data_manifest`.
+
+    Raises:
+        FileNotFoundError: the installation lacks it.
+
+    >>> sorted(path.name for path in shipped_folder(BUNDLES).iterdir() if path.is_dir())
+    ['cifar10', 'prostate']
+    """
+    package = Path(__file__).parent
+    for parent in (package, package.parent):
+        if (parent / name).is_dir():
+            return parent / name
+    raise FileNotFoundError(
+        f"package must be installed with its {name}, got none in {package}. Install it again from its wheel."
+    )
+
+
+def bundle_names() -> list[str]:
+    """Return the names of the shipped bundles, sorted."""
+    return sorted(path.parent.name for path in shipped_folder(BUNDLES).glob(f"*/{TRAINING_CONFIG}"))
+
+
+def shipped_bundle(name: str) -> Path:
+    """Return the folder of a shipped bundle.
+
+    Raises:
+        ValueError: there is none of that name.
+
+    >>> shipped_bundle("prostate").name
+    'prostate'
+    """
+    if name not in bundle_names():
+        raise ValueError(f"bundle must be a shipped one, got {name!r}. Available: {bundle_names()}")
+    return shipped_folder(BUNDLES) / name
+
+
+def find_bundle(given: str) -> Path:
+    """Return the bundle that a user names.
+
+    Args:
+        given: a folder with `train.json`, a config file, or the name of a shipped bundle, `bundles/` before it or not.
+
+    Returns:
+        The path as it was given when it is there or nothing of that name is shipped; else that of the shipped bundle.
+
+    >>> find_bundle("cifar10").name, find_bundle("no/such/bundle").as_posix()
+    ('cifar10', 'no/such/bundle')
+    """
+    path = Path(given)
+    if path.is_file() or (path / TRAINING_CONFIG).is_file():
+        return path
+    return shipped_folder(BUNDLES) / path.name if _relative_to(path, BUNDLES).as_posix() in bundle_names() else path
+
+
+def find_plan(given: str) -> Path:
+    """Return the plan of an experiment that a user names.
+
+    Args:
+        given: a file, its place in the shipped bundles, or bundle and name of a shipped plan, e.g. `cifar10/first`.
+
+    Returns:
+        The path as it was given when it is there or nothing of that name is shipped; else that of the shipped plan.
+
+    >>> find_plan("cifar10/first").name, find_plan("bundles/prostate/experiments/default.json").parent.name
+    ('first.json', 'experiments')
+    """
+    path = Path(given)
+    inside = _relative_to(path, BUNDLES)
+    for candidate in (inside, inside.parent / _PLANS / f"{inside.name}.json"):
+        shipped = shipped_folder(BUNDLES) / candidate
+        if not path.is_file() and not inside.is_absolute() and shipped.is_file():
+            return shipped
+    return path
+
+
+def find_recipe(given: Path) -> Path:
+    """Return a recipe of a synthetic cohort: the file itself when it is there, else the shipped one of that place.
+
+    >>> find_recipe(Path("data_manifest/phantom-400.json")).name, find_recipe(Path("mine.json")).as_posix()
+    ('phantom-400.json', 'mine.json')
+    """
+    inside = _relative_to(given, RECIPES)
+    shipped = shipped_folder(RECIPES) / inside
+    return shipped if inside != given and not given.is_file() and shipped.is_file() else given
+
+
+def _relative_to(path: Path, folder: str) -> Path:
+    """Return what follows `folder` in a relative path that starts with it, else the path."""
+    return path.relative_to(folder) if path.parts[:1] == (folder,) else path
