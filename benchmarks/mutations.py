@@ -177,6 +177,7 @@ def outcome(copy: Path, file: str) -> tuple[str, str]:
         cached.unlink()
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_of(copy, file)]
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the cache shows which copy was imported
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, cwd=copy, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
