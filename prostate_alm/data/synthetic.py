@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prostate_alm.data.build import build_manifest
 from prostate_alm.data.workers import available_workers, map_in_order
-from prostate_alm.imaging.phantom import DEFAULT_DIFFICULTY, make_cohort, plan_study, render_study, write_study
+from prostate_alm.imaging.phantom import (
+    DEFAULT_DIFFICULTY,
+    IMAGE_DIFFICULTY_MAX,
+    make_cohort,
+    plan_study,
+    render_study,
+    write_study,
+)
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.progress import Progress, silent
 
@@ -28,7 +35,7 @@ class SyntheticCohort(BaseModel):
 
     studies: int = Field(ge=1)
     seed: int = Field(ge=0)
-    difficulty: float = Field(default=DEFAULT_DIFFICULTY, ge=0, le=1)
+    difficulty: float = Field(default=DEFAULT_DIFFICULTY, ge=0, le=IMAGE_DIFFICULTY_MAX)
     reader_difficulty: float | None = Field(default=None, ge=0, le=1)
     positive_share: float = Field(default=0.3, gt=0, lt=1)
     b_values_s_per_mm2: tuple[float, ...] = tuple(MODEL_B_VALUES_S_PER_MM2)

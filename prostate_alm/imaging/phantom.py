@@ -16,6 +16,7 @@ from prostate_alm.imaging.phantom_reader import DEFAULT_DIFFICULTY, observer_auc
 from prostate_alm.imaging.phantom_study import (
     COMPUTED_B_VALUE_S_PER_MM2,
     DEFAULT_B_VALUES_S_PER_MM2,
+    IMAGE_DIFFICULTY_MAX,
     DiffusionVolumes,
     PhantomStudy,
     StoredVolume,
@@ -28,6 +29,7 @@ from prostate_alm.imaging.phantom_study import (
 
 __all__ = [
     "DEFAULT_DIFFICULTY",
+    "IMAGE_DIFFICULTY_MAX",
     "DiffusionVolumes",
     "PhantomStudy",
     "StudyPlan",
@@ -131,8 +133,8 @@ def make_cohort(
         output_dir: folder of the cohort; made where absent.
         studies: how many, >= 1.
         seed: seed of the cohort, >= 0.
-        difficulty: 0 (plain) to 1 (barely possible).
-        reader_difficulty: that of the reader alone, where it is another than that of the images.
+        difficulty: 0 (plain) to 1; to 3 where the reader has a difficulty of its own.
+        reader_difficulty: that of the reader alone, 0 to 1, where it is another than that of the images.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, >= 0.
         progress: called with (studies done, studies in all) after each study.

@@ -67,7 +67,7 @@ def lesion_contrast(conspicuity: float, *, difficulty: float) -> float:
 
     Args:
         conspicuity: c, within [0, 1].
-        difficulty: within [0, 1]; the more, the fainter the lesions between the two ends.
+        difficulty: within [0, 3]; the more, the fainter the lesions between the two ends.
 
     Returns:
         The contrast within [0, 1]; 0 at c = 0 and 1 at c = 1 for every difficulty.
@@ -88,7 +88,7 @@ def draw_anatomy(verdict: Verdict, rng: np.random.Generator, *, difficulty: floa
     Args:
         verdict: kind of study and true conspicuity.
         rng: source of randomness; advanced.
-        difficulty: within [0, 1]; strengthens the distractors and weakens equivocal lesions.
+        difficulty: within [0, 3]; strengthens the distractors, up to 1, and weakens equivocal lesions.
 
     Returns:
         The structures in painting order.
@@ -297,7 +297,7 @@ def _nodules(lobes: list[Structure], rng: np.random.Generator, *, difficulty: fl
         radius = float(rng.uniform(2.0, 5.5))
         size = _scaled((radius, radius, radius), rng.uniform(0.75, 1.3, size=3))
         stromal = float(rng.uniform()) < 0.4
-        kind, opacity = ("stromal nodule", 0.7 + 0.3 * difficulty) if stromal else ("glandular nodule", 0.75)
+        kind, opacity = ("stromal nodule", min(1.0, 0.7 + 0.3 * difficulty)) if stromal else ("glandular nodule", 0.75)
         nodule = Structure(
             kind,
             (float(x), float(y), float(z)),

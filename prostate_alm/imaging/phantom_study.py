@@ -40,6 +40,7 @@ DIFFUSION_NOISE = 0.006
 ADC_UNIT_MM2_PER_S = 1e-6
 T2_SCALE, DIFFUSION_SCALE = 1500.0, 900.0  # stored value of pure water at TE = 0, b = 0 and a gain of 1
 MAXIMUM_PIXEL = 4095
+IMAGE_DIFFICULTY_MAX = 3.0
 DEFAULT_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
 # Directions of columns, rows and slices in the patient's frame, one a row.
 AXIAL = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -135,8 +136,8 @@ def plan_study(
     Args:
         index: number of the study, from 1; its id is PHANTOM-0001 for 1.
         seed: seed of the cohort, >= 0.
-        difficulty: 0 (plain) to 1 (barely possible).
-        reader_difficulty: that of the reader alone, where it is another than that of the images.
+        difficulty: 0 (plain) to 1; to 3 where the reader has a difficulty of its own.
+        reader_difficulty: that of the reader alone, 0 to 1, where it is another than that of the images.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, within [0, 5000].
         protocol: how the study is written; drawn from the seed where it is None.
@@ -154,8 +155,7 @@ def plan_study(
     3
     """
     b_values = _check_b_values(b_values_s_per_mm2)
-    check_difficulty(difficulty)
-    of_reader = difficulty if reader_difficulty is None else check_difficulty(reader_difficulty)
+    of_reader = _check_difficulties(difficulty, reader_difficulty)
     label = label_of(index, seed=seed, positive_share=positive_share)
     streams = np.random.SeedSequence(entropy=seed, spawn_key=(index,)).spawn(5)
     of_verdict, of_anatomy, of_frame, of_protocol = (np.random.default_rng(stream) for stream in streams[:4])
@@ -274,6 +274,18 @@ def render_diffusion(plan: StudyPlan) -> DiffusionVolumes:
 def _noise(plan: StudyPlan, series: int) -> np.random.Generator:
     """Return the noise of one series; each has its own, so that any can be rendered without the others."""
     return np.random.default_rng([*plan.noise_seed, series])
+
+
+def _check_difficulties(difficulty: float, reader_difficulty: float | None) -> float:
+    """Return the reader's difficulty; images may be harder than any reader, who would only guess beyond 1."""
+    if reader_difficulty is None:
+        return check_difficulty(difficulty)
+    if not 0.0 <= difficulty <= IMAGE_DIFFICULTY_MAX:
+        raise ValueError(
+            f"difficulty must be within [0, {IMAGE_DIFFICULTY_MAX:g}] beside a reader_difficulty, got {difficulty} in "
+            "the phantom's parameters. 2 hides most equivocal lesions."
+        )
+    return check_difficulty(reader_difficulty)
 
 
 def _check_b_values(b_values_s_per_mm2: tuple[float, ...]) -> tuple[float, ...]:
