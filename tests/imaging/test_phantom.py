@@ -25,6 +25,8 @@ from prostate_alm.imaging.phantom import (
 )
 from prostate_alm.imaging.phantom_protocol import ADC_B_VALUES, B_VALUE_FORMS, Protocol
 from prostate_alm.imaging.phantom_reader import equivocal_probability
+from prostate_alm.imaging.phantom_study import render_diffusion
+from prostate_alm.imaging.phantom_tissue import TISSUES
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import Volume, load_study, load_volume
 
@@ -186,6 +188,17 @@ def test_tables_agree_with_the_plans_and_labels_hold_no_truth(tmp_path: Path) ->
     for truth, plan in zip(truths, plans, strict=True):
         assert float(truth["conspicuity"]) == pytest.approx(plan.verdict.conspicuity, abs=1e-4)
         assert (truth["zone"] == "") == (plan.anatomy.lesion is None)
+
+
+def test_the_lesion_is_where_the_table_says(tmp_path: Path) -> None:
+    (row,) = _rows(make_cohort(tmp_path / "cohort", studies=1) / "truth.csv")
+    diffusion = render_diffusion(plan_study(1))
+    grid, adc_um2_per_ms = diffusion.adc.grid, diffusion.maps["adc_um2_per_ms"]  # without noise
+    point_mm = np.array([float(row[name]) for name in ("x_mm", "y_mm", "z_mm")])  # LPS
+    i, j, k = np.round(np.linalg.solve(grid.steps_mm.T, point_mm - grid.origin_mm)).astype(int)
+    healthy = np.median(adc_um2_per_ms[diffusion.maps["gland_share"] > 0.9])
+    share = float(row["contrast"])  # of the way from healthy tissue to frank cancer
+    assert adc_um2_per_ms[k, j, i] < healthy - 0.5 * share * (healthy - TISSUES["lesion"].adc_um2_per_ms)
 
 
 def test_folder_of_another_cohort_or_of_other_files_is_refused(study: PhantomStudy, tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_the_fast_reader_and_pydicom_agree(build, tmp_path, monkeypatch):
     """The same series to the last digit whether a header is scanned or parsed, nested sequences and all."""
     images = build.study()
     for image in images:
-        image.SpecificCharacterSet, image.StudyDescription = "ISO_IR 100", "Prüfung"
+        image.SpecificCharacterSet, image.SeriesDescription = "ISO_IR 100", f"{image.SeriesDescription} Prüfung"
         inner = build.item(ReferencedSOPInstanceUID="1.2.3", DiffusionBValue=7.0)
         image.ReferencedImageSequence = [build.item(PurposeOfReferenceCodeSequence=[inner]), build.item()]
         image["ReferencedImageSequence"].is_undefined_length = True
@@ -252,6 +252,15 @@ def test_the_fast_reader_and_pydicom_agree(build, tmp_path, monkeypatch):
         image.add_new((0x0019, 0x100C), "IS", "800")
     folder = build.save(tmp_path, images)
     _require_agreement(folder, monkeypatch)
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 100", "ISO_IR 192", ["", "ISO 2022 IR 100"]])
+def test_text_is_that_of_the_character_set(build, tmp_path, character_set):
+    images = build.series(2, SeriesDescription="T2 axial, Prüfung")
+    for image in images:
+        image.SpecificCharacterSet = character_set
+    (series,) = read_series(build.save(tmp_path, images))
+    assert series.description == "T2 axial, Prüfung"
 
 
 def test_the_fast_reader_and_pydicom_agree_on_the_real_study(real_study, monkeypatch):
