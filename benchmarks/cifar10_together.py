@@ -20,8 +20,8 @@ from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
+from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.networks import CascadeNet
-from prostate_alm.training.precision import fastest_dtype
 from prostate_alm.training.samples import Sample
 from prostate_alm.training.together import train_together
 from prostate_alm.training.trainer import Loaders, Schedule, TwoStageTraining

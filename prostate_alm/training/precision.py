@@ -1,22 +1,10 @@
-"""In which precision a network runs: bfloat16 where the processor computes in it, float32 elsewhere."""
+"""A network in a given precision, its logits in float32; which precision is the fastest: see `dtype`."""
 
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
 from torch import nn
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 when the device has arithmetic for it, else float32.
-
-    A processor without such arithmetic emulates it, several times slower than float32.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
-        return torch.bfloat16
-    return torch.float32
 
 
 class AutocastInferer(Inferer):

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prostate_alm.data.manifest import sha256_of_file
 from prostate_alm.method.losses import BaseLoss, make_loss
-from prostate_alm.training.precision import fastest_dtype
+from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
+from prostate_alm.whole_files import sha256_of_file
 
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""

@@ -5,14 +5,9 @@ The files in the folders of results are the truth; a store holds a copy of them,
 
 from prostate_alm.training.tracking.ensemble_run import fail_ensemble_run, log_ensemble, start_ensemble_run
 from prostate_alm.training.tracking.member_run import MemberRun, resume_member_run, start_member_run
-from prostate_alm.training.tracking.store import (
-    DEFAULT_URI,
-    NO_TRACKING,
-    StoreUnreachableError,
-    prepare_store,
-    resolve_uri,
-)
+from prostate_alm.training.tracking.store import StoreUnreachableError, prepare_store
 from prostate_alm.training.tracking.sync import SyncReport, sync_results
+from prostate_alm.training.tracking_uri import DEFAULT_URI, NO_TRACKING, resolve_uri
 
 __all__ = [
     "DEFAULT_URI",

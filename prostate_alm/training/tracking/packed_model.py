@@ -24,7 +24,8 @@ from prostate_alm.training import run_folder
 from prostate_alm.training.networks import MeanLogits
 from prostate_alm.training.tracking.ensemble_run import complete_ensemble, ensemble_run, finished_ensemble
 from prostate_alm.training.tracking.results_folder import EnsembleFolder
-from prostate_alm.training.tracking.store import NO_TRACKING, StoreClient, open_store
+from prostate_alm.training.tracking.store import StoreClient, open_store
+from prostate_alm.training.tracking_uri import NO_TRACKING
 
 MODEL_NAME = "ensemble"
 _ENVIRONMENT = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")

@@ -23,9 +23,7 @@ from mlflow.exceptions import MlflowException, RestException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-NO_TRACKING = "none"
-"""The `tracking_uri` of runs that MLflow shall not hear of."""
+from prostate_alm.training.tracking_uri import DEFAULT_URI, NO_TRACKING, sqlite_path
 
 DEFAULT_FOLDER = Path("outputs")
 STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, RequestException, OSError)
@@ -42,15 +40,6 @@ _away: set[str] = set()  # servers that did not answer this process
 
 class StoreUnreachableError(ConnectionError):
     """The tracking server does not answer."""
-
-
-def resolve_uri(tracking_uri: str | None) -> str:
-    """Return the store to use: the argument, else MLFLOW_TRACKING_URI, else an SQLite file in the working folder.
-
-    >>> resolve_uri("sqlite:///elsewhere.db")
-    'sqlite:///elsewhere.db'
-    """
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 class StoreClient:
@@ -118,18 +107,13 @@ def open_store(tracking_uri: str) -> StoreClient:
 @contextmanager
 def _store_lock(tracking_uri: str) -> Iterator[None]:
     """Hold a file lock beside an SQLite store: its tables cannot be made by two processes at once."""
-    path = _sqlite_path(tracking_uri)
+    path = sqlite_path(tracking_uri)
     if path is None:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         yield
-
-
-def _sqlite_path(tracking_uri: str) -> Path | None:
-    path = tracking_uri.removeprefix("sqlite:///")
-    return None if path in (tracking_uri, "", ":memory:") else Path(path)
 
 
 def ensure_experiment(client: StoreClient, experiment: str) -> str:
@@ -158,7 +142,7 @@ def ensure_experiment(client: StoreClient, experiment: str) -> str:
 
 def _artifact_location(tracking_uri: str, experiment: str) -> str | None:
     """Put files beside an SQLite store, wherever the command runs; leave the choice to any other store."""
-    path = _sqlite_path(tracking_uri)
+    path = sqlite_path(tracking_uri)
     return None if path is None else (path.resolve().parent / "mlruns" / experiment).as_uri()
 
 

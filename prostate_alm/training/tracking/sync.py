@@ -6,14 +6,8 @@ from pathlib import Path
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.tracking.ensemble_run import complete_ensemble, complete_member
 from prostate_alm.training.tracking.results_folder import find_folders
-from prostate_alm.training.tracking.store import (
-    DEFAULT_URI,
-    NO_TRACKING,
-    STORE_ERRORS,
-    StoreUnreachableError,
-    first_line,
-    open_store,
-)
+from prostate_alm.training.tracking.store import STORE_ERRORS, StoreUnreachableError, first_line, open_store
+from prostate_alm.training.tracking_uri import DEFAULT_URI, NO_TRACKING
 
 
 @dataclass(frozen=True)
