@@ -45,7 +45,7 @@ def test_the_intercept_makes_the_stated_share_the_observed_one() -> None:
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    hits = np.zeros(2)
+    hits, estimates, widths = np.zeros(2), [], []
     for seed in range(100):
         random = np.random.default_rng(seed)
         stated = random.normal(0, 1.5, 100)
@@ -53,7 +53,11 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         found = calibration_quality(labels, expit(stated))
         assert found.slope is not None
         hits += [found.slope.low <= 1 <= found.slope.high, found.intercept.low <= 0 <= found.intercept.high]
+        estimates.append((found.slope.estimate, found.intercept.estimate))
+        widths.append((found.slope.high - found.slope.low, found.intercept.high - found.intercept.low))
     assert (hits >= 87).all()  # of 100 at 95 %: fewer have a chance of 1e-3
+    # nor are they wider than the estimates scatter; a deviation of 100 is known to 7 %
+    assert np.mean(widths, axis=0) == pytest.approx(2 * 1.96 * np.std(estimates, axis=0, ddof=1), rel=0.25)
 
 
 def test_separated_classes_have_no_slope_but_an_intercept() -> None:

@@ -177,7 +177,9 @@ def test_the_grid_takes_three_calls_and_every_training_once(tmp_path: Path, trai
 def test_the_choice_is_the_best_validation_auc_by_a_plain_count(tmp_path: Path, trainer: Trainer) -> None:
     root = tmp_path / "out"
     run_experiment(plan_in(tmp_path, GRID), root)
-    for folder in root.glob("cifar10-0-1/*/a_ml-baseline"):
+    folders = list(root.glob("cifar10-0-1/*/a_ml-baseline"))
+    assert folders
+    for folder in folders:
         means = {
             candidate.name: sum(read(file)["validation"]["auc"] for file in candidate.glob("*/metrics.json")) / 2
             for candidate in (folder / "candidates").iterdir()
