@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from prostate_alm import __version__
-from prostate_alm.cli import bundle, data, pack, predict, training, watch
+from prostate_alm.cli import bundle, data, doctor, pack, predict, training, watch
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, print_error
 
 
@@ -67,5 +67,6 @@ def _parser() -> Parser:
     predict.add_predict(commands)
     watch.add_watch(commands)
     bundle.add_bundle(commands)
+    doctor.add_doctor(commands)
     training.add_track(commands)
     return parser

@@ -1,0 +1,91 @@
+"""The command that says what an installation has and lacks."""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands
+from prostate_alm.cli.watch import PASSWORD_VARIABLE, USER_VARIABLE
+
+if TYPE_CHECKING:
+    from prostate_alm.doctor.findings import Check, Finding
+    from prostate_alm.doctor.services import Node
+
+_DEADLINE_S = 4.2  # with start and end below five seconds
+_TORCH_S = 4.0
+
+
+def add_doctor(commands: Commands) -> None:
+    """Add `prostate-alm doctor`."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this installation has and lacks, and what to do",
+        description="Check Python, packages, torch, GPU, bfloat16, disk, MLflow, Orthanc, programs and bundles, in "
+        "five seconds at most. Exit code 1 when there is a problem: something needed, or asked for by name, does not work. "
+        "Notes are worth knowing and change no exit code.",
+    )
+    doctor.add_argument(
+        "--orthanc", metavar="URL", help="of a server that must be there (default: look on this machine)"
+    )
+    doctor.add_argument("--output", type=Path, default=Path("outputs"), metavar="DIR", help="(default: %(default)s)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(action=_examine)
+
+
+def _examine(options: argparse.Namespace) -> int:
+    from prostate_alm.doctor.findings import run_checks
+
+    findings = run_checks(_checks(options), deadline_s=_DEADLINE_S)
+    counts = {level: sum(one.level == level for one in findings) for level in ("problem", "note")}
+    if options.json:
+        summary = {"problems": counts["problem"], "notes": counts["note"]}
+        print(json.dumps({**summary, "findings": [asdict(one) for one in findings]}, indent=1))
+    else:
+        print("\n".join(_lines(findings)))
+        print(f"{_counted(counts['problem'], 'problem')}, {_counted(counts['note'], 'note')}")
+    return SOME_FAILED if counts["problem"] else OK
+
+
+def _checks(options: argparse.Namespace) -> "dict[str, Check]":
+    from prostate_alm.doctor import hardware, installation, places, services, tools
+    from prostate_alm.training.tracking_uri import resolve_uri
+
+    return {
+        "torch": partial(hardware.check_hardware, timeout_s=_TORCH_S),
+        "python": installation.check_python,
+        "packages": installation.check_packages,
+        "extras": installation.check_extras,
+        "bundles": installation.check_bundles,
+        "disk": partial(places.check_places, options.output),
+        "tracking": partial(services.check_tracking, resolve_uri(None)),
+        "orthanc": partial(services.check_orthanc, _node(options)),
+        "programs": tools.check_tools,
+    }
+
+
+def _node(options: argparse.Namespace) -> "Node":
+    from prostate_alm.delivery.orthanc.client import checked_url
+    from prostate_alm.doctor.services import DEFAULT_ORTHANC, Node
+
+    user, password = os.environ.get(USER_VARIABLE), os.environ.get(PASSWORD_VARIABLE)
+    login = (user, password) if user is not None and password is not None else None
+    return Node(checked_url(options.orthanc or DEFAULT_ORTHANC), is_named=options.orthanc is not None, login=login)
+
+
+def _lines(findings: "list[Finding]") -> list[str]:
+    """Return a line for each finding, and one for what to do."""
+    width = max(len(one.check) for one in findings) + 2
+    lines = []
+    for one in findings:
+        lines.append(f"{one.level:9}{one.check:{width}}{one.found}")
+        if one.advice:
+            lines.append(f"{'':9}{'':{width}}{one.advice}")
+    return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,96 @@
+"""Python, packages and shipped bundles, by their metadata: nothing large is imported."""
+
+import json
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from prostate_alm.doctor.findings import Finding
+from prostate_alm.shipped import BUNDLES, bundle_names, shipped_folder
+
+PACKAGE = "prostate-alm"
+EXTRAS = {"onnx": "a packed model without torch", "ray": "members on the hosts of a cluster"}
+"""Optional parts of the installation, and what for."""
+
+_SHOWN = ("torch", "monai", "mlflow", "pydicom")
+
+
+def check_python() -> list[Finding]:
+    """Say whether this Python is one that the package supports."""
+    needed = metadata(PACKAGE)["Requires-Python"] or ""
+    found = f"{platform.python_version()}, needed {needed}"
+    if SpecifierSet(needed).contains(platform.python_version(), prereleases=True):
+        return [Finding("python", "ok", found)]
+    return [Finding("python", "problem", found, f"Install Python {needed} and make a new environment with it.")]
+
+
+def check_packages(needed: Iterable[str] | None = None) -> list[Finding]:
+    """Say which of the packages that are needed are absent or out of range.
+
+    Args:
+        needed: requirements such as `torch>=2.8`; None for those that the package declares.
+    """
+    requirements = _declared(extra="") if needed is None else [Requirement(one) for one in needed]
+    faults = _with_faults(requirements)
+    if faults:
+        return [Finding("packages", "problem", fault, _install(one)) for one, fault in faults]
+    shown = ", ".join(f"{one.name} {version(one.name)}" for one in requirements if one.name in _SHOWN)
+    return [Finding("packages", "ok", f"{len(requirements)} of {len(requirements)} in their ranges: {shown}")]
+
+
+def check_extras() -> list[Finding]:
+    """Say which optional parts are installed."""
+    found = []
+    for extra, purpose in EXTRAS.items():
+        faults = [fault for _, fault in _with_faults(_declared(extra=extra))]
+        advice = f"For it: pip install '{PACKAGE}[{extra}]'"
+        name = f"extra {extra}"
+        if faults:
+            found.append(Finding(name, "note", f"optional, {purpose}: {'; '.join(faults)}", advice))
+        else:
+            found.append(Finding(name, "ok", f"installed: {purpose}"))
+    return found
+
+
+def check_bundles() -> list[Finding]:
+    """Say where the shipped bundles are, and whether their files can be read."""
+    try:
+        folder, names = shipped_folder(BUNDLES), bundle_names()
+        for file in folder.glob("*/*.json"):
+            json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [Finding("bundles", "problem", str(error), "Install the package again.")]
+    if not names:
+        return [Finding("bundles", "problem", f"none in {folder}", "Install the package again.")]
+    return [Finding("bundles", "ok", f"{', '.join(names)} in {folder}")]
+
+
+def _declared(*, extra: str) -> list[Requirement]:
+    """Return the requirements of the package that hold here: its own, or those of one of its extras."""
+    all_of_them = [Requirement(text) for text in requires(PACKAGE) or ()]
+    own = [one for one in all_of_them if one.marker is None or one.marker.evaluate({"extra": ""})]
+    if not extra:
+        return own
+    return [one for one in all_of_them if one not in own and one.marker and one.marker.evaluate({"extra": extra})]
+
+
+def _with_faults(requirements: Iterable[Requirement]) -> list[tuple[Requirement, str]]:
+    return [(one, fault) for one in requirements if (fault := _fault(one))]
+
+
+def _fault(requirement: Requirement) -> str:
+    """Return what is wrong with an installed package, '' where nothing is."""
+    try:
+        installed = version(requirement.name)
+    except PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if requirement.specifier.contains(installed, prereleases=True):
+        return ""
+    return f"{requirement.name} {installed} is not {requirement.specifier}"
+
+
+def _install(requirement: Requirement) -> str:
+    return f"pip install '{requirement.name}{requirement.specifier}'"
