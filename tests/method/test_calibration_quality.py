@@ -30,6 +30,12 @@ def test_error_and_brier_score_are_those_of_loops_and_scikit_learn() -> None:
     assert found.brier == pytest.approx(brier_score_loss(labels, stated))
 
 
+def test_a_probability_of_one_is_in_the_last_bin() -> None:
+    """By hand: 1 + 1 + 0 observed and 0.95 + 0.95 + 1 stated differ by 0.9, the study of 0.2 by 0.2."""
+    found = calibration_quality([1, 1, 0, 0], [0.95, 0.95, 1.0, 0.2])
+    assert found.expected_calibration_error == pytest.approx((0.9 + 0.2) / 4)
+
+
 def test_the_slope_is_that_of_a_logistic_regression() -> None:
     labels, stated = drawn(0.5, 1.0)
     fitted = LogisticRegression(C=1e12, tol=1e-12, max_iter=1000).fit(logit(stated)[:, None], labels)
