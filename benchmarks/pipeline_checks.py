@@ -21,8 +21,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from prostate_alm.data.manifest import Manifest, StudyRecord, VolumeFile, read_manifest, sha256_of_file, write_manifest
+from prostate_alm.data.manifest import Manifest, StudyRecord, VolumeFile, read_manifest, write_manifest
 from prostate_alm.imaging.phantom import plan_study
+from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = Path("bundles", "prostate")
 ROW = "| {name} | {auc:.3f} | {low:.3f} to {high:.3f} | {positives} + {negatives} |"

@@ -37,8 +37,8 @@ def add_pack(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from prostate_alm.data.manifest import sha256_of_file
     from prostate_alm.delivery.package.build import pack_ensemble
+    from prostate_alm.whole_files import sha256_of_file
 
     chosen = {} if options.target_tpr is None else {"target_tprs": options.target_tpr}
     card = pack_ensemble(

@@ -27,7 +27,6 @@ from prostate_alm.data.manifest import (
     RefusedStudy,
     StudyRecord,
     VolumeFile,
-    sha256_of_file,
     write_manifest,
 )
 from prostate_alm.data.patients import joined_patients
@@ -36,6 +35,7 @@ from prostate_alm.data.workers import map_in_order
 from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import sha256_of_file
 
 _LARGEST_SEED = 2**32 - 1
 

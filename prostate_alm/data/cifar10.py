@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.download import Archive, DownloadError, ensure_folder
-from prostate_alm.data.manifest import sha256_of_file
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import sha256_of_file, write_bytes_atomically
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER = "cifar-10-batches-bin"
@@ -252,9 +252,9 @@ def write_stand_in(folder: Path, *, images_per_class: int, seed: int = 0) -> Pat
     generator = np.random.default_rng(seed)
     train = _stand_in_records(generator, images_per_class)
     for name, part in zip(_TRAIN_FILES, np.split(train, len(_TRAIN_FILES)), strict=True):
-        _write_atomically(output / name, part.tobytes())
-    _write_atomically(output / _TEST_FILE, _stand_in_records(generator, images_per_class).tobytes())
-    _write_atomically(output / "batches.meta.txt", ("\n".join(CLASS_NAMES) + "\n").encode())
+        write_bytes_atomically(output / name, part.tobytes())
+    write_bytes_atomically(output / _TEST_FILE, _stand_in_records(generator, images_per_class).tobytes())
+    write_bytes_atomically(output / "batches.meta.txt", ("\n".join(CLASS_NAMES) + "\n").encode())
     return output
 
 
@@ -266,12 +266,3 @@ def _stand_in_records(generator: np.random.Generator, images_per_class: int) -> 
     pixels = 128.0 + _CONTRAST * shapes + generator.normal(0.0, _NOISE, (len(labels), *_IMAGE_SHAPE))
     planes = np.clip(np.rint(pixels), 0, 255).astype(np.uint8).reshape(len(labels), -1)
     return np.hstack([labels.astype(np.uint8)[:, None], planes])  # (N, 3073)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there is one only when writing failed

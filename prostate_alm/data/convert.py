@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prostate_alm import __version__
-from prostate_alm.data.manifest import DiffusionChannel, ManifestError, RefusedStudy, sha256_of_file
+from prostate_alm.data.manifest import DiffusionChannel, ManifestError, RefusedStudy
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.volume import StudyVolumes, load_study
+from prostate_alm.whole_files import sha256_of_file
 
 T2_FILE, DWI_FILE, SIDECAR_FILE = "t2.nii.gz", "dwi.nii.gz", "study.json"
 SOFTWARE = f"prostate-alm {__version__}"

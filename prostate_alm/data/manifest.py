@@ -1,7 +1,5 @@
 """The cohort manifest: one JSON per cohort, its schema, how it is read and how it is checked."""
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,6 +17,7 @@ from pydantic import (
 )
 
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import sha256_of_file, write_text_atomically
 
 SCHEMA_VERSION: Literal[1] = 1
 """Of a cohort whose diffusion volumes are b-values."""
@@ -227,22 +226,6 @@ def _fault_in_words(error: ValidationError, path: Path) -> str:
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the manifest atomically: the file is either the old one or the new one."""
     write_text_atomically(path, manifest.model_dump_json(indent=1) + "\n")
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` to a temporary file beside `path`, then rename it over `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there is one only when writing failed
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes in lower-case hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_files(manifest: Manifest, manifest_path: Path, *, progress: Progress = silent) -> list[str]:

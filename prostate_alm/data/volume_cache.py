@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import replacing
 
 _KEY_LENGTH = 24  # hexadecimal digits: 96 bits, so that two contents never share a name
 
@@ -91,10 +91,5 @@ class VolumeCache:
 
 
 def _write(path: Path, image: NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            np.save(stream, image)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there is one only when writing failed
+    with replacing(path) as temporary, temporary.open("wb") as stream:  # a stream: np.save adds .npy to names
+        np.save(stream, image)

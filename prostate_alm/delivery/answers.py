@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prostate_alm.delivery.prediction import Answer, Prediction, Refused
+from prostate_alm.whole_files import write_bytes_atomically, write_text_atomically
 
 TABLE_FILE = "answers.parquet"
 SCHEMA_FILE = Path(__file__).with_name("answer.schema.json")
@@ -67,7 +67,7 @@ def read_answers(folder: Path) -> dict[str, Answer]:
 def write_answer(answer: Answer, folder: Path) -> Path:
     """Write an answer under its name, whole or not at all, over one that is there."""
     path = folder / answer_name(answer)
-    _replace(path, answer_to_json(answer).encode())
+    write_text_atomically(path, answer_to_json(answer))
     return path
 
 
@@ -96,7 +96,7 @@ def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(types.items()))), sink)
     path = folder / TABLE_FILE
-    _replace(path, sink.getvalue().to_pybytes())
+    write_bytes_atomically(path, sink.getvalue().to_pybytes())
     return path
 
 
@@ -122,19 +122,9 @@ def _row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under another name first, so that an interruption leaves the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _write_schema() -> None:
     """Write the published schema: `python -m prostate_alm.delivery.answers`."""
-    _replace(SCHEMA_FILE, (json.dumps(answer_schema(), indent=1) + "\n").encode())
+    write_text_atomically(SCHEMA_FILE, json.dumps(answer_schema(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

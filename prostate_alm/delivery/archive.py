@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from prostate_alm import __version__
-from prostate_alm.data.manifest import sha256_of_file
 from prostate_alm.data.workers import map_in_order
 from prostate_alm.delivery.answers import (
     AnswersError,
@@ -35,6 +34,7 @@ from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.selection import Refusal
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import sha256_of_file
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 
 from prostate_alm.delivery.answers import answer_name
 from prostate_alm.delivery.prediction import Answer
+from prostate_alm.whole_files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
@@ -133,12 +133,7 @@ def write_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> tu
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: file_beside(answer, folder, kind) for kind in files}
     for kind, path in paths.items():
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(files[kind])
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_bytes_atomically(path, files[kind])
     return tuple(paths.values())
 
 

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from prostate_alm.data.manifest import sha256_of_file
 from prostate_alm.delivery.medium import stage_medium
 from prostate_alm.delivery.unpack import looks_like_zip, unpack
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.files import begins_as_data_set, files_below
+from prostate_alm.whole_files import sha256_of_file
 
 DICOMDIR = "DICOMDIR"
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID")

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
+from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest
 from prostate_alm.data.recipe import make_from_recipe
 from prostate_alm.data.splits import split_at_ratio, split_member
 from prostate_alm.data.synthetic import default_manifest_path, ensure_synthetic_cohort
@@ -15,6 +15,7 @@ from prostate_alm.progress import progress_bar
 from prostate_alm.training.member import Member, open_trained, prepare
 from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
+from prostate_alm.whole_files import sha256_of_file
 
 SYNTHETIC_COHORT_FOLDER = Path("data")
 _TEST_DRAW = 0

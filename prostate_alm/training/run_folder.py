@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from prostate_alm.data.manifest import write_text_atomically
+from prostate_alm.whole_files import write_text_atomically
 
 CONFIG, CHECKPOINT, MODEL, METRICS = "config.json", "checkpoint.pt", "model.pt", "metrics.json"
 PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING = "predictions.csv", "roc.png", "history.csv", "tracking.json"

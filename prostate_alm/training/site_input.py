@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, sha256_of_file
+from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest
 from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
 from prostate_alm.training.ensemble import EnsembleError, finished_members
 from prostate_alm.training.run_folder import CONFIG, ENSEMBLE, METRICS, RunFolder
+from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = "prostate"
 MANIFEST_FOLDERS = (Path("data"), Path("data_manifest"))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.data.manifest import read_manifest, sha256_of_file
+from prostate_alm.data.manifest import read_manifest
 from prostate_alm.method.calibration import PlattScaling, fit_platt
 from prostate_alm.method.calibration_quality import calibration_quality
 from prostate_alm.method.metrics import Interval, auc, bootstrap_interval, threshold_at_tpr
@@ -24,6 +24,7 @@ from prostate_alm.training.run_folder import METRICS, PREDICTIONS, RunFolder
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 from prostate_alm.training.site_input import Site, TrainedOn, read_trained_on, sites_of
 from prostate_alm.training.site_logits import member_logits
+from prostate_alm.whole_files import sha256_of_file
 
 SITES, POOLED = "sites", "pooled.json"
 """Folder of the results in that of the ensemble, and the file in it of all sites together."""

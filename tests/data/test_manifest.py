@@ -11,15 +11,8 @@ from typing import Any
 
 import pytest
 
-from prostate_alm.data.manifest import (
-    Manifest,
-    ManifestError,
-    check_files,
-    read_manifest,
-    sha256_of_file,
-    write_manifest,
-    write_text_atomically,
-)
+from prostate_alm.data.manifest import Manifest, ManifestError, check_files, read_manifest, write_manifest
+from prostate_alm.whole_files import sha256_of_file, write_text_atomically
 
 README = Path(__file__).resolve().parents[2] / "data_manifest" / "README.md"
 

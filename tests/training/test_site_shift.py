@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from prostate_alm.cli import main
-from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file, write_manifest
+from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
 from prostate_alm.delivery.card import GridSpec
 from prostate_alm.delivery.preprocess import network_input
 from prostate_alm.imaging.selection import Selection
@@ -25,6 +25,7 @@ from prostate_alm.training import results
 from prostate_alm.training.ensemble import Scores
 from prostate_alm.training.networks import CascadeNet
 from prostate_alm.training.site_shift import Frozen, figures_of
+from prostate_alm.whole_files import sha256_of_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI looks for a decoder of GPUs
 

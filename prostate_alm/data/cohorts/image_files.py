@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.convert import guarded, unreadable
-from prostate_alm.data.manifest import DiffusionChannel, sha256_of_file
+from prostate_alm.data.manifest import DiffusionChannel
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume, harmonise, resample
+from prostate_alm.whole_files import sha256_of_file
 
 SAME_GRID_MM = 0.01  # far below a voxel: such volumes are not interpolated
 _PERPENDICULAR = 1e-3  # largest cosine between two axes of a grid; headers are rounded

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from prostate_alm.data.build import BuildResult, CohortPlan, convert_cohort
 from prostate_alm.data.cohorts.collection import Case, Collection, screened
-from prostate_alm.data.manifest import ManifestError, RefusedStudy, sha256_of_file
+from prostate_alm.data.manifest import ManifestError, RefusedStudy
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import sha256_of_file
 
 
 def import_collection(

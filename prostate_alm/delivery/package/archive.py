@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from prostate_alm.whole_files import write_bytes_atomically
+
 METADATA, INFERENCE, MEMBER_TRAINING = "configs/metadata.json", "configs/inference.json", "configs/member_train.json"
 MODEL, README, LICENSE, CHECKSUMS = "models/model.pt", "docs/README.md", "LICENSE", "SHA256SUMS"
 CONTENT = (METADATA, INFERENCE, MEMBER_TRAINING, MODEL, README, LICENSE)
@@ -75,13 +77,8 @@ def write_archive(path: Path, files: Mapping[str, bytes], *, name: str) -> None:
             entry = zipfile.ZipInfo(f"{name}/{file}", _TIME_STAMP)
             entry.create_system, entry.external_attr = _UNIX, _READABLE_FILE << 16
             archive.writestr(entry, complete[file])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomically(path, buffer.getvalue())
 
 
 def _checksums(files: Mapping[str, bytes]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prostate_alm.data.manifest import Manifest, read_manifest, sha256_of_file
+from prostate_alm.data.manifest import Manifest, read_manifest
 from prostate_alm.delivery.card import GridSpec, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
@@ -21,6 +21,7 @@ from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.networks import MeanLogits
 from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
 from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
+from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = "prostate"
 _TRAINING = "train.json"

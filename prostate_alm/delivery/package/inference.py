@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.delivery.answers import answer_name, answer_to_json
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.opened import open_package
 from prostate_alm.training.settings import check_command_line, exit_on_usage_error
+from prostate_alm.whole_files import write_text_atomically
 
 
 def answer_study(

@@ -20,6 +20,7 @@ from prostate_alm.delivery.prediction import Prediction, Refused
 from prostate_alm.delivery.report import panels, words
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.views import Views, study_views
+from prostate_alm.whole_files import write_bytes_atomically
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
@@ -57,9 +58,7 @@ def write_report(result: StudyResult, model: PackedModel, output: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_bytes(report_file(result, model))
-    partial.replace(output)
+    write_bytes_atomically(output, report_file(result, model))
 
 
 def report_file(result: StudyResult, model: PackedModel) -> bytes:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from prostate_alm.data.manifest import sha256_of_file, write_text_atomically
 from prostate_alm.training.run_folder import changed_keys
+from prostate_alm.whole_files import sha256_of_file, write_text_atomically
 
 PLAN_FILE = "plan.json"
 

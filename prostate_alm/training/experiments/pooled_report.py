@@ -6,7 +6,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.experiments.effects import MEAN
 from prostate_alm.training.experiments.markdown import NONE, grid, signed
@@ -22,6 +21,7 @@ from prostate_alm.training.experiments.replicates import (
     read_replicates,
 )
 from prostate_alm.training.experiments.report import HEADINGS, SPLIT_WORDS
+from prostate_alm.whole_files import write_text_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
 from prostate_alm.training.experiments.markdown import NONE, grid, signed
 from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
@@ -19,6 +18,7 @@ from prostate_alm.training.experiments.tables import (
     layouts,
     make_table,
 )
+from prostate_alm.whole_files import write_text_atomically
 
 HEADINGS = {
     "test_auc": "AUC",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from prostate_alm.data.manifest import write_text_atomically
 from prostate_alm.training.experiments.grid import (
     RULE,
     CellState,
@@ -29,6 +28,7 @@ from prostate_alm.training.experiments.grid import (
 from prostate_alm.training.experiments.plan import Plan, start_or_continue
 from prostate_alm.training.experiments.progress import Clock, OnProgress, Standing
 from prostate_alm.training.run_folder import CHECKPOINT, ENSEMBLE, METRICS, RunFolder, member_name
+from prostate_alm.whole_files import write_text_atomically
 
 if TYPE_CHECKING:
     from prostate_alm.training.fanout import Executor, MemberTask

@@ -1,0 +1,49 @@
+"""Files as wholes: known by their checksum; written whole or not at all, so that a kill leaves the old or the new."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; it takes the place of `path` when the block ends.
+
+    After an error nothing is left of it, and `path` is as it was. The name holds the process's number, so that two
+    processes that write the same file do not meet.
+
+    Raises:
+        OSError: the file cannot take the place of `path`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder, "one.txt")) as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['one.txt']
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there is one only when writing failed
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write the content of a file; raise `OSError` where its folder is absent or cannot be written to."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file in UTF-8, lines ending as they do in `text`; raise as `write_bytes_atomically`."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of the file's bytes in lower-case hexadecimal; raise `OSError` where it cannot be read."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
