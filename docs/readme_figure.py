@@ -1,60 +1,60 @@
-"""Draw docs/images/readme.png: a synthetic study beside the ROC curve of a trained member.
+"""Draw docs/images/readme.png: a study, what the members looked at, and the operating point on the ROC curve.
 
-make train
-python docs/readme_figure.py outputs/prostate/run-001
+Run from the repository root: python docs/readme_figure.py prostate.zip STUDY
 """
 
-import csv
-import sys
+import argparse
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prostate_alm.method.metrics import auc, fpr_at_tpr
-from prostate_alm.training.results import roc_points
+from prostate_alm.delivery.package.opened import open_package
+from prostate_alm.delivery.predict import predict_folder
+from prostate_alm.delivery.prediction import Prediction
+from prostate_alm.delivery.report import figures
+from prostate_alm.delivery.report.panels import path_views
+from prostate_alm.delivery.report.saliency import saliency
+from prostate_alm.delivery.report.views import study_views
 
-VOLUMES = Path("data/phantom-60-seed0/PHANTOM-0005")
-LEVEL = 9  # slice through the lesion
 PICTURE = Path(__file__).parent / "images" / "readme.png"
 
 
-def main(run: Path) -> None:
-    with (run / "predictions.csv").open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
-    labels = np.array([float(row["label"]) for row in rows])
-    logits = np.array([float(row["logit"]) for row in rows])
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    study, curve = figure.subfigures(1, 2, width_ratios=(1.05, 1))
-    draw_study(study)
-    draw_curve(curve, labels, logits)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("study", type=Path)
+    options = parser.parse_args()
+    model = open_package(options.model)
+    result = predict_folder(options.study, model)
+    if not isinstance(result.answer, Prediction):
+        raise SystemExit(f"study must be answered, got a refusal of {options.study}: {result.answer}")
+    views = study_views(result.volumes, model.card.grid, saliency=saliency(model, result.image))
+    figure = Figure(figsize=(12.5, 3.6))
+    *slices, roc = figure.subplots(1, 4)
+    for number, axes in enumerate(slices):
+        axes.set_position((0.005 + 0.228 * number, 0.08, 0.222, 0.84))
+    roc.set_position((0.745, 0.31, 0.25, 0.61))  # room for the legend below
+    draw_slices(slices, path_views(views, model.card), views)
+    figures.draw_roc(roc, model.card, result.answer)
+    roc.set_title("Operating point", fontsize="medium")
     figure.savefig(PICTURE, dpi=75, pil_kwargs={"optimize": True})
+    print(PICTURE)
 
 
-def draw_study(figure: Figure) -> None:
-    t2 = np.asarray(nib.load(VOLUMES / "t2.nii.gz").dataobj)
-    dwi = np.asarray(nib.load(VOLUMES / "dwi.nii.gz").dataobj)
-    images = {"T2": t2, "b 100": dwi[..., 0], "b 600": dwi[..., 1], "b 1000": dwi[..., 2]}
-    for axes, (name, image) in zip(figure.subplots(2, 2).flat, images.items(), strict=True):
-        axes.imshow(image[..., LEVEL].T, cmap="gray", vmax=np.percentile(image[..., LEVEL], 99.7), origin="lower")
-        axes.set(title=name, xticks=[], yticks=[])
-    figure.suptitle("A synthetic study with an equivocal lesion (label 1)")
-
-
-def draw_curve(figure: Figure, labels: np.ndarray, logits: np.ndarray) -> None:
-    axes = figure.subplots()
-    fpr, tpr = roc_points(labels, logits)
-    axes.axhspan(0.95, 1.0, color="tab:orange", alpha=0.2, label="TPR of 95 % and more")
-    axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8, linestyle=":")
-    axes.plot(fpr, tpr, color="tab:blue", linewidth=2, label=f"AUC {auc(labels, logits):.3f}")
-    axes.plot(fpr_at_tpr(labels, logits, 1.0), 1.0, "o", color="tab:red", label="no positive missed")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.set_title(f"Test studies: {int(labels.sum())} positive, {int(len(labels) - labels.sum())} negative")
-    axes.legend(loc="lower right")
+def draw_slices(places: list[Axes], paths: list, views: object) -> None:
+    """Draw T2, the highest b-value, and the latter with saliency, in the slice that has most of it."""
+    t2, diffusion = paths[0], paths[-1]
+    for axes, path, title in zip(
+        places, (t2, diffusion, diffusion), ("T2", diffusion.image_name, "what the members looked at"), strict=True
+    ):
+        figures.draw_slice(axes, path.image, views, index=views.peak, window=figures.signal_window(path.image, views))
+        axes.set_title(title, fontsize="medium")
+    figures.draw_saliency(
+        places[-1], diffusion.saliency, index=views.peak, greatest=float(np.abs(diffusion.saliency).max())
+    )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main()
