@@ -211,6 +211,25 @@ def _other(images: list[Dataset], **elements: object) -> list[Dataset]:
     return images
 
 
+# The middle of the T2 volume in mm, and the voxels of the diffusion volume (of 1, 1 and 3 mm), along x, y and z.
+T2_MIDDLE_MM, DIFFUSION_MM, DIFFUSION_SHAPE = (-2.75, -2.25, 7.5), (1.0, 1.0, 3.0), (7, 6, 6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("beyond", "code"), [(-0.1, None), (0.1, "no_overlap")])
+@pytest.mark.parametrize("side", ["first", "last"])
+def test_diffusion_ends_half_a_voxel_beyond_its_outer_centres(build, written, axis, side, beyond, code):
+    """The middle of T2 lies a tenth of a voxel inside or outside the outer face of the diffusion volume."""
+    index = [2.0, 2.0, 2.0]
+    index[axis] = -0.5 - beyond if side == "first" else DIFFUSION_SHAPE[axis] - 0.5 + beyond
+    origin_mm = tuple(m - i * mm for m, i, mm in zip(T2_MIDDLE_MM, index, DIFFUSION_MM, strict=True))
+    axial = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    images = build.series(2, ImageOrientationPatient=axial)
+    images += build.diffusion(3, ImageOrientationPatient=axial, origin_mm=origin_mm)
+    refused = explain_study(written(images)).refused
+    assert (refused.code if refused else None) == code
+
+
 REFUSALS = {
     "no_t2": lambda b: b.diffusion(3),
     "no_diffusion": lambda b: b.series(2),

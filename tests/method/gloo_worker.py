@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from prostate_alm.method.batch import base_weight
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 
@@ -73,6 +74,11 @@ def empty_everywhere() -> float:
     return term(torch.zeros(0, requires_grad=True), torch.zeros(0), []).item()
 
 
+def weight_of(rank: int) -> float:
+    """Return the weight of 1 row on rank 0 and 3 rows on rank 1, on a device that gloo cannot read."""
+    return base_weight(1 + 2 * rank, device=torch.device("meta"))
+
+
 def error_of(logits: list[float], ids: list[str], mu: float = 0.2) -> str:
     """Return type and message of the error that a batch of one positive and one negative raises on this rank."""
     term = AugmentedLagrangian(["a", "b"], margin=1.0, mu=mu, rho=2.0)
@@ -92,6 +98,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         "trained": train(rank),
         "padded": padded(rank),
         "empty": empty_everywhere(),
+        "weight": weight_of(rank),
         "nan": error_of([float("nan") if rank else 0.0, 0.0], ["a", "n"]),
         "unknown id": error_of([0.0, 0.0], ["a" if rank else "x", "n"]),
         "mu": error_of([0.0, 0.0], ["ab"[rank], "n"], mu=0.2 + 0.1 * rank),

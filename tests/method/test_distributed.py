@@ -65,6 +65,11 @@ def test_no_rank_has_a_row(ranks):
     assert [rank["empty"] for rank in ranks] == [0.0, 0.0]
 
 
+def test_the_base_is_weighted_by_the_share_of_rows_wherever_they_live(ranks):
+    """Mean over ranks of weight times mean is the mean over 4 rows: (w_0 m_0 + w_1 m_1) / 2 = (1 m_0 + 3 m_1) / 4."""
+    assert [rank["weight"] for rank in ranks] == [0.5, 1.5]
+
+
 def test_an_error_on_one_rank_reaches_the_other_instead_of_a_hang(ranks):
     assert ranks[1]["nan"].startswith("NonFiniteLogitsError: logits must be finite, got nan for ['a'] at step 0")
     assert ranks[0]["nan"].startswith("RuntimeError: every rank must have a valid batch, got an error on rank 1")
