@@ -25,8 +25,8 @@ def add_doctor(commands: Commands) -> None:
         "doctor",
         help="say what this installation has and lacks, and what to do",
         description="Check Python, packages, torch, GPU, bfloat16, disk, MLflow, Orthanc, programs and bundles, in "
-        "five seconds at most. Exit code 1 when there is a problem: something needed, or asked for by name, does not work. "
-        "Notes are worth knowing and change no exit code.",
+        "five seconds at most. Exit code 1 when there is a problem: something needed, or asked for by name, does not "
+        "work. Notes are worth knowing and change no exit code.",
     )
     doctor.add_argument(
         "--orthanc", metavar="URL", help="of a server that must be there (default: look on this machine)"

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import requests
 
 from prostate_alm.delivery.orthanc.client import checked_url
-from prostate_alm.doctor.findings import Finding
+from prostate_alm.doctor.findings import Finding, Level
 from prostate_alm.doctor.places import check_folder, check_sqlite_store
 from prostate_alm.training.tracking_uri import NO_TRACKING
 
@@ -77,22 +77,28 @@ def check_orthanc(node: Node) -> list[Finding]:
             session.trust_env = False  # as the watcher: neither a proxy nor a .netrc comes between
             answer = session.get(f"{url}/system", timeout=TIMEOUT_S, auth=node.login)
     except requests.RequestException as error:
-        level, found = "problem" if node.is_named else "note", f"no server at {url} ({type(error).__name__})"
-        return [Finding("orthanc", level, found, "Needed for `prostate-alm watch` only, see docs/pacs.md.")]
-    return [_orthanc_answer(url, answer, is_named=node.is_named)]
+        found = f"no server at {url} ({type(error).__name__})"
+        return [Finding("orthanc", _level(node), found, "Needed for `prostate-alm watch` only, see docs/pacs.md.")]
+    return [_orthanc_answer(url, answer, level_if_wrong=_level(node))]
 
 
-def _orthanc_answer(url: str, answer: requests.Response, *, is_named: bool) -> Finding:
-    name, wrong = "orthanc", "problem" if is_named else "note"
+def _level(node: Node) -> Level:
+    return "problem" if node.is_named else "note"
+
+
+def _orthanc_answer(url: str, answer: requests.Response, *, level_if_wrong: Level) -> Finding:
+    name = "orthanc"
     if answer.status_code in _REFUSED:
         advice = "Set PROSTATE_ALM_USER and PROSTATE_ALM_PASSWORD, see docs/pacs.md."
-        return Finding(name, wrong, f"{url} wants another user or password (HTTP {answer.status_code})", advice)
+        return Finding(
+            name, level_if_wrong, f"{url} wants another user or password (HTTP {answer.status_code})", advice
+        )
     try:
         system = answer.json()
         version = str(system["Version"])
     except (ValueError, KeyError, TypeError):
         found = f"{url} answers, but not as Orthanc does (HTTP {answer.status_code})"
-        return Finding(name, wrong, found, "Give its address: --orthanc URL")
+        return Finding(name, level_if_wrong, found, "Give its address: --orthanc URL")
     if not system.get("CheckRevisions", False):
         advice = 'Set "CheckRevisions": true, or let one watcher only run on it.'
         return Finding(name, "note", f"Orthanc {version} at {url}, without CheckRevisions", advice)
