@@ -174,6 +174,26 @@ def partial_auc_above_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float) -> f
     return float(area / (1 - tpr))
 
 
+def roc_points(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """Return FPR and TPR of "score >= t" at each distinct score t, from (0, 0) to (1, 1), in the order of a drawing.
+
+    Args:
+        labels: (n,), 0 or 1, at least one of each.
+        scores: (n,), finite.
+
+    Returns:
+        FPR and TPR, both (d + 1,) for d distinct scores, ascending.
+
+    Raises:
+        ValueError: a label, a score or a shape is wrong, or a class is absent.
+
+    >>> [rates.tolist() for rates in roc_points([1, 0, 1, 0], [3.0, 2.0, 2.0, 1.0])]
+    [[0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0]]
+    """
+    rate, specificity = _roc(*_by_class(labels, scores))
+    return 1.0 - specificity, rate
+
+
 def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> DeLongResult:
     """Test whether two rankings of the same samples have the same AUC.
 

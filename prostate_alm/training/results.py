@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prostate_alm.method.metrics import auc, fpr_at_false_negatives
+from prostate_alm.method.metrics import auc, fpr_at_false_negatives, roc_points
 from prostate_alm.training.scores import RankingMetrics, fpr_at_high_tpr
 
 matplotlib.rcParams["svg.hashsalt"] = "prostate-alm"
@@ -152,18 +152,3 @@ def _prepare_roc_axes(axes: Axes, labels: np.ndarray) -> None:
         ylim=(-0.01, 1.01),
         title=f"{positives} positives, {len(labels) - positives} negatives",
     )
-
-
-def roc_points(labels: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return FPR and TPR at each threshold (score >= threshold), from (0, 0) to (1, 1).
-
-    >>> fpr, tpr = roc_points(np.array([0, 1, 1, 0]), np.array([0.1, 0.8, 0.3, 0.3]))
-    >>> fpr.tolist(), tpr.tolist()
-    ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
-    """
-    order = np.argsort(-logits, kind="stable")
-    ranked, scores = labels[order], logits[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-    true_positives = np.append(0, np.cumsum(ranked)[last_of_tie])
-    false_positives = np.append(0, np.cumsum(1 - ranked)[last_of_tie])
-    return false_positives / max(false_positives[-1], 1), true_positives / max(true_positives[-1], 1)

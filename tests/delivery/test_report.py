@@ -15,14 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from sklearn.metrics import roc_curve
 
 from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.prediction import Identity, Prediction, QualityWarning, Refused
 from prostate_alm.delivery.preprocess import network_input
 from prostate_alm.delivery.report import panels as report_panels
-from prostate_alm.delivery.report.figures import roc_points
 from prostate_alm.delivery.report.html import render_report, write_report
 from prostate_alm.delivery.report.page import compose_page, draw_page
 from prostate_alm.delivery.report.views import Views, study_views
@@ -154,15 +152,6 @@ def test_the_total_saliency_survives_smoothing_and_resampling(result: StudyResul
     views = views_of(result.volumes, packed_model, saliency)
     voxel_cm3 = float(np.prod(views.spacing_mm)) / 1000
     assert views.saliency.sum() * voxel_cm3 == pytest.approx(0.7, rel=0.02)
-
-
-def test_the_roc_curve_is_that_of_scikit_learn() -> None:
-    random = np.random.default_rng(5)
-    labels = random.integers(0, 2, 60)
-    scores = np.round(random.normal(labels, 1.0), 1)  # with ties
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    for own, theirs in zip(roc_points(labels, scores), (fpr, tpr), strict=True):
-        np.testing.assert_allclose(own, theirs)
 
 
 def test_the_file_needs_nothing_else(report: Path) -> None:

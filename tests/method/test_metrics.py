@@ -20,6 +20,7 @@ from prostate_alm.method.metrics import (
     fpr_at_false_negatives,
     fpr_at_tpr,
     partial_auc_above_tpr,
+    roc_points,
     threshold_at_tpr,
 )
 
@@ -54,6 +55,14 @@ def fpr_by_brute_force(labels, scores, tpr):
 def test_auc_is_that_of_scikit_learn(data):
     labels, scores = data
     assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ranked())
+def test_roc_points_are_those_of_scikit_learn(data):
+    labels, scores = data
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    np.testing.assert_allclose(roc_points(labels, scores), (fpr, tpr), atol=1e-12)
 
 
 def test_auc_is_that_of_monai_and_ignite():

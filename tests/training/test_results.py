@@ -17,13 +17,6 @@ def scored() -> tuple[np.ndarray, np.ndarray]:
     return labels, np.round(generator.normal(labels, 1.0), 1)  # rounding makes ties
 
 
-def test_roc_points_agree_with_scikit_learn(scored: tuple[np.ndarray, np.ndarray]) -> None:
-    fpr, tpr, _ = roc_curve(*scored, drop_intermediate=False)
-    ours = results.roc_points(*scored)
-    np.testing.assert_allclose(ours[0], fpr)
-    np.testing.assert_allclose(ours[1], tpr)
-
-
 def test_the_summary_holds_the_figures_of_the_paper(scored: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = scored
     summary = results.summarise(labels, scores)

@@ -18,7 +18,7 @@ from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
 from prostate_alm.delivery.prediction import Prediction
 from prostate_alm.delivery.report.views import Views
 from prostate_alm.delivery.report.words import percent
-from prostate_alm.method.metrics import auc
+from prostate_alm.method.metrics import auc, roc_points
 
 # Colours of Okabe and Ito, which the colour-blind tell apart; signs and line styles say the same.
 RAISES, LOWERS = (0.90, 0.62, 0.0), (0.34, 0.71, 0.91)
@@ -188,7 +188,7 @@ def draw_cohort(axes: Axes, card: ModelCard, answer: Prediction) -> None:
 def draw_roc(axes: Axes, card: ModelCard, answer: Prediction) -> None:
     """Draw the ROC curve of the validation cohort and the operating point with its intervals."""
     labels, logits = card.validation.labels, card.validation.logits
-    fpr, tpr = roc_points(np.array(labels), np.array(logits))
+    fpr, tpr = roc_points(labels, logits)
     point = answer.operating_point
     area = auc(labels, logits)
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1, linestyle=":")
@@ -241,21 +241,6 @@ def draw_members(axes: Axes, card: ModelCard, answer: Prediction, *, legend_colu
     ]
     _legend_below(axes, marks, columns=legend_columns)
     _plain_frame(axes)
-
-
-def roc_points(labels: NDArray[np.int_], scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], ...]:
-    """Return FPR and TPR of "score >= t" for each distinct score t, descending, after (0, 0).
-
-    >>> [points.tolist() for points in roc_points(np.array([1, 0, 1]), np.array([3.0, 2.0, 2.0]))]
-    [[0.0, 0.0, 1.0], [0.0, 0.5, 1.0]]
-    """
-    thresholds = np.unique(scores)[::-1]
-    rates = []
-    for label in (0, 1):
-        own = np.sort(scores[labels == label])
-        called = len(own) - np.searchsorted(own, thresholds, side="left")
-        rates.append(np.concatenate([[0.0], called / max(len(own), 1)]))
-    return rates[0], rates[1]
 
 
 def log_odds(card: ModelCard, logits: NDArray[np.floating]) -> NDArray[np.float64]:
