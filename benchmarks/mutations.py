@@ -191,7 +191,7 @@ def outcome(copy: Path, file: str) -> tuple[str, str]:
         lines = log.read().splitlines()
     if not any((copy / "prostate_alm" / file).parent.glob(f"__pycache__/{Path(file).stem}.*.pyc")):
         raise RuntimeError(f"the tests must import the changed {file}, got another copy. Look at PYTHONPATH.")
-    failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR"))]
+    failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED tests", "ERROR tests"))]
     return ("survived", "") if code == 0 else ("caught", failed[0] if failed else lines[-1])
 
 
