@@ -1,7 +1,9 @@
 """Every string in a bundle's files means something."""
 
+import inspect
 import json
 import pydoc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,46 @@ from monai.bundle import ConfigParser
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 
-def targets(node: Any) -> Iterator[str]:
-    """Yield each `_target_` of a config."""
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    if isinstance(node, dict) and "_target_" in node:
-        yield node["_target_"]
-    for child in children:
-        yield from targets(child)
+CONFIGS = sorted(path for path in BUNDLES.glob("*/*.json") if path.name != "metadata.json")
+FROM_THE_METADATA = "_meta_"
 
 
-@pytest.mark.parametrize("bundle", ["prostate", "cifar10"])
-def test_each_target_of_the_configs_exists(bundle: str) -> None:
-    files = [path for path in (BUNDLES / bundle).glob("*.json") if path.name != "metadata.json"]
-    names = {name for path in files for name in targets(json.loads(path.read_text()))}
-    assert len(names) > 8
-    assert [name for name in names if pydoc.locate(name) is None] == []
+def parts(node: Any) -> Iterator[Any]:
+    """Yield a config and all that is in it."""
+    yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from parts(child)
+
+
+def whole(path: Path) -> dict[str, Any]:
+    """Return a config as it is run: what is laid over the training is read together with it."""
+    parser = ConfigParser()
+    is_overlay = path.name not in ("train.json", "inference.json")
+    parser.read_config([path.with_name("train.json"), path] if is_overlay else path)
+    config: dict[str, Any] = parser.config
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_each_target_exists_and_takes_its_arguments(path: Path) -> None:
+    built = [node for node in parts(whole(path)) if isinstance(node, dict) and "_target_" in node]
+    assert len(built) >= 1
+    for node in built:
+        parameters = inspect.signature(pydoc.locate(node["_target_"])).parameters
+        given = {key for key in node if not key.startswith("_")}
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            assert given - set(parameters) == set(), node["_target_"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_each_reference_leads_to_a_key_and_each_import_to_a_module(path: Path) -> None:
+    config = whole(path)
+    strings = [part for part in parts(config) if isinstance(part, str)]
+    named = {name for text in strings for name in re.findall(r"@(\w+)", text)}
+    assert len(named) >= 3
+    assert named - set(config) <= {FROM_THE_METADATA}
+    for line in config["imports"]:
+        exec(line.removeprefix("$"), {})
 
 
 @pytest.mark.parametrize("bundle", ["prostate", "cifar10"])
