@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pydicom
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from prostate_alm.delivery.answers import answer_name
+from prostate_alm.delivery.dicom.encoding import encoded
 from prostate_alm.delivery.prediction import Answer
 from prostate_alm.whole_files import write_bytes_atomically
 
@@ -92,13 +91,13 @@ def _dicom_files(
     made: dict[Kind, bytes] = {}
     with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
         if "sr" in kinds:
-            made["sr"] = _encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
+            made["sr"] = encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
         if "capture" in kinds:
             from prostate_alm.delivery.dicom.capture import secondary_capture
             from prostate_alm.delivery.report.page import draw_page
 
             page = draw_page(result, model)
-            made["capture"] = _encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
+            made["capture"] = encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
     return made
 
 
@@ -135,15 +134,6 @@ def write_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> tu
     for kind, path in paths.items():
         write_bytes_atomically(path, files[kind])
     return tuple(paths.values())
-
-
-def _encoded(made: Dataset) -> bytes:
-    """Return an object as the content of a file."""
-    stream = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd values that the images have and their report repeats
-        made.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def _is_earlier_report(path: Path, content: bytes) -> bool:

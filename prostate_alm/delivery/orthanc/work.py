@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from prostate_alm.delivery.dicom.encoding import encoded
 from prostate_alm.delivery.orthanc.client import NodeError, OrthancNode
 from prostate_alm.delivery.orthanc.lease import Lease
 from prostate_alm.delivery.orthanc.state import Entry, Ledger
@@ -123,13 +123,6 @@ def announcing(current: Entry | None, announced: dict[str, str], *, watcher: str
     if current is None or not current.is_claimed_by(watcher):
         return None
     return current.model_copy(update={"announced": announced})
-
-
-def encoded(dataset: Dataset) -> bytes:
-    """Return a data set as the bytes of a DICOM file."""
-    file = io.BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 def cause_of(error: Exception) -> str:
