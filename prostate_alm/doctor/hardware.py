@@ -33,7 +33,14 @@ def check_hardware(*, timeout_s: float) -> list[Finding]:
         )
     except subprocess.TimeoutExpired:
         found = f"{installed}, did not load within {timeout_s:g} s, so GPU and bfloat16 are not known"
-        return [Finding("torch", "note", found, "A first start reads the disk: run it again. See also: free, top")]
+        return [
+            Finding(
+                "torch",
+                "note",
+                found,
+                "The first start after an installation is slow: run it again when the machine is less busy.",
+            )
+        ]
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
         return [Finding("torch", "problem", f"{installed} cannot be loaded: {reason}", "Install torch again.")]
