@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -271,6 +272,47 @@ def test_an_interruption_leaves_whole_files_and_the_table(archive, packed_file, 
     outcomes.close()
     assert len(list((tmp_path / "out").iterdir())) == 2
     assert pq.read_table(tmp_path / "out" / "answers.parquet").num_rows == 1
+
+
+def test_a_zip_that_breaks_off_is_refused_and_not_opened_again(packed_file, packed_model, tmp_path):
+    job = Job(packed_file, packed_model.identity.sha256, packed_model.card.default_target_tpr, identify=False)
+    source, output = tmp_path / "Secret^Name.zip", tmp_path / "out"
+    with zipfile.ZipFile(source, "w") as packed:
+        packed.writestr("image.dcm", bytes(1000))
+    source.write_bytes(source.read_bytes()[:-40])
+    (first,) = answer_archive((source,), output, job=job)
+    assert (first.answer.code, first.kept) == ("damaged_archive", False)
+    assert "Secret" not in answer_to_json(first.answer)
+    (again,) = answer_archive((source,), output, job=job)
+    assert (again.answer, again.kept) == (first.answer, True)
+    named = replace(job, identify=True)
+    (third,) = answer_archive((source,), tmp_path / "named", job=named)
+    assert third.answer.identity.path == str(source)
+
+
+def test_a_study_that_is_given_twice_with_different_files_is_answered_once(
+    phantom_study, packed_file, packed_model, tmp_path
+):
+    job = Job(packed_file, packed_model.identity.sha256, packed_model.card.default_target_tpr, identify=False)
+    other = tmp_path / "other"
+    shutil.copytree(phantom_study, other)
+    (other / "note.txt").write_text("new")
+    first, second = answer_archive((phantom_study, other), tmp_path / "out", job=job)
+    assert first.conflict is None
+    assert second.conflict == "this study was given twice, with different files. Give one of them."
+    assert answer_to_json(first.answer) == first.path.read_text()
+
+
+def test_a_job_is_checked_before_anything_is_written(packed_file, packed_model, tmp_path):
+    job = Job(packed_file, packed_model.identity.sha256, packed_model.card.default_target_tpr, identify=False)
+    with pytest.raises(ValueError, match=r"executor must be one of \['local', 'ray'\], got 'cloud'"):
+        next(answer_archive((), tmp_path / "out", job=job, executor="cloud"))
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        next(answer_archive((), tmp_path / "out", job=job, jobs=0))
+    assert not (tmp_path / "out").exists()
+    swapped = replace(job, model_sha256="0" * 64)
+    with pytest.raises(ValueError, match="model must stay the same while studies are answered, got another file"):
+        next(answer_archive((tmp_path,), tmp_path / "out", job=swapped))
 
 
 def _sources(folder: Path) -> Iterator[Path]:
