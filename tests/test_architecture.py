@@ -10,6 +10,7 @@ PACKAGE = ROOT / "prostate_alm"
 PAGE = ROOT / "docs" / "architecture.md"
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 NAME = re.compile(r"(?!.*\.(py|json|md)$)[A-Za-z_]\w*(\.\w+)?")
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
 NOT_OF_THE_CODE = {"state_dict", "weights_only"}  # torch's
 
 
@@ -19,11 +20,16 @@ def located(path: str) -> Path:
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def names_in(path: Path) -> frozenset[str]:
     """Return what a file or the files of a folder define: `function`, `Class`, `Class.method`, `CONSTANT`."""
     found = set()
     for file in [path] if path.is_file() else path.rglob("*.py"):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body if file.suffix == ".py" else []:
+        for node in tree(file).body if file.suffix == ".py" else []:
             found |= set(defined_by(node))
     return frozenset(found)
 
@@ -76,6 +82,17 @@ def test_each_name_is_defined_in_a_file_of_its_line() -> None:
 def test_each_link_leads_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)", PAGE.read_text(encoding="utf-8"))
     assert [target for target in targets if not (PAGE.parent / target).exists()] == []
+
+
+def test_files_and_functions_are_as_short_as_contributing_wants_them() -> None:
+    too_long = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.read_text(encoding="utf-8").count("\n") >= LINES_OF_A_FILE:
+            too_long.append(path.name)
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LINES_OF_A_FUNCTION:
+                too_long.append(f"{path.name} {node.name}")
+    assert too_long == []
 
 
 def test_the_picture_shows_each_room_and_real_types() -> None:
