@@ -10,42 +10,45 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 COMPARED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
 
-def run_tutorial(name: str, folder: Path) -> None:
-    """Run the blocks of `docs/tutorials/<name>.md` in order with `folder` as working folder.
+def run_tutorial(file: Path, folder: Path, *, replaced: Mapping[str, str] | None = None) -> None:
+    """Run the blocks of a Markdown file in order with `folder` as working folder.
 
     `python` blocks share their names, `sh` blocks are scripts of bash that end at the first failure. A `text` block is
     what the block before it prints; `...` stands for anything, and the width of blanks does not count.
     """
-    text = (TUTORIALS / f"{name}.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {"__name__": name}
+    text = file.read_text(encoding="utf-8")
+    for old, new in (replaced or {}).items():
+        text = text.replace(old, new)
+    names: dict[str, Any] = {"__name__": file.stem}
     output = ""
     for match in _BLOCK.finditer(text):
         language, code = match.groups()
-        place = f"{name}.md, line {text.count(chr(10), 0, match.start()) + 1}"
+        lines_before = text.count("\n", 0, match.start(2))
+        place = f"{file.name}, line {lines_before}"
         if language == "python":
-            output = _run_python("\n" * text.count("\n", 0, match.start(2)) + code, names, folder)
+            compiled = compile("\n" * lines_before + code, file.name, "exec")  # a traceback names the line of the file
+            output = _run_python(compiled, names, folder)
         elif language == "sh":
             output = _run_shell(code, folder, place)
         else:
-            assert language == "text", f"a block must be python, sh or text, got {language} in {place}"
+            assert language == "text", f"a block must be python, sh or text, got {language!r} in {place}"
             same = doctest.OutputChecker().check_output(code, output, COMPARED)
             assert same, f"{place} shows\n{code}\nand the block before it printed\n{output}"
 
 
-def _run_python(code: str, names: dict[str, Any], folder: Path) -> str:
+def _run_python(code: Any, names: dict[str, Any], folder: Path) -> str:
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(code, f"{names['__name__']}.md", "exec"), names)
+        exec(code, names)
     return printed.getvalue()
 
 
@@ -60,6 +63,6 @@ def _run_shell(code: str, folder: Path, place: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def tutorial() -> Callable[[str, Path], None]:
-    """Return the function that runs a tutorial by its name in a folder."""
+def run() -> Callable[..., None]:
+    """Return `run_tutorial`."""
     return run_tutorial

@@ -1,10 +1,100 @@
-"""The tutorials run as they are printed, and show what they say."""
+"""The tutorials run as they are printed, show what they say, and lead where they point."""
 
-from collections.abc import Callable
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
-Tutorial = Callable[[str, Path], None]
+import jsonschema
+import pytest
+
+TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
+ALL = sorted(TUTORIALS.glob("*.md"))
+
+Run = Callable[..., None]
 
 
-def test_the_constraint_in_an_own_loop(tutorial: Tutorial, tmp_path: Path) -> None:
-    tutorial("own_loop", tmp_path)
+@pytest.fixture(scope="module")
+def own_cohort(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which the tutorial on an own cohort was followed; two others go on from there."""
+    folder = tmp_path_factory.mktemp("own-cohort")
+    run(TUTORIALS / "own_cohort.md", folder)
+    return folder
+
+
+@pytest.fixture
+def ports(own_cohort: Path) -> Iterator[dict[str, str]]:
+    """Return free ports for those of the text; a server that was left running is ended."""
+    with socket.socket() as http, socket.socket() as dicom:
+        http.bind(("127.0.0.1", 0))
+        dicom.bind(("127.0.0.1", 0))
+        free = {"8042": str(http.getsockname()[1]), "4242": str(dicom.getsockname()[1])}
+    yield free
+    pid = own_cohort / "pacs" / "pid"
+    if pid.exists():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_the_constraint_in_an_own_loop(run: Run, tmp_path: Path) -> None:
+    run(TUTORIALS / "own_loop.md", tmp_path)
+
+
+def test_a_loss_an_adapter_and_a_rule(run: Run, tmp_path: Path) -> None:
+    run(TUTORIALS / "extend.md", tmp_path)
+
+
+def test_an_own_cohort_from_dicom_to_an_answer(own_cohort: Path) -> None:
+    schema = json.loads(files("prostate_alm.delivery").joinpath("answer.schema.json").read_text())
+    answers = [json.loads(path.read_text()) for path in (own_cohort / "answers").glob("*.json")]
+    assert sorted(answer["status"] for answer in answers) == ["answered", "refused"]
+    for answer in answers:
+        jsonschema.validate(answer, schema)
+
+
+def test_choosing_an_ensemble(run: Run, own_cohort: Path) -> None:
+    run(TUTORIALS / "choose_ensemble.md", own_cohort)
+
+
+@pytest.mark.skipif(shutil.which("Orthanc") is None, reason="Orthanc is not installed (Debian: orthanc)")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_a_pacs_node(run: Run, own_cohort: Path, ports: dict[str, str]) -> None:
+    run(TUTORIALS / "pacs_node.md", own_cohort, replaced=ports)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("```python\nprint(1 + 1)\n```\n```text\n3\n```\n", "line 5 shows\n3\n\nand the block before it printed\n2"),
+        ("```sh\necho one; false; echo two\n```\n", "line 2 ended with 1\none"),
+        ("```bash\ntrue\n```\n", "a block must be python, sh or text, got 'bash'"),
+    ],
+)
+def test_a_tutorial_that_is_wrong_fails(run: Run, tmp_path: Path, block: str, message: str) -> None:
+    page = tmp_path / "wrong.md"
+    page.write_text(f"\n{block}")
+    with pytest.raises(AssertionError) as failure:
+        run(page, tmp_path)
+    assert message in str(failure.value)
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+    assert links
+    for target, anchor in links:
+        file = (page.parent / target).resolve() if target else page
+        assert file.is_file(), f"{target} in {page.name}"
+        assert not anchor or anchor in _anchors(file), f"{target}#{anchor} in {page.name}"
+
+
+def _anchors(page: Path) -> list[str]:
+    """Return the names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
