@@ -70,6 +70,19 @@ def test_what_the_training_did_not_have_is_named(volumes, channels, packed_model
     assert set(found) == ({expected} if expected else set())
 
 
+@pytest.mark.parametrize(
+    ("channel", "name"), [(0, "T2"), (1, "diffusion image 1"), (2, "diffusion image 2"), (3, "diffusion image 3")]
+)
+def test_a_signal_that_varies_otherwise_is_named(volumes, channels, packed_model, trained, channel, name):
+    ranges = list(trained.intensity_variation)
+    ranges[channel] = (0.01, 0.02)
+    changed = trained.model_copy(update={"intensity_variation": tuple(ranges)})
+    card = packed_model.card.model_copy(update={"training_range": changed})
+    (warning,) = quality_warnings(volumes, channels, card=card, member_logits=CLOSE)
+    seen = channels[channel].std() / channels[channel].mean()
+    assert warning.message.startswith(f"the signal of {name} varies by {seen:.2f} of its mean, in the training by 0.01")
+
+
 def test_computed_b_values_are_named_and_extrapolation_is_said(volumes, channels, packed_model, trained):
     other = replace(volumes, b_values_acquired_s_per_mm2=(50.0, 400.0, 800.0), b_values_computed=(True, False, True))
     card = packed_model.card.model_copy(update={"training_range": trained})

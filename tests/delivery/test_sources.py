@@ -64,6 +64,19 @@ def test_series_folders_are_one_study_and_study_folders_are_many(tmp_path):
     assert found(many) == ["a", "b/2024", "c"]
 
 
+def test_studies_without_preamble_are_studies_and_files_that_only_look_so_are_not(tmp_path):
+    for name, study in (("a", "1"), ("b", "2")):
+        path = write_image(tmp_path / name / "image", study)
+        bare = pydicom.dcmread(path)
+        data = path.read_bytes()
+        path.write_bytes(data[data.index(b"\x08\x00\x16\x00UI") :])  # from the first element of the data set on
+        assert b"DICM" not in path.read_bytes()
+        assert pydicom.dcmread(path, force=True).StudyInstanceUID == bare.StudyInstanceUID
+    assert found(tmp_path) == ["a", "b"]
+    (tmp_path / "b" / "image").write_bytes(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100" + bytes(200))
+    assert found(tmp_path) == ["a"]  # the only study
+
+
 def test_a_copy_of_a_study_does_not_make_a_folder_of_studies_one_study(tmp_path):
     for name, study in (("a", "1"), ("a copy", "1"), ("b", "2")):
         write_study(tmp_path / name, study)
