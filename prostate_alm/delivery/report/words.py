@@ -39,10 +39,11 @@ def percent(share: float) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with its noun.
 
-    >>> count(1, "positive"), count(2, "positive")
-    ('1 positive', '2 positives')
+    >>> count(1, "positive"), count(2, "positive"), count(2, "study")
+    ('1 positive', '2 positives', '2 studies')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else several}"
 
 
 def decision(answer: Prediction) -> str:
@@ -84,7 +85,7 @@ def calibration(card: ModelCard) -> str:
     """Return what the probability rests on."""
     fit = card.calibration
     return (
-        f"Calibrated on {count(fit.samples, 'validation study').replace('studys', 'studies')}, of which "
+        f"Calibrated on {count(fit.samples, 'validation study')}, of which "
         f"{percent(fit.prevalence)} were positive; where positives are rarer or commoner, it is too high or too low."
     )
 
