@@ -23,6 +23,8 @@ COMMANDS = (
     ["manifest"],
     ["manifest", "build"],
     ["manifest", "check"],
+    ["bundle", "path"],
+    ["doctor"],
 )
 PROGRAM = [sys.executable, "-m", "prostate_alm.cli"]
 
