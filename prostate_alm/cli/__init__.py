@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 when a manifest was built without some refused studies, a member of an ensemble failed or the
-        doctor found a problem, 2 for input that cannot be used, 130 when interrupted, 141 when the reader of the output has gone (as `head` does).
+        doctor found a problem, 2 for input that cannot be used, 130 when interrupted, 141 when the reader of the output
+        has gone (as `head` does).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
