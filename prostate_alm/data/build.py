@@ -64,7 +64,7 @@ def build_manifest(
     workers: int = 1,
     progress: Progress = silent,
 ) -> BuildResult:
-    """Convert each labelled study once and write the cohort's manifest.
+    """Convert each labelled study once, write the cohort's manifest, and return it with the folders left out.
 
     The study of label `id` is the folder `dicom_dir/id`. Its volumes go to `<output without .json>/id/`, see
     `convert_study`. A study that was converted before from the same files is not converted again. A study that cannot
@@ -93,15 +93,8 @@ def build_manifest(
         OSError: the volumes or the manifest cannot be written.
     """
     check_b_values(b_values_s_per_mm2)
-    plan = CohortPlan(
-        output,
-        source=source,
-        label_definition=label_definition,
-        licence=licence,
-        test_share=test_share,
-        seed=seed,
-        overwrite=overwrite,
-    )
+    words = {"source": source, "label_definition": label_definition, "licence": licence}
+    plan = CohortPlan(output, **words, test_share=test_share, seed=seed, overwrite=overwrite)
     plan.check(workers=workers)
     table = read_labels(labels_csv)
     unlabelled = _match_folders(dicom_dir, table, plan.volumes_dir)

@@ -94,7 +94,7 @@ class DicomStudy:
         return None if self.rules is None or self.rules == default_rules() else self.rules.sha256()
 
     def sha256(self) -> str:
-        """Return a checksum of the contents of all files: independent of their names and order."""
+        """Return a checksum of the contents of all files, whatever their names; see `StudySource.sha256`."""
         try:
             digests = sorted(sha256_of_file(path) for path in self.folder.rglob("*") if path.is_file())
         except OSError as error:  # no path in the reason: folders and files are often named after patients

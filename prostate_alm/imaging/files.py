@@ -36,7 +36,7 @@ _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInst
 
 
 def require_folder(directory: Path) -> None:
-    """Refuse a path that is not a folder."""
+    """Raise `FileNotFoundError` for a path that leads nowhere, `NotADirectoryError` for one to a file."""
     if not directory.exists():
         raise FileNotFoundError(f"study must be an existing folder, got {directory}. Check the path.")
     if not directory.is_dir():

@@ -120,7 +120,12 @@ class SignalReader:
         self._opened: tuple[Path, FileDataset] | None = None
 
     def read(self, pixels: Pixels, *, rows: int, columns: int) -> NDArray[np.float32]:
-        """Return the signal of one image as `read_signal` does."""
+        """Return the signal of one image, (rows, columns), rescaled as its header says; see `read_signal`.
+
+        Raises:
+            ValueError: the pixels are of another shape.
+            Exception: as `read_signal`.
+        """
         native = pixels.offset is not None
         values = _native(pixels, rows=rows, columns=columns) if native else self._decoded(pixels)
         if values.shape != (rows, columns):

@@ -224,7 +224,11 @@ class AugmentedLagrangian(nn.Module):
         return {name: getattr(self, f"_{name}") for name in _STATE} | {"multipliers": dict(self._multipliers)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over a saved state; part of ``load_state_dict()``. Pending violations are forgotten."""
+        """Take over a saved state; part of ``load_state_dict()``. Pending violations are forgotten.
+
+        Raises:
+            ValueError: the keys are not those of ``get_extra_state``, or a λ belongs to an unknown sample.
+        """
         if not isinstance(state, Mapping) or set(state) != set(_STATE):
             raise ValueError(f"the state must have the keys {list(_STATE)}, got {state!r:.200} in load_state_dict")
         for key in state["multipliers"]:
@@ -242,7 +246,7 @@ class AugmentedLagrangian(nn.Module):
         )
 
     def join(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Batch:
-        """Return the checked batch, of all ranks together; the first half of ``forward``."""
+        """Return the checked batch, of all ranks together; the first half of ``forward``, and its errors."""
         try:
             batch = check_batch(logits, labels, sample_ids, step=self._step)
             for key, label in zip(batch.keys, batch.labels, strict=True):

@@ -113,16 +113,8 @@ def make_loss(name: str, **parameters: Any) -> BaseLoss:
     """
     if name not in _MAKERS:
         raise ValueError(f"name must be a loss, got {name!r} in make_loss. Available: {sorted(_MAKERS)}")
-    maker = _MAKERS[name]
-    try:
-        bound = inspect.signature(maker).bind(**parameters)
-    except TypeError as error:
-        wanted = list(inspect.signature(maker).parameters)
-        raise TypeError(
-            f"parameters of {name} must be {wanted}, got {sorted(parameters)} in make_loss: {error}"
-        ) from None
-    bound.apply_defaults()
-    return BaseLoss(name, maker(**bound.kwargs), dict(bound.kwargs))
+    whole = _with_defaults(name, parameters)
+    return BaseLoss(name, _MAKERS[name](**whole), whole)
 
 
 def _bce() -> Formula:
@@ -220,6 +212,19 @@ def _pair_square_loss(logits: Tensor, labels: Tensor) -> Tensor:
     # The mean over all pairs of (1 - d)² is (1 - mean d)² + var d, and the variances of the classes add.
     gap = 1 - positive.mean() + negative.mean()
     return gap.square() + positive.var(correction=0) + negative.var(correction=0)
+
+
+def _with_defaults(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(_MAKERS[name])
+    try:
+        bound = signature.bind(**parameters)
+    except TypeError as error:
+        wanted = list(signature.parameters)
+        raise TypeError(
+            f"parameters of {name} must be {wanted}, got {sorted(parameters)} in make_loss: {error}"
+        ) from None
+    bound.apply_defaults()
+    return dict(bound.kwargs)
 
 
 def _signed(logits: Tensor, labels: Tensor) -> Tensor:

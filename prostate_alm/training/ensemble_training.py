@@ -192,6 +192,13 @@ def claim_folder(
 
     An ensemble that is there already may grow; it must have the same settings.
 
+    Args:
+        config_file: of the bundle; its folder names it.
+        settings: of the members, but for their numbers.
+        overrides: as they were given; those that are no settings must stay the same, too.
+        output_root: the folder lies in it, below the names of experiment, data and ensemble.
+        members: how many there shall be.
+
     Raises:
         EnsembleError: it holds an ensemble of other settings.
     """

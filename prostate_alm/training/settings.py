@@ -258,6 +258,12 @@ def exit_on_usage_error(action: Callable[[], T]) -> T:
 
     MONAI evaluates a config inside its own error handling, which buries a message under some 190 lines; leaving the
     process here keeps the message readable.
+
+    Returns:
+        What `action` returns.
+
+    Raises:
+        SystemExit: with code 2.
     """
     try:
         return action()

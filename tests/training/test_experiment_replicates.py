@@ -127,7 +127,9 @@ def test_the_effects_are_the_means_of_what_each_ensembles_metrics_say(tmp_path: 
 
 
 def test_arms_that_are_the_same_have_no_effect_and_no_interval(tmp_path: Path) -> None:
-    for one in effects_of(three(tmp_path, same_arms)).values():
+    effects = effects_of(three(tmp_path, same_arms))
+    assert effects
+    for one in effects.values():
         assert (one.effect, one.low, one.high, one.rises) == (0, 0, 0, 0)
 
 

@@ -153,7 +153,17 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_volumes(path: Path) -> tuple[Volume, ...]:
-    """Return the volumes of an image file along its last axis; see `read_volume`."""
+    """Return the volumes of an image file along its last axis.
+
+    Args:
+        path: a MetaImage or a NIfTI file, voxels (I, J, K) or (I, J, K, B).
+
+    Returns:
+        B volumes (I, J, K), one for a file of one volume; the affine is in mm, RAS.
+
+    Raises:
+        StudyRefused: the file cannot be read, has other dimensions, or holds no usable voxels or geometry.
+    """
     voxels, affine_ras_mm = _read_metaimage(path) if path.suffix == ".mha" else _read_nifti(path)
     if voxels.ndim not in (3, 4) or min(voxels.shape) < 1 or voxels.shape[2] < 2:
         raise StudyRefused(

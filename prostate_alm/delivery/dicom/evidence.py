@@ -83,7 +83,16 @@ class Evidence:
 
 
 def evidence_of(result: StudyResult, study_dir: Path | None) -> Evidence:
-    """Return the images behind a result: those used, or one of each series where the study was refused."""
+    """Return the images behind a result: those used, or one of each series where the study was refused.
+
+    Args:
+        result: of `predict_folder`; the files of the study must still be there.
+        study_dir: folder of the study; needed where it was refused.
+
+    Raises:
+        EvidenceError: a refused study without its folder, or one that is not one study of one patient.
+        OSError: an image is gone.
+    """
     if result.volumes is not None:
         return selected_evidence(result.volumes.selection)
     if study_dir is None:

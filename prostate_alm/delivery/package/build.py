@@ -109,6 +109,12 @@ def _require_arguments(output: Path, name: str, target_tprs: Sequence[float], *,
 def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: str, version: str) -> ModelCard:
     """Return what a packed model says of itself.
 
+    Args:
+        ensemble: trained and evaluated.
+        target_tprs: sensitivities in (0, 1], one operating point each; the first is the default.
+        name: of the packed model.
+        version: of the packed model, in words.
+
     Raises:
         PackageError: the validation logits do not rank positives above negatives.
     """

@@ -264,6 +264,10 @@ def install_choice(root: Path, side: Side) -> None:
     Args:
         root: folder of the experiment.
         side: a side with a choice.
+
+    Raises:
+        ValueError: nothing is chosen yet.
+        OSError: the members cannot be copied.
     """
     chosen = side.chosen
     if chosen is None:
