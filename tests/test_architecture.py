@@ -50,7 +50,7 @@ def quoted(text: str) -> list[str]:
 
 
 def paths_in(text: str) -> list[str]:
-    return [word for word in quoted(text) if "/" in word and " " not in word]
+    return [word for word in quoted(text) if ("/" in word or word.endswith(".py")) and " " not in word]
 
 
 def names_of(text: str) -> list[str]:
