@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 1200  # a change may make a loop endless
 
@@ -172,10 +174,20 @@ def tests_of(copy: Path, file: str) -> list[str]:
 
 
 def outcome(copy: Path, file: str) -> tuple[str, str]:
-    """Run the tests of one file: caught or survived, and the test that failed."""
-    for cached in (copy / "prostate_alm" / file).parent.glob(f"__pycache__/{Path(file).stem}.*.pyc"):
+    """Run the tests of one file, then its doctests: caught or survived, and the test that failed."""
+    source = copy / "prostate_alm" / file
+    for cached in source.parent.glob(f"__pycache__/{source.stem}.*.pyc"):
         cached.unlink()
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_of(copy, file)]
+    failed = first_failure(copy, tests_of(copy, file))
+    if not any(source.parent.glob(f"__pycache__/{source.stem}.*.pyc")):
+        raise RuntimeError(f"the tests must import the changed {file}, got another copy. Look at PYTHONPATH.")
+    failed = failed or first_failure(copy, [str(source)])
+    return ("caught", failed) if failed else ("survived", "")
+
+
+def first_failure(copy: Path, paths: list[str]) -> str:
+    """Return the first test below the paths that fails, '' where all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths]
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the cache shows which copy was imported
     with tempfile.TemporaryFile("w+") as log:
@@ -186,13 +198,13 @@ def outcome(copy: Path, file: str) -> tuple[str, str]:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return "caught", f"stopped after {LIMIT_S} s"
+            return f"stopped after {LIMIT_S} s"
         log.seek(0)
         lines = log.read().splitlines()
-    if not any((copy / "prostate_alm" / file).parent.glob(f"__pycache__/{Path(file).stem}.*.pyc")):
-        raise RuntimeError(f"the tests must import the changed {file}, got another copy. Look at PYTHONPATH.")
-    failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED tests", "ERROR tests"))]
-    return ("survived", "") if code == 0 else ("caught", failed[0] if failed else lines[-1])
+    if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return ""
+    failed = [line.split(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR ")) and "::" in line]
+    return failed[0] if failed else lines[-1]
 
 
 def draw(rooms: list[str], *, number: int, seed: int) -> list[Mutant]:

@@ -51,6 +51,16 @@ def test_rates_have_the_exact_interval(trials: int, confidence: float) -> None:
         assert ours.low <= ours.estimate <= ours.high
 
 
+def test_intervals_are_of_95_percent_unless_another_confidence_is_asked() -> None:
+    ours, theirs = binomial_interval(3, 40), binomtest(3, 40).proportion_ci(0.95, method="exact")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    scores = np.arange(200.0)
+    assert threshold_interval(scores, target_tpr=0.9) == threshold_interval(scores, target_tpr=0.9, confidence=0.95)
+    point = choose_operating_point([1] * 40 + [0] * 40, [1.0] * 37 + [0.0] * 43, target_tpr=0.9)
+    theirs = binomtest(37, 40).proportion_ci(0.95, method="exact")
+    assert (point.tpr.low, point.tpr.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
 @pytest.mark.parametrize("count", [1, 5, 12, 58, 59, 72, 200])
 @pytest.mark.parametrize("target", [0.8, 0.95])
 def test_the_guaranteed_threshold_is_where_the_one_sided_exact_bound_reaches_the_target(
