@@ -11,6 +11,7 @@ import torch
 
 from prostate_alm.delivery import package
 from prostate_alm.delivery.answers import answer_from_json
+from prostate_alm.delivery.package.inference import answer_study
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import predict_folder
 
@@ -74,6 +75,28 @@ def test_the_inference_of_the_bundle_answers_as_predict_does(
     assert answer == expected
     assert answer.status == "answered"
     assert answer.member_logits == predict_folder(phantom_study, packed_model).answer.member_logits
+
+
+def test_wrong_use_of_the_inference_is_one_line_and_no_answer_is_replaced(
+    folder: Path, phantom_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, output, absent = str(phantom_study), str(tmp_path / "answers"), str(tmp_path / "absent")
+    for study_dir, output_dir in ((None, output), (absent, output), (study, None)):
+        with pytest.raises(SystemExit, match="2"):
+            answer_study(str(folder), study_dir=study_dir, output_dir=output_dir)
+        assert capsys.readouterr().err == (
+            "error: no_study: study_dir and output_dir must be folders, got none. Give --study_dir, --output_dir\n"
+        )
+    assert not Path(output).exists()
+    path = answer_study(str(folder), study_dir=study, output_dir=output)
+    assert answer_study(str(folder), study_dir=study, output_dir=output) == path  # the same answer may come again
+    path.write_text("another answer")
+    with pytest.raises(SystemExit, match="2"):
+        answer_study(str(folder), study_dir=study, output_dir=output)
+    error = capsys.readouterr().err
+    assert error.startswith("error: no_study: output_dir must hold no other answer to the study, got ")
+    assert error.count("\n") == 1
+    assert path.read_text() == "another answer"
 
 
 def test_a_member_is_exported_as_a_graph(packed_model: PackedModel) -> None:
