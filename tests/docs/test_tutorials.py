@@ -71,8 +71,8 @@ def test_a_pacs_node(run: Run, own_cohort: Path, ports: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ("```python\nprint(1 + 1)\n```\n```text\n3\n```\n", "line 5 shows\n3\n\nand the block before it printed\n2"),
-        ("```sh\necho one; false; echo two\n```\n", "line 2 ended with 1\none"),
+        ("```python\nprint(1 + 1)\n```\n```text\n3\n```\n", "wrong.md, line 5 shows"),
+        ("```sh\necho one; false; echo two\n```\n", "wrong.md, line 2 ended with 1"),
         ("```bash\ntrue\n```\n", "a block must be python, sh or text, got 'bash'"),
     ],
 )
