@@ -52,7 +52,8 @@ def main(url: str, log: str, seconds: str) -> None:
         time.sleep(float(seconds))
         return respond(folder)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGTERM, signal.SIGINT):  # the latter is ignored in what a shell starts in the background
+        signal.signal(sign, signal.default_int_handler)
     pace = Pace(interval_s=0.1, quiet_s=1.0, lease_s=1.5, retry_s=0.5)
     node = OrthancNode(url, backoff=Backoff(first_s=0.1, longest_s=0.5))
     try:

@@ -370,7 +370,7 @@ def test_a_stopped_watcher_leaves_no_files_and_gives_the_study_back(
     running = start_stand_in(server, tmp_path / "log", 300.0)
     wait_for((tmp_path / "log").exists)
     running.send_signal(sign)
-    _, errors = running.communicate(timeout=60)  # long before its answer; seconds, but where the machine is busy
+    _, errors = running.communicate(timeout=60)  # long before its answer
     assert (running.returncode, errors) == (0, "")
     assert (entry_of(server, study).state, entry_of(server, study).attempts) == ("due", 0)
     assert list(own_temporary_folder.iterdir()) == []
