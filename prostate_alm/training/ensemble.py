@@ -229,10 +229,15 @@ def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _compare(scores: Scores, other: Floats) -> dict[str, Any]:
-    """Return the differences to the logits (N,) of a baseline: DeLong's test, paired bootstrap intervals."""
+    """Return the differences to the logits (N,) of a baseline: DeLong's test, paired bootstrap intervals.
+
+    A test set with a single sample of a class is left out: it has no variance, and nothing can be compared.
+    """
     comparison: dict[str, Any] = {}
     for name in scores.test_sets:
         labels, ours = scores.of(name, scores.mean)
+        if min(labels.sum(), len(labels) - labels.sum()) < 2:
+            continue
         theirs = scores.of(name, other)[1]
         test = delong_test(labels, ours, theirs)
         both = np.stack([ours, theirs], axis=1)
@@ -310,7 +315,7 @@ def to_text(metrics: Mapping[str, Any]) -> str:
     cells = [f"{100 * mean[key]:.1f} ± {100 * deviation[key]:.1f}" for key in _METRICS]
     lines.append(f"{'members, test':20}" + "".join(f" {cell:>22}" for cell in cells))
     against = metrics["against_baseline"]
-    if against:
+    if against and "test" in against:
         cells = [f"{100 * against['test'][f'{key}_difference']:+.1f}" for key in _METRICS]
         lines.append(f"{'test, difference':20}" + "".join(f" {cell:>22}" for cell in cells))
         lines.append(f"against {against['baseline']}: p = {against['test']['p_value']:.2g} (DeLong)")

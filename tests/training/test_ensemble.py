@@ -76,6 +76,20 @@ def test_mean_and_deviation_are_over_the_members(pair: tuple[Path, Path]) -> Non
     assert [float(row["validation_auc"]) for row in table] == [member["validation"]["auc"] for member in own]
 
 
+def test_one_test_positive_is_no_reason_to_lose_the_ensemble(tmp_path: Path, write_member: Callable[..., Path]) -> None:
+    """DeLong's test has no variance of one sample: nothing is compared on that test set, all else is there."""
+    for name in ("bce-baseline", "bce-alm"):
+        for member in range(2):
+            write_member(tmp_path / name, member, positives=1)
+    evaluate_ensemble(tmp_path / "bce-baseline")
+    evaluate_ensemble(tmp_path / "bce-alm", baseline=tmp_path / "bce-baseline")
+    metrics = json.loads((tmp_path / "bce-alm" / "metrics.json").read_text())
+    assert "test" not in metrics["against_baseline"]
+    assert metrics["against_baseline"]["test_all_positives"]["p_value"] <= 1  # with the extra ones there are enough
+    assert metrics["ensemble"]["test"]["positives"] == 1
+    assert "DeLong" not in to_text(metrics)
+
+
 def test_the_baseline_is_compared_on_the_same_samples(pair: tuple[Path, Path]) -> None:
     baseline, alm = (json.loads((folder / "metrics.json").read_text()) for folder in pair)
     assert baseline["against_baseline"] is None

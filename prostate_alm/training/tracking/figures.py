@@ -86,6 +86,8 @@ def verdict(folder: EnsembleFolder) -> str:
     against = folder.metrics.get("against_baseline")
     if against and "test" in against:
         return _against(against["baseline"], against["test"])
+    if against:
+        return f"not compared with {against['baseline']}: the test set has a single sample of one class"
     if folder.about.get("settings", {}).get("alm") is False:
         return "is a baseline: the loss without the constraint"
     return "not compared: no baseline of the same loss was evaluated before it"
