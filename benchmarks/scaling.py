@@ -23,14 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from ranking_violation import broadcast, ours, scores, step
 
 from prostate_alm.imaging.phantom import make_cohort
-from prostate_alm.method.constraint import ranking_violation
 from prostate_alm.method.metrics import auc
 from prostate_alm.training.networks import CascadeNet, MeanLogits
 
-MARGIN = 1.0
 LARGEST_BROADCAST = 20_000
 LEAST_COHORT = 10  # a manifest needs both classes in training and in test
 ROUND_S = 0.05
@@ -53,36 +51,18 @@ def processor_seconds(call: Callable[[], object]) -> float:
     return min(rounds)
 
 
-def broadcast(positive: Tensor, negative: Tensor) -> Tensor:
-    return torch.relu(MARGIN - (positive[:, None] - negative[None, :])).sum(1)
-
-
-def ours(positive: Tensor, negative: Tensor) -> Tensor:
-    return ranking_violation(positive, negative, margin=MARGIN)
-
-
-def step(form: Callable[[Tensor, Tensor], Tensor], positive: Tensor, negative: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        positive.grad = negative.grad = None
-        form(positive, negative).sum().backward()
-
-    return run
-
-
 def time_scores(_: argparse.Namespace) -> None:
     print(
         f"{'scores':>9} {'ours, ms':>10} {'broadcast, ms':>14} {'auc, ms':>9} {'ours, ns a score':>17} {'growth':>17}"
     )
     before = 0.0
     for size in (100, 1_000, 10_000, 100_000, 1_000_000):
-        generator = torch.Generator().manual_seed(0)
-        positive = (torch.randn(size // 10, generator=generator) + 1.0).requires_grad_()
-        negative = torch.randn(size - size // 10, generator=generator).requires_grad_()
+        positive, negative = scores(size // 10, size - size // 10)
         labels = np.repeat([1, 0], [len(positive), len(negative)])
-        scores = torch.cat([positive, negative]).detach().numpy()
+        ranked = torch.cat([positive, negative]).detach().numpy()
         own = processor_seconds(step(ours, positive, negative))
         other = processor_seconds(step(broadcast, positive, negative)) if size <= LARGEST_BROADCAST else None
-        area = processor_seconds(lambda labels=labels, scores=scores: auc(labels, scores))
+        area = processor_seconds(lambda labels=labels, ranked=ranked: auc(labels, ranked))
         pairs = f"{other * 1e3:14.3f}" if other else f"{'-':>14}"
         print(
             f"{size:9} {own * 1e3:10.3f} {pairs} {area * 1e3:9.3f} {own / size * 1e9:17.0f} "

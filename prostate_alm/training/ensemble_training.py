@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prostate_alm.progress import Progress, silent
+from prostate_alm.shipped import TRAINING_CONFIG
 from prostate_alm.training import tracking
 from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
@@ -40,9 +41,9 @@ def config_file_of(bundle: Path) -> Path:
     Raises:
         EnsembleError: there is no such file.
     """
-    path = bundle if bundle.suffix == ".json" else bundle / "train.json"
+    path = bundle if bundle.suffix == ".json" else bundle / TRAINING_CONFIG
     if not path.is_file():
-        raise EnsembleError(f"bundle must be a folder with train.json, got {bundle}. Give for example cifar10")
+        raise EnsembleError(f"bundle must be a folder with {TRAINING_CONFIG}, got {bundle}. Give for example cifar10")
     return path
 
 

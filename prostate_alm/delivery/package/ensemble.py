@@ -15,7 +15,7 @@ from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_
 from prostate_alm.delivery.package.config import read_specs
 from prostate_alm.delivery.package.network import network_of
 from prostate_alm.progress import Progress, silent
-from prostate_alm.shipped import shipped_bundle
+from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
 from prostate_alm.training import run_folder
 from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.networks import MeanLogits
@@ -24,7 +24,6 @@ from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
 from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = "prostate"
-_TRAINING = "train.json"
 
 
 @dataclass(frozen=True)
@@ -128,19 +127,19 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[R
 
 def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> Path:
     """Return the config file that all members were trained with: the first one's copy, else the bundle's."""
-    copy = members[0].file(run_folder.BUNDLE_FILES) / _TRAINING
-    path = copy if copy.is_file() else bundle / _TRAINING
+    copy = members[0].file(run_folder.BUNDLE_FILES) / TRAINING_CONFIG
+    path = copy if copy.is_file() else bundle / TRAINING_CONFIG
     if not path.is_file() or not (bundle / "inference.json").is_file():
         raise _refused(
-            f"bundle must be a folder with {_TRAINING} and inference.json, got {bundle}",
+            f"bundle must be a folder with {TRAINING_CONFIG} and inference.json, got {bundle}",
             "Give --bundle prostate",
         )
     sha256 = sha256_of_file(path)
     for config, member in zip(configs, members, strict=True):
-        if config.get("config_files", {}).get(_TRAINING) != sha256:
+        if config.get("config_files", {}).get(TRAINING_CONFIG) != sha256:
             raise _refused(
-                f"{_TRAINING} must be the one that the members were trained with, got another in {path.parent} than "
-                f"that of {member.path}",
+                f"{TRAINING_CONFIG} must be the one that the members were trained with, got another in {path.parent} "
+                f"than that of {member.path}",
                 "Give --bundle FOLDER with the train.json of that time, from the history of the repository.",
             )
     return path
