@@ -28,7 +28,12 @@ def add_pack(commands: Commands) -> None:
     )
     pack.add_argument("--name", metavar="NAME", help="name of the model (default: that of the output)")
     pack.add_argument("--version", default="1", metavar="TEXT", help="version of the model (default: %(default)s)")
-    pack.add_argument("--manifest", type=Path, metavar="JSON", help="the cohort (default: data/ and the members' name)")
+    pack.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="JSON",
+        help="the cohort (default: the one of data or data_manifest that the members recorded)",
+    )
     pack.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="(default: prostate, as shipped)")
     pack.add_argument("--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
     pack.add_argument("--overwrite", action="store_true", help="replace an output that is there")

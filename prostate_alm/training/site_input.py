@@ -1,6 +1,6 @@
 """What an ensemble needs to be applied to other sites, and what a site must be for that; all checked beforehand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def read_trained_on(
     config_file = (bundle or shipped_bundle(BUNDLE)) / TRAINING_CONFIG
     _require_config_file(config_file, members)
     config = next(iter(members.values())).read_json(CONFIG)
-    path = manifest or _find_manifest(config, near)
+    path = manifest or _require_found(config, near)
     sha256 = sha256_of_file(path) if path.is_file() else ""
     read = read_manifest(path)
     for member in members.values():
@@ -119,17 +119,35 @@ def _require_config_file(path: Path, members: dict[int, RunFolder]) -> None:
             )
 
 
-def _find_manifest(config: dict[str, Any], near: Sequence[Path]) -> Path:
-    """Return the manifest with the name and the checksum that training recorded."""
+def find_manifest(config: Mapping[str, Any], near: Sequence[Path] = ()) -> Path | None:
+    """Return the manifest with the name and the checksum that training recorded.
+
+    Args:
+        config: the `config.json` of a member.
+        near: files beside which it is looked for, after `MANIFEST_FOLDERS`.
+
+    Returns:
+        The first one found; None where there is none.
+    """
     name, sha256 = str(config.get("manifest")), config.get("manifest_sha256")
-    folders = dict.fromkeys([*MANIFEST_FOLDERS, *(path.parent for path in near)])
-    for path in (folder / name for folder in folders):
+    for path in (folder / name for folder in _folders(near)):
         if path.is_file() and sha256_of_file(path) == sha256:
             return path
-    raise EnsembleError(
-        f"manifest of the training must be at hand, got no {name} with the checksum that training recorded in "
-        f"{', '.join(str(folder) for folder in folders)}. Give it with --trained-on JSON."
-    )
+    return None
+
+
+def _folders(near: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys([*MANIFEST_FOLDERS, *(path.parent for path in near)]))
+
+
+def _require_found(config: Mapping[str, Any], near: Sequence[Path]) -> Path:
+    path = find_manifest(config, near)
+    if path is None:
+        raise EnsembleError(
+            f"manifest of the training must be at hand, got no {config.get('manifest')} with the checksum that "
+            f"training recorded in {', '.join(map(str, _folders(near)))}. Give it with --trained-on JSON."
+        )
+    return path
 
 
 def sites_of(own: TrainedOn, manifests: Sequence[tuple[Path, Manifest]], *, output: Path) -> list[Site]:

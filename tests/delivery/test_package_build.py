@@ -338,6 +338,21 @@ def test_an_ensemble_is_packed_after_its_bundle_has_changed(make_ensemble: Ensem
     assert list(card.grid.image_size) == config["image_size"] != [8, 8, 8]
 
 
+@pytest.mark.parametrize("folder", ["data", "data_manifest"])
+def test_the_cohort_is_found_where_manifests_are_made(
+    ensemble_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """By the checksum that training recorded: another cohort of the same name, in the other folder, hides nothing."""
+    for name in ("data", "data_manifest"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cohort.json").write_text("{}")
+    shutil.copy(ensemble_folder / "cohort.json", tmp_path / folder / "cohort.json")
+    monkeypatch.chdir(tmp_path)
+    cohort = ensemble_folder / "cohort.json"
+    found = pack_ensemble(ensemble_folder, tmp_path / "found.zip", name="one")
+    assert found == pack_ensemble(ensemble_folder, tmp_path / "given.zip", name="one", manifest=cohort)
+
+
 def test_a_pack_is_not_overwritten_by_accident(
     ensemble_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

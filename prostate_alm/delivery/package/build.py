@@ -59,7 +59,7 @@ def pack_ensemble(
         name: of the model and of the folder in the zip; None for that of `output`.
         version: of the model, in words.
         bundle: folder of the ensemble's bundle; None for the one that is shipped.
-        manifest: its cohort; None for `data/NAME` with the name that the members recorded.
+        manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
         licence: text file with the licence of the weights; None for that of this package.
         overwrite: replace an output that is there.
         progress: called with the studies read and in all.

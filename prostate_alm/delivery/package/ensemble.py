@@ -21,6 +21,7 @@ from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.networks import MeanLogits
 from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
 from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
+from prostate_alm.training.site_input import find_manifest
 from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = "prostate"
@@ -54,7 +55,7 @@ def read_ensemble(
     Args:
         folder: of the ensemble.
         bundle: folder of its bundle; None for the one that is shipped.
-        manifest: its cohort; None for `data/NAME` with the name that the members recorded.
+        manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
         progress: called with the training studies read and in all.
 
     Raises:
@@ -66,7 +67,7 @@ def read_ensemble(
     configs = [member.read_json(run_folder.CONFIG) for member in members]
     bundle = bundle or shipped_bundle(BUNDLE)
     training_config = _training_config(bundle, configs, members)
-    manifest = manifest or Path("data", str(configs[0].get("manifest")))
+    manifest = manifest or find_manifest(configs[0]) or Path("data", str(configs[0].get("manifest")))
     cohort = _read_manifest(manifest, configs, members)
     network, grid = read_specs(
         training_config, about.get("overrides", {}), b_values_s_per_mm2=cohort.b_values_s_per_mm2
