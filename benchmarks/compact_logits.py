@@ -1,10 +1,10 @@
-"""The ensembles' test logits of an experiment in one small file for each pair of classes.
+"""The ensembles' test logits of an experiment in one small file for each pair of classes, or for the cohort.
 
     python benchmarks/compact_logits.py EXPERIMENT_DIR OUTPUT_DIR
 
-Writes OUTPUT_DIR/logits-PAIR.npz: `RATIO/NAME` holds the float32 mean logits of an ensemble, `RATIO/ids` the ids of the
-test images in that order, the first `RATIO/at_ratio` of which are the test set at the class ratio, `RATIO/labels` their
-labels. Figures and intervals can be computed from it again; weights are not kept.
+Writes OUTPUT_DIR/logits-PAIR.npz or logits-prostate.npz: `RATIO/NAME` holds the float32 mean logits of an ensemble,
+`RATIO/ids` the ids of the test images or studies in that order, the first `RATIO/at_ratio` of which are the test set at the
+class ratio, `RATIO/labels` their labels. Figures and intervals can be computed from it again; weights are not kept.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("experiment", type=Path)
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    for pair in sorted(path for path in options.experiment.glob("cifar10-*") if path.is_dir()):
+    for pair in sorted({file.parents[2] for file in options.experiment.glob("*/*/*/predictions.csv")}):
         arrays: dict[str, np.ndarray] = {}
         for file in sorted(pair.glob("*/*/predictions.csv")):
             ratio, name = file.parts[-3:-1]

@@ -25,9 +25,11 @@ class CascadeNet(nn.Module):
         path_channels: input channels of each path in the order of the stack; (1, 3) is T2 and three b-values.
         features: output channels of each convolution.
         pooling: window and stride of the max-pooling after each convolution, one entry per spatial axis.
+        initial_scale: factor on the convolutions' first weights, above 0. Torch draws them with a sixth of the variance
+            that keeps a signal's size through ReLU layers (He et al., 2015): √6 gives that variance.
 
     Raises:
-        ValueError: spatial_dims is not 2 or 3, or features and pooling differ in length.
+        ValueError: spatial_dims is not 2 or 3, features and pooling differ in length, or initial_scale is not above 0.
 
     Reference:
         Section 5.2 and appendix B of the paper.
@@ -44,6 +46,7 @@ class CascadeNet(nn.Module):
         *,
         features: Sequence[int],
         pooling: Sequence[Sequence[int]],
+        initial_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if spatial_dims not in _CONVOLUTION:
@@ -52,17 +55,18 @@ class CascadeNet(nn.Module):
             raise ValueError(
                 f"pooling must have one entry per convolution, got {len(pooling)} for {len(features)} features."
             )
+        if not initial_scale > 0:
+            raise ValueError(f"initial_scale must be above 0, got {initial_scale}. 1 leaves the weights as drawn.")
         self.path_channels = tuple(path_channels)
         self.paths = nn.ModuleList(
             _cascade(spatial_dims, channels, features=features, pooling=pooling) for channels in path_channels
         )
         self.classifier = nn.Linear(len(self.path_channels) * features[-1], 1)
         self._memory_format = _MEMORY_FORMAT[spatial_dims]
-        self.paths.apply(self._lay_channels_last)
-
-    def _lay_channels_last(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=self._memory_format)
+        for convolution in self.paths.modules():
+            if isinstance(convolution, nn.Conv2d | nn.Conv3d):
+                scaled = convolution.weight.data * initial_scale
+                convolution.weight.data = scaled.contiguous(memory_format=self._memory_format)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits (B, 1) of images (B, sum of path_channels, spatial axes...)."""

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -55,11 +57,28 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch() -> None:
     torch.testing.assert_close(net(images)[2:3], net(images[2:3]), rtol=1e-5, atol=1e-6)
 
 
+def test_the_root_of_six_gives_the_variance_of_he_and_one_leaves_the_weights_as_torch_draws_them() -> None:
+    def seeded(scale: float) -> CascadeNet:
+        torch.manual_seed(0)
+        return CascadeNet(2, (3,), features=(64, 64), pooling=((2, 2), (2, 2)), initial_scale=scale)
+
+    plain = seeded(1).paths[0][0].weight
+    torch.manual_seed(0)
+    assert torch.equal(plain, nn.Conv2d(3, 64, kernel_size=3).weight)
+    for layer, fan_in in ((0, 27), (3, 576)):
+        variance = seeded(6**0.5).paths[0][layer].weight.var().item()
+        assert variance == pytest.approx(2 / fan_in, rel=0.1)  # that of nn.init.kaiming_normal_ with fan in and ReLU
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"spatial_dims": 4, "features": (4,), "pooling": ((2, 2),)}, "spatial_dims must be 2 or 3, got 4"),
         ({"spatial_dims": 2, "features": (4, 8), "pooling": ((2, 2),)}, "pooling must have one entry per convolution"),
+        (
+            {"spatial_dims": 2, "features": (4,), "pooling": ((2, 2),), "initial_scale": 0.0},
+            "initial_scale must be above 0, got 0.0",
+        ),
     ],
 )
 def test_a_wrong_architecture_is_refused(arguments: dict, message: str) -> None:
