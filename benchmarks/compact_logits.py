@@ -3,8 +3,9 @@
     python benchmarks/compact_logits.py EXPERIMENT_DIR OUTPUT_DIR
 
 Writes OUTPUT_DIR/logits-PAIR.npz or logits-prostate.npz: `RATIO/NAME` holds the float32 mean logits of an ensemble,
-`RATIO/ids` the ids of the test images or studies in that order, the first `RATIO/at_ratio` of which are the test set at the
-class ratio, `RATIO/labels` their labels. Figures and intervals can be computed from it again; weights are not kept.
+`RATIO/ids` the ids of the test images or studies in that order, the first `RATIO/at_ratio` of which are the test set
+at the class ratio, `RATIO/labels` their labels. Figures and intervals can be computed from it again; weights are not
+kept.
 """
 
 import argparse

@@ -1,13 +1,14 @@
 """Does the classifier use the prostate, and nothing else? AUC of what must be chance beside what must not.
 
-    OMP_NUM_THREADS=1 python benchmarks/pipeline_checks.py DICOM_DIR MANIFEST [--members 2] [--epochs 60 40]
+    OMP_NUM_THREADS=1 python benchmarks/pipeline_checks.py DICOM_DIR MANIFEST [--members 2] [--NAME VALUE ...]
 
-Run from the repository root. DICOM_DIR is a synthetic cohort (`prostate-alm phantom make`), which knows where the gland
-lies, MANIFEST what `prostate-alm manifest build` made of it. Trains ensembles, and prints one row of each as it is
-there: T2 and diffusion, T2 only, diffusion only (overrides of the bundle); trained as usual and tested with a ball
-around the prostate blanked, or all but that ball; trained and tested without the prostate; trained and tested on
-labels shuffled among the studies of each split. Blanked means: the mean of the ball's rim in each channel. Manifests,
-volumes and ensembles go beside MANIFEST and into `outputs*` there; what is there is not done again.
+Run from the repository root; what is not an option here is a setting of the bundle, the same for all ensembles.
+DICOM_DIR is a synthetic cohort (`prostate-alm phantom make`), which knows where the gland lies, MANIFEST what
+`prostate-alm manifest build` made of it. Trains ensembles, and prints one row of each as it is there: T2 and
+diffusion, T2 only, diffusion only (overrides of the bundle); trained as usual and tested with a ball around the
+prostate blanked, or all but that ball; trained and tested without the prostate; trained and tested on labels shuffled
+among the studies of each split. Blanked means: the mean of the ball's rim in each channel. Manifests, volumes and
+ensembles go beside MANIFEST and into `outputs*` there; what is there is not done again.
 """
 
 import argparse
@@ -38,10 +39,9 @@ def main() -> None:
     parser.add_argument("dicom_dir", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--members", type=int, default=2, help="of each ensemble (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 40), help="of both stages (default: 60 40)")
     parser.add_argument("--shuffles", type=int, default=2, help="of the labels (default: %(default)s)")
     parser.add_argument("--radius_mm", type=float, default=34.0, help="of the ball (default: %(default)s)")
-    options = parser.parse_args()
+    options, options.settings = parser.parse_known_args()
     print(HEAD)
     for name, figures in rows(options):
         print(ROW.format(name=name, **figures), flush=True)
@@ -77,9 +77,8 @@ def run(*arguments: object) -> None:
 def train(options: argparse.Namespace, manifest: Path, outputs: str, *overrides: object) -> Path:
     folder = manifest.parent / outputs / "prostate" / manifest.stem / "bce-alm"
     if not (folder / "metrics.json").is_file():
-        epochs = ("--pretrain_epochs", options.epochs[0], "--alm_epochs", options.epochs[1])
         where = ("--manifest", manifest, "--output", manifest.parent / outputs, "--tracking_uri", "none")
-        run("ensemble", "train", BUNDLE, "--members", options.members, *where, *epochs, *overrides)
+        run("ensemble", "train", BUNDLE, "--members", options.members, *where, *options.settings, *overrides)
     return folder
 
 
