@@ -26,10 +26,11 @@ def main() -> None:
     options = parser.parse_args()
     cohort = read_recipe(options.recipe).cohort
     difficulty = cohort.difficulty if cohort.reader_difficulty is None else cohort.reader_difficulty
+    expected = observer_auc(difficulty)
     print("| seed | training | test | expected |\n|---|---|---|---|")
     for seed in options.seeds or [cohort.seed]:
         figures = observed(cohort.model_copy(update={"seed": seed}), difficulty)
-        print(f"| {seed} | {figures[0]:.3f} | {figures[1]:.3f} | {observer_auc(difficulty):.3f} |", flush=True)
+        print(f"| {seed} | {figures[0]:.3f} | {figures[1]:.3f} | {expected:.3f} |", flush=True)
 
 
 def observed(cohort: SyntheticCohort, difficulty: float) -> list[float]:
