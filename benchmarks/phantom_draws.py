@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     cohort = read_recipe(options.recipe).cohort
     difficulty = cohort.difficulty if cohort.reader_difficulty is None else cohort.reader_difficulty
-    expected = observer_auc(difficulty)
+    expected = observer_auc(difficulty, lesions=cohort.lesions)
     print("| seed | training | test | expected |\n|---|---|---|---|")
     for seed in options.seeds or [cohort.seed]:
         figures = observed(cohort.model_copy(update={"seed": seed}), difficulty)

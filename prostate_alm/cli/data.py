@@ -28,6 +28,11 @@ def add_phantom(commands: Commands) -> None:
         "--reader-difficulty", type=float, help="of the reader who gives the labels alone (default: --difficulty)"
     )
     make.add_argument(
+        "--lesions",
+        choices=["separate", "graded"],
+        help="separate: far from what a reader might doubt; graded: of every conspicuity (default: separate)",
+    )
+    make.add_argument(
         "--b-values",
         type=float,
         nargs="+",
@@ -44,6 +49,7 @@ def _make_phantom(options: argparse.Namespace) -> int:
     chosen = {
         "difficulty": options.difficulty,
         "reader_difficulty": options.reader_difficulty,
+        "lesions": options.lesions,
         "b_values_s_per_mm2": options.b_values and tuple(options.b_values),
     }
     folder = make_cohort(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,7 @@ class SyntheticCohort(BaseModel):
     seed: int = Field(ge=0)
     difficulty: float = Field(default=DEFAULT_DIFFICULTY, ge=0, le=IMAGE_DIFFICULTY_MAX)
     reader_difficulty: float | None = Field(default=None, ge=0, le=1)
+    lesions: Literal["separate", "graded"] = "separate"
     positive_share: float = Field(default=0.3, gt=0, lt=1)
     b_values_s_per_mm2: tuple[float, ...] = tuple(MODEL_B_VALUES_S_PER_MM2)
     test_share: float = Field(default=1 / 3, gt=0, lt=1)
@@ -44,7 +45,7 @@ class SyntheticCohort(BaseModel):
     @property
     def phantom(self) -> dict[str, Any]:
         """The parameters of a single study."""
-        return self.model_dump(include={"seed", "difficulty", "reader_difficulty", "positive_share", "b_values_s_per_mm2"})
+        return self.model_dump(exclude={"studies", "test_share"})
 
 
 def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0) -> Path:

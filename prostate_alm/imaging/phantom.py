@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.imaging.phantom_dicom import Series, Stack, write_files
-from prostate_alm.imaging.phantom_reader import DEFAULT_DIFFICULTY, observer_auc
+from prostate_alm.imaging.phantom_reader import DEFAULT_DIFFICULTY, DEFAULT_LESIONS, observer_auc
 from prostate_alm.imaging.phantom_study import (
     COMPUTED_B_VALUE_S_PER_MM2,
     DEFAULT_B_VALUES_S_PER_MM2,
@@ -120,6 +120,7 @@ def make_cohort(
     seed: int = 0,
     difficulty: float = DEFAULT_DIFFICULTY,
     reader_difficulty: float | None = None,
+    lesions: str = DEFAULT_LESIONS,
     positive_share: float = 0.3,
     b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
     progress: Callable[[int, int], None] | None = None,
@@ -135,6 +136,7 @@ def make_cohort(
         seed: seed of the cohort, >= 0.
         difficulty: 0 (plain) to 1; to 3 where the reader has a difficulty of its own.
         reader_difficulty: that of the reader alone, 0 to 1, where it is another than that of the images.
+        lesions: separate, far from what a reader might doubt, or graded, of every conspicuity.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, >= 0.
         progress: called with (studies done, studies in all) after each study.
@@ -163,6 +165,8 @@ def make_cohort(
     }
     if reader_difficulty is not None:
         settings["reader_difficulty"] = float(reader_difficulty)
+    if lesions != DEFAULT_LESIONS:
+        settings["lesions"] = lesions
     plans = [plan_study(index, **settings) for index in range(1, studies + 1)]
     _claim(output_dir, settings | {"version": PHANTOM_VERSION})
     for done, plan in enumerate(plans, start=1):

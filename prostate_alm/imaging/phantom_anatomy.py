@@ -326,13 +326,18 @@ def _midline(gland: Structure) -> list[Structure]:
     return [stroma, *_rimmed(urethra, "pseudo-capsule", 0.9)]
 
 
+_RADIUS_MM = {"equivocal": (6.0, 2.5), "unmistakable": (11.0, 3.5), "graded": (6.0, 5.0)}
+"""Smallest radius and range of the lesions of each kind."""
+
+
 def _lesion(verdict: Verdict, gland: Structure, rng: np.random.Generator, *, difficulty: float) -> Lesion | None:
     """Where the lesion sits: most in the peripheral zone, postero-lateral; some in the anterior transition zone."""
     zone, side = ("PZ" if float(rng.uniform()) < 0.7 else "TZ"), (1.0 if float(rng.uniform()) < 0.5 else -1.0)
     across, along, size = float(rng.uniform(0.3, 0.85)), float(rng.uniform(-0.42, 0.42)), float(rng.uniform(0, 1))
     if verdict.kind == "no lesion":
         return None
-    radius_mm = 11.0 + 3.5 * size if verdict.kind == "unmistakable" else 6.0 + 2.5 * size
+    smallest_mm, range_mm = _RADIUS_MM[verdict.kind]
+    radius_mm = smallest_mm + range_mm * size
     half_width, half_height, half_length = gland.half_axes_mm
     inner = (half_width - 0.75 * radius_mm, half_height - 0.75 * radius_mm)  # most of the lesion is inside the gland
     azimuth = math.asin(across) if zone == "PZ" else math.pi - 0.6 * across

@@ -26,11 +26,39 @@ class Population:
     conspicuity_high: float
 
 
-POPULATIONS = (
-    Population("no lesion", 0.56, 0.0, 0.0),
-    Population("equivocal", 0.30, 0.46, 0.70),
-    Population("unmistakable", 0.14, 0.97, 1.0),
-)
+DEFAULT_LESIONS = "separate"
+POPULATIONS = {
+    "separate": (
+        Population("no lesion", 0.56, 0.0, 0.0),
+        Population("equivocal", 0.30, 0.46, 0.70),
+        Population("unmistakable", 0.14, 0.97, 1.0),
+    ),
+    "graded": (
+        Population("no lesion", 0.20, 0.0, 0.0),
+        Population("graded", 0.80, 0.05, 1.0),
+    ),
+}
+"""Kinds of studies by the name of a cohort's `lesions`: far from the band's edges, or across them."""
+
+
+def populations(lesions: str) -> tuple[Population, ...]:
+    """Return the kinds of studies of a cohort.
+
+    Args:
+        lesions: separate or graded.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> [population.kind for population in populations("graded")]
+    ['no lesion', 'graded']
+    """
+    if lesions not in POPULATIONS:
+        raise ValueError(
+            f"lesions must be one of {', '.join(POPULATIONS)}, got {lesions!r} in the phantom's parameters. "
+            "docs/phantom.md says what they are."
+        )
+    return POPULATIONS[lesions]
 
 
 def check_difficulty(difficulty: float) -> float:
@@ -112,7 +140,7 @@ def equivocal_probability(conspicuity: NDArray[np.float64], difficulty: float) -
     return np.asarray(0.5 * (upper - lower), dtype=np.float64)
 
 
-def observer_auc(difficulty: float = DEFAULT_DIFFICULTY, *, nodes: int = 2000) -> float:
+def observer_auc(difficulty: float = DEFAULT_DIFFICULTY, *, lesions: str = DEFAULT_LESIONS, nodes: int = 2000) -> float:
     """Area under the ROC curve of an observer who knows the true conspicuity.
 
     AUC = P(s(c+) > s(c-)) + P(s(c+) = s(c-)) / 2 with s(c) = P(label = 1 | c), c+ drawn given label 1 and c-
@@ -120,13 +148,14 @@ def observer_auc(difficulty: float = DEFAULT_DIFFICULTY, *, nodes: int = 2000) -
 
     Args:
         difficulty: within [0, 1].
+        lesions: separate or graded, see `POPULATIONS`.
         nodes: midpoints for each population, >= 1.
 
     Returns:
         The AUC within [0.5, 1]. It does not depend on the share of positives.
 
     Raises:
-        ValueError: for a difficulty outside [0, 1] or nodes < 1.
+        ValueError: for a difficulty outside [0, 1], other lesions or nodes < 1.
 
     Reference:
         Mann and Whitney 1947; `docs/phantom.md`, the section on the observer.
@@ -138,9 +167,9 @@ def observer_auc(difficulty: float = DEFAULT_DIFFICULTY, *, nodes: int = 2000) -
         raise ValueError(f"nodes must be >= 1, got {nodes} in observer_auc. The default is 2000.")
     midpoints = (np.arange(nodes) + 0.5) / nodes
     conspicuity = np.concatenate(
-        [p.conspicuity_low + (p.conspicuity_high - p.conspicuity_low) * midpoints for p in POPULATIONS]
+        [p.conspicuity_low + (p.conspicuity_high - p.conspicuity_low) * midpoints for p in populations(lesions)]
     )
-    share = np.repeat([p.share / nodes for p in POPULATIONS], nodes)
+    share = np.repeat([p.share / nodes for p in populations(lesions)], nodes)
     score = equivocal_probability(conspicuity, difficulty)
     _, rank = np.unique(score.round(12), return_inverse=True)
     positive = np.bincount(rank, weights=share * score)
@@ -159,7 +188,7 @@ class Verdict:
     label: int
 
 
-def draw_verdict(label: int, rng: np.random.Generator, *, difficulty: float) -> Verdict:
+def draw_verdict(label: int, rng: np.random.Generator, *, difficulty: float, lesions: str = DEFAULT_LESIONS) -> Verdict:
     """Draw a study given its label, by rejection: c from the populations, e from the reader, until they give
     the label.
 
@@ -167,12 +196,13 @@ def draw_verdict(label: int, rng: np.random.Generator, *, difficulty: float) -> 
         label: 0 or 1.
         rng: source of randomness; advanced.
         difficulty: within [0, 1].
+        lesions: separate or graded, see `POPULATIONS`.
 
     Returns:
         The kind of study, its true and its perceived conspicuity, and the label.
 
     Raises:
-        ValueError: for another label or a difficulty outside [0, 1].
+        ValueError: for another label, a difficulty outside [0, 1] or other lesions.
 
     Reference:
         `docs/phantom.md`, the section on the label.
@@ -183,10 +213,11 @@ def draw_verdict(label: int, rng: np.random.Generator, *, difficulty: float) -> 
     if label not in (0, 1):
         raise ValueError(f"label must be 0 or 1, got {label} in draw_verdict. 1 means an equivocal lesion.")
     noise_sd = reader_noise_sd(difficulty)
-    shares = [population.share for population in POPULATIONS]
+    kinds = populations(lesions)
+    shares = [population.share for population in kinds]
     low, high = EQUIVOCAL_BAND
     while True:
-        population = POPULATIONS[int(rng.choice(len(POPULATIONS), p=shares))]
+        population = kinds[int(rng.choice(len(kinds), p=shares))]
         conspicuity = float(rng.uniform(population.conspicuity_low, population.conspicuity_high))
         perceived = conspicuity + float(rng.normal(0.0, noise_sd))
         if int(low < perceived < high) == label:

@@ -15,6 +15,7 @@ from prostate_alm.imaging.phantom_protocol import (
 )
 from prostate_alm.imaging.phantom_reader import (
     DEFAULT_DIFFICULTY,
+    DEFAULT_LESIONS,
     Verdict,
     check_difficulty,
     draw_verdict,
@@ -127,6 +128,7 @@ def plan_study(
     seed: int = 0,
     difficulty: float = DEFAULT_DIFFICULTY,
     reader_difficulty: float | None = None,
+    lesions: str = DEFAULT_LESIONS,
     positive_share: float = 0.3,
     b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
     protocol: Protocol | None = None,
@@ -138,6 +140,7 @@ def plan_study(
         seed: seed of the cohort, >= 0.
         difficulty: 0 (plain) to 1; to 3 where the reader has a difficulty of its own.
         reader_difficulty: that of the reader alone, 0 to 1, where it is another than that of the images.
+        lesions: separate, far from what a reader might doubt, or graded, of every conspicuity.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, within [0, 5000].
         protocol: how the study is written; drawn from the seed where it is None.
@@ -159,9 +162,10 @@ def plan_study(
     label = label_of(index, seed=seed, positive_share=positive_share)
     streams = np.random.SeedSequence(entropy=seed, spawn_key=(index,)).spawn(5)
     of_verdict, of_anatomy, of_frame, of_protocol = (np.random.default_rng(stream) for stream in streams[:4])
-    verdict = draw_verdict(label, of_verdict, difficulty=of_reader)
+    verdict = draw_verdict(label, of_verdict, difficulty=of_reader, lesions=lesions)
     drawn_protocol = draw_protocol(of_protocol)
     reader = "" if reader_difficulty is None else f"/{float(reader_difficulty)}"
+    reader += "" if lesions == DEFAULT_LESIONS else f"/{lesions}"
     return StudyPlan(
         identifier=f"PHANTOM-{index:04d}",
         uid_key=f"{seed}/{index}/{float(difficulty)}{reader}/{float(positive_share)}/{b_values}",

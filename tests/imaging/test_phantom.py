@@ -221,6 +221,7 @@ def test_folder_of_another_cohort_or_of_other_files_is_refused(study: PhantomStu
         ({"difficulty": 1.5}, r"difficulty must be within \[0, 1\]"),
         ({"difficulty": 3.5, "reader_difficulty": 0.3}, r"difficulty must be within \[0, 3\]"),
         ({"difficulty": 0.3, "reader_difficulty": 1.5}, r"difficulty must be within \[0, 1\]"),
+        ({"lesions": "sharp"}, "lesions must be one of separate, graded, got 'sharp'"),
         ({"positive_share": 1.0}, "positive_share must be strictly between"),
         ({"b_values_s_per_mm2": (100.0,)}, "b_values_s_per_mm2 must be at least two"),
         ({"b_values_s_per_mm2": (600.0, 100.0)}, "rising"),

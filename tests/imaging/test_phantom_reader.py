@@ -31,17 +31,21 @@ def test_probability_is_that_of_scipys_normal_distribution(difficulty: float) ->
     np.testing.assert_allclose(equivocal_probability(conspicuity, difficulty), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("lesions", ["separate", "graded"])
 @pytest.mark.parametrize("difficulty", [0.1, DEFAULT_DIFFICULTY, 0.5, 1.0])
-def test_observer_auc_is_what_scikit_learn_finds_in_a_large_draw(difficulty: float) -> None:
+def test_observer_auc_is_what_scikit_learn_finds_in_a_large_draw(difficulty: float, lesions: str) -> None:
     rng = np.random.default_rng(1)
     number = 200_000
-    population = rng.choice(len(POPULATIONS), size=number, p=[one.share for one in POPULATIONS])
-    low, high = (np.array([getattr(one, f"conspicuity_{end}") for one in POPULATIONS]) for end in ("low", "high"))
+    kinds = POPULATIONS[lesions]
+    population = rng.choice(len(kinds), size=number, p=[one.share for one in kinds])
+    low, high = (np.array([getattr(one, f"conspicuity_{end}") for one in kinds]) for end in ("low", "high"))
     conspicuity = rng.uniform(low[population], high[population])
     perceived = conspicuity + rng.normal(0, reader_noise_sd(difficulty), number)
     label = (perceived > EQUIVOCAL_BAND[0]) & (perceived < EQUIVOCAL_BAND[1])
     drawn = roc_auc_score(label, equivocal_probability(conspicuity, difficulty).round(12))
-    assert observer_auc(difficulty) == pytest.approx(drawn, abs=0.004)  # four standard errors of the draw
+    assert observer_auc(difficulty, lesions=lesions) == pytest.approx(
+        drawn, abs=0.004
+    )  # four standard errors of the draw
 
 
 def test_verdicts_given_the_label_have_the_observers_auc() -> None:
@@ -68,6 +72,23 @@ def test_reader_of_the_images_difficulty_gives_the_same_study() -> None:
     assert alone.verdict == both.verdict
     np.testing.assert_array_equal(render_diffusion(alone).adc.pixels, render_diffusion(both).adc.pixels)
     assert alone.uid_key != both.uid_key
+
+
+def test_graded_lesions_fill_the_range_and_cross_both_edges_of_the_band() -> None:
+    """Labels follow the reader, whose observer scikit-learn finds."""
+    settings = {"seed": 3, "difficulty": 0.5, "reader_difficulty": 0.05, "lesions": "graded"}
+    plans = [plan_study(index, **settings) for index in range(1, 601)]
+    labels = np.array([plan.label for plan in plans])
+    conspicuity = np.array([plan.verdict.conspicuity for plan in plans])
+    drawn = roc_auc_score(labels, equivocal_probability(conspicuity, 0.05).round(12))
+    assert drawn == pytest.approx(observer_auc(0.05, lesions="graded"), abs=0.01)  # 0.988
+    assert np.histogram(conspicuity, bins=10, range=(0, 1))[0].min() > 15
+    low, high = EQUIVOCAL_BAND
+    clear = np.abs(conspicuity[:, None] - [low, high]).min(axis=1) > 4 * reader_noise_sd(0.05)
+    np.testing.assert_array_equal(labels[clear], ((low < conspicuity) & (conspicuity < high))[clear])
+    radii_mm = [plan.anatomy.lesion.radius_mm for plan in plans if plan.anatomy.lesion is not None]
+    assert len(radii_mm) == np.count_nonzero(conspicuity)
+    assert 6 <= min(radii_mm) < 6.2 < 10.8 < max(radii_mm) <= 11
 
 
 def test_observer_at_the_default_difficulty_is_good_and_imperfect() -> None:
