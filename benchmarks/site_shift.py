@@ -1,14 +1,14 @@
 """What harmonised b-values cost: the same synthetic studies acquired at other b-values than the model's.
 
-    OMP_NUM_THREADS=1 python benchmarks/site_shift.py WORK_DIR [--studies 60] [--members 2] [--epochs 60 40]
+    OMP_NUM_THREADS=1 python benchmarks/site_shift.py WORK_DIR RECIPE [--members 3] [--NAME VALUE ...]
 
-Run from the repository root. Makes one cohort twice, acquired at 100/600/1000 and at 50/400/800 s/mm² (checked: same
-labels, same T2 volumes), builds both manifests at the model's b-values, trains an ensemble on the first and applies it
-to the test studies of both; and, for what harmonisation is worth, to the second cohort's images as they were acquired,
-under a manifest that says that they were the model's b-values. Prints figures per site, and the paired differences to
-the first with 95 % intervals: the AUC by DeLong's test and a bootstrap over studies, FPR and TPR at the threshold of
-the ensemble's own validation. What is done in WORK_DIR is not done again; another number of studies needs another
-folder.
+Run from the repository root; what is not an option here is a setting of the bundle. Makes the cohort of RECIPE in
+WORK_DIR, acquired at the model's 100/600/1000 s/mm², and the same studies acquired at 50/400/800 (checked: same labels,
+same T2 volumes), whose b-values are computed. Trains an ensemble on the first and applies it to the test studies of
+both; and, for what harmonisation is worth, to the second cohort's images as they were acquired, under a manifest that
+says that they were the model's b-values. Prints figures per site, and the paired differences to the first with 95 %
+intervals: the AUC by DeLong's test and a bootstrap over studies, FPR and TPR at the threshold of the ensemble's own
+validation. What is done in WORK_DIR is not done again; another recipe needs another folder.
 """
 
 import argparse
@@ -24,33 +24,30 @@ import numpy as np
 
 from prostate_alm.data.build import build_manifest
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
+from prostate_alm.data.recipe import make_from_recipe, read_recipe
+from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort
+from prostate_alm.data.workers import available_workers
 from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test
 
-ACQUIRED, OTHER, AS_ACQUIRED = "b-100-600-1000", "b-50-400-800", "b-50-400-800-as-acquired"
-B_VALUES = {ACQUIRED: ("100", "600", "1000"), OTHER: ("50", "400", "800")}
-MODEL = tuple(float(b) for b in B_VALUES[ACQUIRED])
+OTHER, AS_ACQUIRED = "b-50-400-800", "b-50-400-800-as-acquired"
+OTHER_B_VALUES = (50.0, 400.0, 800.0)
 TARGET_TPR = 0.95
-ENSEMBLE = Path("outputs", "prostate", ACQUIRED, "bce-alm")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work_dir", type=Path)
-    parser.add_argument("--studies", type=int, default=60, help="of each cohort (default: %(default)s)")
-    parser.add_argument("--test-share", type=float, default=0.5, help="(default: %(default)s)")
-    parser.add_argument("--members", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 40), help="of both stages (default: 60 40)")
-    parser.add_argument("--difficulty", type=float, default=0.25, help="of the phantom (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="of the phantom (default: %(default)s)")
-    options = parser.parse_args()
-    manifests = {name: make_site(options, name) for name in B_VALUES}
-    require_same_studies(*(read_manifest(path) for path in manifests.values()))
-    folder = train(options, manifests[ACQUIRED])
-    unharmonised = make_unharmonised(options)
-    print(run("ensemble", "evaluate", folder, "--manifest", manifests[OTHER], "--manifest", unharmonised))
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--members", type=int, default=3, help="(default: %(default)s)")
+    options, settings = parser.parse_known_args()
+    here = make_from_recipe(options.recipe, options.work_dir)
+    harmonised, as_acquired = make_other_site(options.work_dir, read_recipe(options.recipe).cohort)
+    require_same_studies(read_manifest(here), read_manifest(harmonised))
+    folder = train(here, options.members, settings)
+    print(run("ensemble", "evaluate", folder, "--manifest", harmonised, "--manifest", as_acquired))
     for site in (OTHER, AS_ACQUIRED):
         metrics = json.loads((folder / "sites" / site / "metrics.json").read_text())
-        print(f"\n{site} - {ACQUIRED}, {to_text(*paired(folder, site), metrics)}")
+        print(f"\n{site} - {here.stem}, {to_text(*paired(folder, site), metrics)}")
 
 
 def run(*arguments: object) -> str:
@@ -59,26 +56,25 @@ def run(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def make_site(options: argparse.Namespace, name: str) -> Path:
-    dicom, manifest = options.work_dir / f"dicom-{name}", options.work_dir / f"{name}.json"
-    if not manifest.is_file():
-        settings = ("--studies", options.studies, "--seed", options.seed, "--difficulty", options.difficulty)
-        run("phantom", "make", "--output", dicom, *settings, "--b-values", *B_VALUES[name])
-        split = ("--test-share", options.test_share, "--source", "synthetic studies of prostate-alm")
-        run("manifest", "build", dicom, "--labels", dicom / "labels.csv", "--output", manifest, *split)
-    return manifest
-
-
-def make_unharmonised(options: argparse.Namespace) -> Path:
-    """Build the second cohort at its own b-values, and write a manifest that takes them for the model's."""
-    dicom, path = options.work_dir / f"dicom-{OTHER}", options.work_dir / f"{AS_ACQUIRED}.json"
-    if not path.is_file():
-        own = tuple(float(b) for b in B_VALUES[OTHER])
-        built = options.work_dir / f"{AS_ACQUIRED}-true.json"
-        labels, share = dicom / "labels.csv", options.test_share
-        build_manifest(dicom, labels, output=built, b_values_s_per_mm2=own, test_share=share, overwrite=True, workers=2)
-        write_manifest(read_manifest(built).model_copy(update={"b_values_s_per_mm2": MODEL, "name": path.stem}), path)
-    return path
+def make_other_site(work_dir: Path, cohort: SyntheticCohort) -> tuple[Path, Path]:
+    """Make the cohort at other b-values; return its manifests: the model's, computed, and the acquired in disguise."""
+    other = cohort.model_copy(update={"b_values_s_per_mm2": OTHER_B_VALUES})
+    own = ensure_cohort(work_dir / f"{OTHER}-own.json", other)
+    dicom_dir = own.with_name(f"{own.stem}-dicom")
+    harmonised, as_acquired = (work_dir / f"{name}.json" for name in (OTHER, AS_ACQUIRED))
+    if not harmonised.is_file():
+        build_manifest(
+            dicom_dir,
+            dicom_dir / "labels.csv",
+            output=harmonised,
+            b_values_s_per_mm2=cohort.b_values_s_per_mm2,
+            test_share=cohort.test_share,
+            workers=available_workers(),
+        )
+    if not as_acquired.is_file():
+        disguise = {"b_values_s_per_mm2": cohort.b_values_s_per_mm2, "name": as_acquired.stem}
+        write_manifest(read_manifest(own).model_copy(update=disguise), as_acquired)
+    return harmonised, as_acquired
 
 
 def require_same_studies(first: Manifest, second: Manifest) -> None:
@@ -91,12 +87,12 @@ def require_same_studies(first: Manifest, second: Manifest) -> None:
     print(f"{len(pairs)} studies: same labels, splits and T2 voxels, other diffusion; second site at computed b-values")
 
 
-def train(options: argparse.Namespace, manifest: Path) -> Path:
-    folder: Path = options.work_dir / ENSEMBLE
+def train(manifest: Path, members: int, settings: list[str]) -> Path:
+    outputs = manifest.parent / "outputs"
+    folder = outputs / "prostate" / manifest.stem / "bce-alm"
     if not (folder / "metrics.json").is_file():
-        epochs = ("--pretrain_epochs", options.epochs[0], "--alm_epochs", options.epochs[1])
-        where = ("--manifest", manifest, "--output", options.work_dir / "outputs", "--tracking_uri", "none")
-        run("ensemble", "train", "bundles/prostate", "--members", options.members, *where, *epochs)
+        where = ("--manifest", manifest, "--output", outputs, "--tracking_uri", "none")
+        run("ensemble", "train", "bundles/prostate", "--members", members, *where, *settings)
     return folder
 
 
