@@ -86,9 +86,10 @@ def write_ensemble(root: Path, ratio: int, loss: str, training: str) -> None:
     rates = {column: paper_table("table1")[Key(*key, column)] / 100 for column in COHORT_COLUMNS}
     found = {column.removeprefix("test_"): rate for column, rate in rates.items()}
     members = {name: paper_table("table3")[Key(*key, f"member_auc_{name}")] / 100 for name in ("mean", "std")}
+    own = found | {"auc": paper_table("table3")[Key(*key, "ensemble_auc")] / 100}
     metrics = {
         "members": list(range(10)),
-        "ensemble": {"test": found | {"auc": paper_table("table3")[Key(*key, "ensemble_auc")] / 100}},
+        "ensemble": {"test": own} | ({"test_all_positives": own} if ratio == 8 else {}),
         "intervals": {"test": {name: [rate - 0.01, rate + 0.02] for name, rate in found.items()}},
         "member_mean": {"test": {"auc": members["mean"]}},
         "member_std": {"test": {"auc": members["std"]}},
@@ -121,7 +122,19 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_has_the_tables_of_the_cohort_and_no_others(report: Path) -> None:
     names = {"table1.csv", "table3.csv", "table7.csv", "effect.csv", "missing.csv", "report.md"}
-    assert {path.name for path in report.iterdir()} == names | {"effect-cohort-test.png"}
+    assert {path.name for path in report.iterdir()} == names | {
+        "effect-cohort-test.png",
+        "effect-cohort-test_all_positives.png",
+    }
+
+
+def test_a_class_ratio_that_left_out_no_positives_has_no_second_test_set(report: Path) -> None:
+    rows = rows_of(report / "effect.csv")
+    assert {(row["test_set"], row["class_ratio"]) for row in rows} == {
+        ("test", "1:2"),
+        ("test", "1:8"),
+        ("test_all_positives", "1:8"),
+    }
 
 
 @pytest.mark.parametrize("name", ["table1", "table3", "table7"])
