@@ -162,11 +162,7 @@ def make_cohort(
         "difficulty": float(difficulty),
         "positive_share": float(positive_share),
         "b_values_s_per_mm2": tuple(float(value) for value in b_values_s_per_mm2),
-    }
-    if reader_difficulty is not None:
-        settings["reader_difficulty"] = float(reader_difficulty)
-    if lesions != DEFAULT_LESIONS:
-        settings["lesions"] = lesions
+    } | _rarer_settings(reader_difficulty, lesions)
     plans = [plan_study(index, **settings) for index in range(1, studies + 1)]
     _claim(output_dir, settings | {"version": PHANTOM_VERSION})
     for done, plan in enumerate(plans, start=1):
@@ -176,6 +172,12 @@ def make_cohort(
     _write_table(output_dir / "truth.csv", [_truth(plan) for plan in plans])
     _write_table(output_dir / "labels.csv", [{"id": plan.identifier, "label": plan.label} for plan in plans])
     return output_dir
+
+
+def _rarer_settings(reader_difficulty: float | None, lesions: str) -> dict[str, Any]:
+    """Return what `cohort.json` holds only where it is chosen, so that cohorts from before they existed go on."""
+    reader = {} if reader_difficulty is None else {"reader_difficulty": float(reader_difficulty)}
+    return reader if lesions == DEFAULT_LESIONS else reader | {"lesions": lesions}
 
 
 def _claim(output_dir: Path, settings: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, paper_effects, rate_columns
 from prostate_alm.training.experiments.plan import Pair
-from prostate_alm.training.experiments.tables import TRAININGS, Results, figure_at, percent, rate_paths
+from prostate_alm.training.experiments.tables import Results, figure_at, percent, rate_paths
 
 MEAN = "mean"
 """Name of the row that holds the mean over the losses."""
@@ -60,20 +60,25 @@ def all_effects(results: Results) -> list[Effect]:
     return [
         effect
         for pair in plan.tasks
-        for split in SPLITS
-        for ratio in sorted(plan.ratios)
-        if _is_possible(results, pair, split=split, ratio=ratio)
+        for split, ratio in _test_sets(results, pair)
         for column in rate_columns(pair)
         for effect in _effects(results, pair, split=split, ratio=ratio, column=column)
     ]
 
 
-def _is_possible(results: Results, pair: Pair | None, *, split: str, ratio: int) -> bool:
-    """Return whether a split exists at a class ratio, as far as the ensembles that are there can tell."""
-    path = rate_paths(split, ["test_auc"])["test_auc"]
-    planned = [(loss, one) for loss in LOSS_NAMES for one in TRAININGS if results.has(pair, ratio, loss, one)]
-    found = [metrics for loss, one in planned if (metrics := results.metrics(pair, ratio, loss, one))]
-    return not found or any(figure_at(metrics, path) is not None for metrics in found)
+def _test_sets(results: Results, pair: Pair | None) -> Iterator[tuple[str, int]]:
+    """Return splits with class ratios, without the splits that a ratio with results on its own test set has none of."""
+    ratios = sorted(results.plan.ratios)
+    is_known = {
+        (split, ratio): _is_known(results, pair, split=split, ratio=ratio) for split in SPLITS for ratio in ratios
+    }
+    return (one for one, known in is_known.items() if known or not is_known[SPLITS[0], one[1]])
+
+
+def _is_known(results: Results, pair: Pair | None, *, split: str, ratio: int) -> bool:
+    return any(
+        effect.effect is not None for effect in _effects(results, pair, split=split, ratio=ratio, column="test_auc")
+    )
 
 
 def _effects(results: Results, pair: Pair | None, *, split: str, ratio: int, column: str) -> Iterator[Effect]:
