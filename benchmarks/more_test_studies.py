@@ -9,11 +9,8 @@ holds the chance of the test studies alone, not that of the training. What is do
 """
 
 import argparse
-import csv
-import subprocess
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
+from prostate_alm.training.ensemble import read_predictions
+from prostate_alm.training.run_folder import PREDICTIONS
+from prostate_alm.training.site_shift import SITES, evaluate_sites
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "AUC": auc,
@@ -40,7 +40,7 @@ def main() -> None:
     ensembles = [file.parent for file in sorted(options.experiment.glob("*/*/*/predictions.csv"))]
     if not ensembles:
         parser.error(f"EXPERIMENT_DIR must hold evaluated ensembles, got none in {options.experiment}.")
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(options.jobs) as pool:
         apply = partial(predictions, manifest=options.manifest, trained_on=options.trained_on)
         found = dict(zip(ensembles, pool.map(apply, ensembles), strict=True))
     for ratio in sorted({folder.parent for folder in ensembles}):
@@ -49,14 +49,11 @@ def main() -> None:
 
 def predictions(folder: Path, *, manifest: Path, trained_on: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels and mean logits (N,) of an ensemble on the test studies of a manifest."""
-    file = folder / "sites" / manifest.stem / "predictions.csv"
+    file = folder / SITES / manifest.stem / PREDICTIONS
     if not file.is_file():
-        command = ("ensemble", "evaluate", folder, "--manifest", manifest, "--trained-on", trained_on)
-        arguments = [sys.executable, "-m", "prostate_alm.cli", *map(str, command)]
-        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
-    with file.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return np.array([int(row["label"]) for row in rows]), np.array([float(row["logit"]) for row in rows])
+        evaluate_sites(folder, [manifest], trained_on=trained_on)
+    scores = read_predictions(file)
+    return scores.labels.astype(int), scores.mean
 
 
 def table(ratio: str, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:

@@ -22,11 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from prostate_alm.data.build import build_manifest
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
 from prostate_alm.data.recipe import make_from_recipe, read_recipe
 from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort
-from prostate_alm.data.workers import available_workers
 from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test
 
 OTHER, AS_ACQUIRED = "b-50-400-800", "b-50-400-800-as-acquired"
@@ -63,14 +61,8 @@ def make_other_site(work_dir: Path, cohort: SyntheticCohort) -> tuple[Path, Path
     dicom_dir = own.with_name(f"{own.stem}-dicom")
     harmonised, as_acquired = (work_dir / f"{name}.json" for name in (OTHER, AS_ACQUIRED))
     if not harmonised.is_file():
-        build_manifest(
-            dicom_dir,
-            dicom_dir / "labels.csv",
-            output=harmonised,
-            b_values_s_per_mm2=cohort.b_values_s_per_mm2,
-            test_share=cohort.test_share,
-            workers=available_workers(),
-        )
+        split = ("--test-share", cohort.test_share)
+        run("manifest", "build", dicom_dir, "--labels", dicom_dir / "labels.csv", "--output", harmonised, *split)
     if not as_acquired.is_file():
         disguise = {"b_values_s_per_mm2": cohort.b_values_s_per_mm2, "name": as_acquired.stem}
         write_manifest(read_manifest(own).model_copy(update=disguise), as_acquired)

@@ -164,11 +164,11 @@ def plan_study(
     of_verdict, of_anatomy, of_frame, of_protocol = (np.random.default_rng(stream) for stream in streams[:4])
     verdict = draw_verdict(label, of_verdict, difficulty=of_reader, lesions=lesions)
     drawn_protocol = draw_protocol(of_protocol)
-    reader = "" if reader_difficulty is None else f"/{float(reader_difficulty)}"
-    reader += "" if lesions == DEFAULT_LESIONS else f"/{lesions}"
+    rarer = "" if reader_difficulty is None else f"/{float(reader_difficulty)}"
+    rarer += "" if lesions == DEFAULT_LESIONS else f"/{lesions}"
     return StudyPlan(
         identifier=f"PHANTOM-{index:04d}",
-        uid_key=f"{seed}/{index}/{float(difficulty)}{reader}/{float(positive_share)}/{b_values}",
+        uid_key=f"{seed}/{index}/{float(difficulty)}{rarer}/{float(positive_share)}/{b_values}",
         b_values_s_per_mm2=b_values,
         verdict=verdict,
         anatomy=draw_anatomy(verdict, of_anatomy, difficulty=difficulty),

@@ -43,9 +43,8 @@ def test_observer_auc_is_what_scikit_learn_finds_in_a_large_draw(difficulty: flo
     perceived = conspicuity + rng.normal(0, reader_noise_sd(difficulty), number)
     label = (perceived > EQUIVOCAL_BAND[0]) & (perceived < EQUIVOCAL_BAND[1])
     drawn = roc_auc_score(label, equivocal_probability(conspicuity, difficulty).round(12))
-    assert observer_auc(difficulty, lesions=lesions) == pytest.approx(
-        drawn, abs=0.004
-    )  # four standard errors of the draw
+    four_standard_errors = 0.004
+    assert observer_auc(difficulty, lesions=lesions) == pytest.approx(drawn, abs=four_standard_errors)
 
 
 def test_verdicts_given_the_label_have_the_observers_auc() -> None:

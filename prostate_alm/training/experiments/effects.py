@@ -51,34 +51,27 @@ class Effect:
 def all_effects(results: Results) -> list[Effect]:
     """Return the effects for all pairs, splits, class ratios, losses and columns of the plan.
 
-    A class ratio at which no test positive was left out has the first split alone.
+    A class ratio at which no test positive was left out has the first split alone: the others are left out where the
+    first has effects and they have none.
 
     Args:
         results: the experiment.
     """
     plan = results.plan
-    return [
+    effects = [
         effect
         for pair in plan.tasks
-        for split, ratio in _test_sets(results, pair)
+        for split in SPLITS
+        for ratio in sorted(plan.ratios)
         for column in rate_columns(pair)
         for effect in _effects(results, pair, split=split, ratio=ratio, column=column)
     ]
-
-
-def _test_sets(results: Results, pair: Pair | None) -> Iterator[tuple[str, int]]:
-    """Return splits with class ratios, without the splits that a ratio with results on its own test set has none of."""
-    ratios = sorted(results.plan.ratios)
-    is_known = {
-        (split, ratio): _is_known(results, pair, split=split, ratio=ratio) for split in SPLITS for ratio in ratios
-    }
-    return (one for one, known in is_known.items() if known or not is_known[SPLITS[0], one[1]])
-
-
-def _is_known(results: Results, pair: Pair | None, *, split: str, ratio: int) -> bool:
-    return any(
-        effect.effect is not None for effect in _effects(results, pair, split=split, ratio=ratio, column="test_auc")
-    )
+    known = {(one.pair, one.split, one.ratio) for one in effects if one.effect is not None}
+    return [
+        one
+        for one in effects
+        if (one.pair, one.split, one.ratio) in known or (one.pair, SPLITS[0], one.ratio) not in known
+    ]
 
 
 def _effects(results: Results, pair: Pair | None, *, split: str, ratio: int, column: str) -> Iterator[Effect]:
