@@ -39,7 +39,7 @@ def ranking_violation(positive: Tensor, negative: Tensor, *, margin: float, per:
         TypeError: the scores are not floating, or the two types differ.
 
     Reference:
-        Sangalli et al., Constrained Optimization for Training Deep Neural Networks Under Class Imbalance,
+        Sangalli et al., Constrained Optimization for Training Deep Neural Networks Under Class Imbalance (v1),
         2021, arXiv:2102.12894, Eq. 7.
 
     >>> positive, negative = torch.tensor([2.0, 0.5]), torch.tensor([0.0, 1.0])
