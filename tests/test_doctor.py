@@ -215,6 +215,25 @@ def test_torch_is_asked_in_its_own_process() -> None:
     native = fastest_dtype(torch.device("cpu")) == torch.bfloat16
     assert f"processor: {'yes' if native else 'no'}" in found["bfloat16"].found
     assert (found["cuda"].level == "ok") == torch.cuda.is_available()
+    assert found["convolutions"].level in ("ok", "note")  # how fast they are is the processor's; right they must be
+
+
+@pytest.mark.parametrize(
+    ("dtype", "times_as_fast", "error", "level"),
+    [
+        ("torch.bfloat16", 1.5, 0.003, "ok"),
+        ("torch.bfloat16", 0.2, 0.003, "note"),
+        ("torch.float32", 0.2, 0.003, "ok"),  # emulated, and so not used
+        ("torch.bfloat16", 1.5, 0.19, "problem"),
+    ],
+)
+def test_bfloat16_is_doubted_where_it_is_wrong_or_slow(
+    dtype: str, times_as_fast: float, error: float, level: str
+) -> None:
+    compared = {"2D": {"times_as_fast": 2.0, "error": 0.003}, "3D": {"times_as_fast": times_as_fast, "error": error}}
+    described = {"torch": "2.8.0", "threads": 2, "cpu_dtype": dtype, "gpus": [], "built_for": None}
+    found = in_words(described | {"convolutions": compared}, has_driver=False)
+    assert {one.check: one.level for one in found}["convolutions"] == level
 
 
 def test_torch_that_is_slow_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

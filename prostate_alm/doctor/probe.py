@@ -1,4 +1,7 @@
-"""Run as a program: what torch says of this machine, as JSON. In its own process, as torch may be broken or slow."""
+"""Run as a program: what torch says of this machine, a line of JSON for what is known at once and one for the rest.
+
+In its own process, as torch may be broken or slow.
+"""
 
 import json
 import sys
@@ -6,11 +9,12 @@ from typing import Any
 
 import torch
 
+from prostate_alm.doctor.convolutions import compare_convolutions
 from prostate_alm.training.dtype import fastest_dtype
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, the fastest precision of each device, and the GPUs; each GPU has to add two numbers."""
+    """Return versions, the precision of each device, and the GPUs; each GPU has to add two numbers."""
     return {
         "torch": torch.__version__,
         "built_for": torch.version.cuda or torch.version.hip,
@@ -37,4 +41,6 @@ def _gpu(index: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(describe()))
+    sys.stdout.write(json.dumps(describe()) + "\n")
+    sys.stdout.flush()
+    sys.stdout.write(json.dumps({"convolutions": compare_convolutions()}) + "\n")

@@ -83,7 +83,7 @@ def run_tasks(
     Args:
         tasks: what to run.
         jobs: largest number of processes, >= 1; None for one per core (local) or what the cluster has (ray).
-            The cores are divided among the processes. For `together`, the largest number of members; None for all.
+            For `together`, the largest number of members; None for all.
         executor: `local`; `ray` for the cluster of RAY_ADDRESS (without one, this machine); or `together`, in this
             process as one network, see `together_members`.
 
@@ -112,18 +112,16 @@ def run_tasks(
         yield from _run_local(waiting, jobs=min(jobs or available_workers(), len(waiting)))
 
 
-def worker_environment(threads: int) -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Return what the environment of a process that trains members must say, before it starts.
 
-    Args:
-        threads: number of threads that it computes with.
+    One thread until a member sets its own number (`threads` of its settings): whatever the machine and the other jobs.
     """
-    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **_KEEP_FREED_MEMORY}
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **_KEEP_FREED_MEMORY}
 
 
 def _run_local(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, None, None]:
     waiting = deque(tasks)
-    threads = max(1, available_workers() // jobs)
     with DefaultSelector() as selector:
         busy: set[_Worker] = set()
 
@@ -134,7 +132,7 @@ def _run_local(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, 
 
         try:
             for _ in range(jobs):
-                give(_Worker(threads))
+                give(_Worker())
             while busy:
                 for key, _ in selector.select():
                     worker: _Worker = key.data
@@ -145,7 +143,7 @@ def _run_local(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, 
                     if not keep:
                         worker.stop()
                     if waiting:
-                        give(worker if keep else _Worker(threads))
+                        give(worker if keep else _Worker())
                     yield outcome
         finally:
             for worker in busy:
@@ -155,12 +153,12 @@ def _run_local(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, 
 class _Worker:
     """A process that runs one bundle command after another; importing MONAI takes as long as training a member."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "prostate_alm.training.fanout_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | worker_environment(threads),
+            env=os.environ | worker_environment(),
         )
         self._tasks, self.replies = _pipe(self._process.stdin), _pipe(self._process.stdout)
         self._task: MemberTask

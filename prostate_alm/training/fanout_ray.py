@@ -52,7 +52,7 @@ def ray_session() -> Iterator[Any]:
 
 
 def _collect(ray: Any, tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, None, None]:
-    environment = {"env_vars": worker_environment(1)}
+    environment = {"env_vars": worker_environment()}
     folder = str(Path.cwd())
     waiting = list(reversed(tasks))
     running: dict[Any, MemberTask] = {}

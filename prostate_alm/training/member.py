@@ -4,10 +4,10 @@ import logging
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from monai.utils import set_determinism
@@ -45,6 +45,12 @@ class Member:
     samples: Samples
     folder: RunFolder
 
+    def in_its_precision(self) -> Self:
+        """Return the member with the precision that was chosen when its training began, whatever this machine has."""
+        config = self.folder.read_json(run_folder.CONFIG)
+        settings = self.settings.model_copy(update={"precision": config[run_folder.DTYPE]})
+        return replace(self, config=config, settings=settings)
+
     @property
     def train_labels(self) -> list[int]:
         """Labels of the training samples, in order."""
@@ -59,7 +65,8 @@ class Member:
 def prepare(bundle: str, settings: Settings) -> Member:
     """Read the samples, check everything that a user can get wrong, and claim the folder.
 
-    Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights.
+    Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights, and sets
+    the number of threads, whatever it was: the numbers of a member are its own.
 
     Where several processes train together, rank 0 does all that first, and the others take its folder.
 
@@ -74,6 +81,7 @@ def prepare(bundle: str, settings: Settings) -> Member:
         tell=lambda member: str(member.folder.path),
         follow=lambda path: _prepare(bundle, _resuming(settings, path)),
     )
+    torch.set_num_threads(settings.threads)
     set_determinism(seed=member_seed(settings.seed, settings.member, 0))  # for the first weights
     return prepared
 
@@ -89,7 +97,7 @@ def _prepare(bundle: str, settings: Settings) -> Member:
     tracking.prepare_store(uri, settings.experiment_name, folder=settings.output_dir or OUTPUT_ROOT / bundle)
     folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
     folder.keep_bundle_files(bundle_files(bundle_arguments()))
-    return Member(bundle, settings, config, samples, folder)
+    return Member(bundle, settings, config, samples, folder).in_its_precision()
 
 
 def open_trained(bundle: str, settings: Settings) -> Member:
@@ -118,9 +126,11 @@ def open_trained(bundle: str, settings: Settings) -> Member:
                     f"data must be those that the member was trained with, got {key} = {value}, was {config[key]} in "
                     f"{folder.path}. Give the same data."
                 )
-        return Member(bundle, own, config, samples, folder)
+        return Member(bundle, own, config, samples, folder).in_its_precision()
 
-    return exit_on_usage_error(read)
+    member = exit_on_usage_error(read)
+    torch.set_num_threads(member.settings.threads)
+    return member
 
 
 def evaluate_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
@@ -143,7 +153,7 @@ def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[s
         "settings": settings.model_dump(mode="json", exclude=set(settings.not_in_config)),
         **bundle_configuration(bundle_arguments(), type(settings)),
         **identity,
-        "dtype": str(settings.dtype).removeprefix("torch."),
+        run_folder.DTYPE: str(settings.dtype).removeprefix("torch."),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("prostate-alm", "torch", "monai")},
@@ -177,7 +187,9 @@ def _open_run(member: Member) -> tracking.MemberRun:
             parent_id=settings.parent_run_id,
             folder=folder,
         )
-        run.log_params(member.config["settings"] | {"device": settings.device})
+        run.log_params(
+            member.config["settings"] | {"device": settings.device, "dtype": member.config[run_folder.DTYPE]}
+        )
         member.folder.write_json(run_folder.TRACKING, run.identity())
     return run
 

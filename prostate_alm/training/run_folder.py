@@ -17,6 +17,8 @@ _ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTO
 BUNDLE_FILES = "bundle"
 """Folder with the config files that the run was made with: the bundle may change, the run stays readable."""
 LOCK = ".lock"
+DTYPE = "dtype"
+"""Key of the configuration: which precision `auto` chose when the run began. It goes on with that on any machine."""
 ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
 """What an ensemble's folder has besides the names that it shares with a member's."""
 _RUN_NAME = re.compile(r"run-(\d{3,})")
@@ -130,7 +132,7 @@ def resumed_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
     earlier = folder.read_json(CONFIG)
     if not earlier:
         return new_run_folder(path, config)
-    changed = changed_keys(config, earlier)
+    changed = changed_keys(_required(config), _required(earlier))
     if changed:
         first = changed[0]
         raise RunFolderError(
@@ -138,6 +140,11 @@ def resumed_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
             f"({first}: {config.get(first)!r}, was {earlier.get(first)!r}). Give the same values or another output_dir."
         )
     return folder
+
+
+def _required(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a resumed run must have in common with the one that was begun: a precision asked for is a setting."""
+    return {key: value for key, value in config.items() if key != DTYPE}
 
 
 def _claim(path: Path, config: Mapping[str, Any]) -> RunFolder:
@@ -156,7 +163,7 @@ def latest_run_path(root: Path, config: Mapping[str, Any]) -> Path:
     """Return the newest `root/run-NNN` with this configuration, or a new one."""
     for number in sorted(_run_numbers(root), reverse=True):
         path = root / f"run-{number:03d}"
-        if RunFolder(path).read_json(CONFIG) == config:
+        if _required(RunFolder(path).read_json(CONFIG)) == _required(config):
             return path
     return next_run_path(root)
 

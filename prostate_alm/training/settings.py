@@ -31,7 +31,8 @@ class Settings(BaseModel, ABC):
     A bundle adds what its data need: `cohort_member.CohortSettings`, `cifar10_member.Cifar10Settings`.
 
     `mu0`, `rho` and `delta` are the paper's symbols (Eq. 8, Algorithm 1): penalty coefficient at the start, its factor
-    when the validation AUC fell, and the margin between positives and negatives.
+    when the validation AUC fell, and the margin between positives and negatives. `threads` is how many threads of a
+    processor compute the member: sums are split among them, so its numbers depend on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,7 @@ class Settings(BaseModel, ABC):
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     device: str
     precision: Literal["auto", "float32", "bfloat16"]
+    threads: int = Field(ge=1)
     output_dir: Path | None
     tracking_uri: str | None
     parent_run_id: str | None

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from prostate_alm.data.cifar10 import write_stand_in
-from prostate_alm.training.cifar10_member import Cifar10Settings
+from prostate_alm.training.cifar10_member import Cifar10Settings, prepare_member
+from prostate_alm.training.member import Member
 from prostate_alm.training.settings import read_settings
 
 
@@ -32,8 +34,27 @@ def settings(images: Path | None, **changes: Any) -> Cifar10Settings:
         "loss_parameters": {},
         "device": "cpu",
         "precision": "auto",
+        "threads": 1,
     }
     return read_settings(Cifar10Settings, **values | changes)
+
+
+def test_a_run_keeps_its_precision_and_its_threads(images: Path, tmp_path: Path) -> None:
+    def prepare(**more: Any) -> Member:
+        own = {"output_dir": tmp_path / "run", "tracking_uri": "none", "threads": 2}
+        return prepare_member(settings(images, **own | more))
+
+    torch.set_num_threads(3)  # by what ran before in this process
+    begun = prepare()
+    assert torch.get_num_threads() == 2
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[begun.config["dtype"]]  # as on another kind of processor
+    begun.folder.write_json("config.json", begun.config | {"dtype": other})
+    resumed = prepare(resume=True)
+    assert str(resumed.settings.dtype) == f"torch.{other}"
+    assert resumed.config["settings"]["precision"] == "auto"
+    with pytest.raises(SystemExit):
+        prepare(resume=True, threads=1)
+    torch.set_num_threads(1)
 
 
 def test_the_images_and_labels_are_those_of_the_files(images: Path) -> None:

@@ -43,8 +43,9 @@ def by_member(outcomes: list[Outcome]) -> dict[str, str | None]:
     return {outcome.task.output_dir.name: outcome.failure for outcome in outcomes}
 
 
-def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path) -> None:
-    tasks = make_tasks(images, tmp_path / "first", 4)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, threads: int) -> None:
+    tasks = make_tasks(images, tmp_path / "first", 4, threads=threads)
     (tmp_path / "first" / "member-01").mkdir(parents=True)
     (tmp_path / "first" / "member-01" / "notes.txt").write_text("mine")  # a folder that no member may take
     outcomes = by_member(list(run_tasks(tasks, jobs=2)))
@@ -60,7 +61,7 @@ def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path) -> None
         assert "test AUC" in task.log_file.read_text()
 
     # alone, in another order and in one process: the same numbers, and what has results is not run again
-    alone = make_tasks(images, tmp_path / "second", 4)
+    alone = make_tasks(images, tmp_path / "second", 4, threads=threads)
     before = (tasks[0].output_dir / "metrics.json").stat().st_mtime_ns
     again = by_member(list(run_tasks([tasks[0], alone[3], alone[2]], jobs=1)))
     assert again == {"member-00": None, "member-03": None, "member-02": None}

@@ -73,7 +73,14 @@ def read_samples(images: Path, *, member: int, ratio: int) -> Samples:
         **dict.fromkeys(("mu0", "rho", "delta", "learning_rate", "minority"), 1),
         **dict.fromkeys(("pretrain_epochs", "alm_epochs", "batch_size"), 2),
         **{"dataset_dir": images, "train_majority": 24, "validation_majority": 12, "device": "cpu"},
-        **{"loss": "bce", "loss_parameters": {}, "precision": "float32", "member": member, "ratio": ratio},
+        **{
+            "loss": "bce",
+            "loss_parameters": {},
+            "precision": "float32",
+            "threads": 1,
+            "member": member,
+            "ratio": ratio,
+        },
     }
     return read_settings(Cifar10Settings, **values).read_samples()
 
