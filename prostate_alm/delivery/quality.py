@@ -61,6 +61,7 @@ def quality_warnings(
         limits: how far a study may differ.
     """
     found = (
+        *((one.code, one.message) for one in volumes.selection.doubts),
         *_spacing(volumes, card.training_range, limits),
         *_scanner(volumes, card.training_range, limits),
         *_b_values(volumes, card.training_range),

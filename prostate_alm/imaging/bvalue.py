@@ -106,8 +106,9 @@ def _directionality(header: Header, rules: Rules) -> str:
         return standard
     for element in rules.directionality_elements:
         word = as_text(_private(header, element) or "").upper()
-        if word:
-            return element.words.get(word, word)
+        told = element.words.get(word, word)
+        if told:
+            return told
     match = _SEQUENCE_NAME.search(sequence_name(header))
     return "DIRECTIONAL" if match and match["direction"] else ""
 

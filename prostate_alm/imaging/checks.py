@@ -8,8 +8,9 @@ import numpy as np
 
 from prostate_alm.imaging.dicom import Series, StudyRefused
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
+from prostate_alm.imaging.protocol import difference, is_enough
 from prostate_alm.imaging.rulebook import Rules
-from prostate_alm.imaging.rules import listed
+from prostate_alm.imaging.rules import Judgement, is_diffusion_by_name, listed, trace_b_values
 from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, skip_reasons
 
 
@@ -75,12 +76,22 @@ def _not_mr(selection: Selection, rules: Rules) -> Refusal | None:
 def _no_t2(selection: Selection, rules: Rules) -> Refusal | None:
     if selection.t2 is not None:
         return None
-    return Refusal("no_t2", f"study must hold an axial T2 series, got {_roles(selection)}. Send the T2 series.")
+    near_misses = [one for one in selection.series if one.role == "other" and "EP" not in _readout(one.series)]
+    told = f" ({_numbered(near_misses[:3])})" if near_misses else ""
+    return Refusal("no_t2", f"study must hold an axial T2 series, got {_roles(selection)}{told}. Send the T2 series.")
 
 
 def _no_diffusion(selection: Selection, rules: Rules) -> Refusal | None:
     if selection.dwi:
         return None
+    named = [one for one in selection.series if one.role == "other" and is_diffusion_by_name(one.series, rules)]
+    if named:
+        numbers = ", ".join(str(one.series.number) for one in named)
+        return Refusal(
+            "no_diffusion",
+            f"diffusion must have b-values in its headers, got none that is known in series {numbers}, which are "
+            "diffusion by their names. Name the place of the b-values with --rules (docs/dicom.md).",
+        )
     return Refusal(
         "no_diffusion",
         f"study must hold axial diffusion traces with b-values, got {_roles(selection)}. Send the diffusion series.",
@@ -99,14 +110,32 @@ def _other_body_part(selection: Selection, rules: Rules) -> Refusal | None:
 
 
 def _one_b_value(selection: Selection, rules: Rules) -> Refusal | None:
-    values = [value for one in selection.dwi for value in one.b_values_s_per_mm2]
-    if len(values) > 1:
+    values = sorted(value for one in selection.dwi for value in one.b_values_s_per_mm2)
+    if is_enough(values, rules):
         return None
+    if len(values) > 1:
+        least = rules.min_b_value_spread_s_per_mm2
+        return Refusal(
+            "one_b_value",
+            f"b-values must differ by {least:g} s/mm2 or more, got b {listed(values)} "
+            f"in series {selection.dwi[0].series.number}. Send all b-values of the protocol.",
+        )
     return Refusal(
         "one_b_value",
-        f"diffusion must have two b-values or more, got only b {listed(values)} "
-        f"in series {selection.dwi[0].series.number}. Send all b-values of the protocol.",
+        f"diffusion must have two b-values or more of one protocol, got only b {listed(values)} "
+        f"in series {selection.dwi[0].series.number}{_others(selection, rules)}. Send all b-values of the protocol.",
     )
+
+
+def _others(selection: Selection, rules: Rules) -> str:
+    """Return what keeps the other diffusion images of a study from joining the one b-value."""
+    used = selection.dwi[0].series
+    for one in selection.series:
+        if one.role == "dwi" and one.series is not used:
+            why = difference(used, one.series, rules)
+            if why is not None:
+                return f"; b {listed(trace_b_values(one.series))} of series {one.series.number} differs: {why}"
+    return ""
 
 
 def _several_frames(selection: Selection, rules: Rules) -> Refusal | None:
@@ -183,6 +212,16 @@ def _no_overlap(t2: Stack, diffusion: Stack) -> Refusal | None:
     return Refusal(
         "no_overlap", "diffusion must cover the centre of the T2 volume, got none there. Send images of one region."
     )
+
+
+def _readout(series: Series) -> str:
+    """Return the scanning sequence of a series."""
+    return series.instances[0].scanning_sequence if series.instances else ""
+
+
+def _numbered(judgements: list[Judgement]) -> str:
+    """Return series with the reason of each."""
+    return "; ".join(f"series {one.series.number}: {one.reason}" for one in judgements)
 
 
 def _roles(selection: Selection) -> str:

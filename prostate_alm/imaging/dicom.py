@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +17,23 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
 from prostate_alm.imaging.files import files_below, read_header, require_folder
 from prostate_alm.imaging.header import ANATOMIC_REGION, Header, as_number, headers_of
-from prostate_alm.imaging.kinds import image_kind
+from prostate_alm.imaging.kinds import (
+    component_of,
+    contrast_of,
+    has_gradient,
+    image_kind,
+    own_name,
+    phase_encoding,
+    planned_slices,
+    scanning_sequence,
+)
 from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of, read_signal
 from prostate_alm.imaging.rulebook import Rules, default_rules
 
 logger = logging.getLogger(__name__)
 
 Numbers = tuple[float, ...]
+_NO_B_MEANS_ZERO = ("TOSHIBA", "CANON")
 COPY_TOLERANCE = 1e-3  # mm, or of a cosine
 
 
@@ -43,12 +54,13 @@ class Instance:
     """One image: a classic object, or one frame of a multi-frame object. Lengths in mm, times in ms."""
 
     pixels: Pixels
+    is_image: bool  # raw data and presentation states have no pixels
+    series_uid: str
     sop_instance_uid: str
     instance_number: int
     image_type: tuple[str, ...]
     sequence_name: str
     scanning_sequence: str
-    scan_options: str
     echo_time_ms: float | None
     repetition_time_ms: float | None
     acquired_at: str  # YYYYMMDDHHMMSS.ffffff, '' when unknown; text order is time order
@@ -62,7 +74,23 @@ class Instance:
     b_value_s_per_mm2: float | None
     b_value_source: str
     directionality: str
+    component: str  # magnitude, phase, real or imaginary; see `component_of`
+    contrast: str  # plain, fat_suppressed, ...; see `contrast_of`
+    derivation: str  # how it was derived, in words
+    is_3d: bool
+    spacing_between_slices_mm: float | None  # as planned, centre to centre
+    planned_slices: int | None
+    acquisition_number: int
+    phase_encoding: str  # ROW or COL, and + or - where the header says it
     kind: str = "none"  # none, adc, computed, direction or trace; see `image_kind`
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Objects of a series that are not used, in words; `is_doubtful` where they may have been meant to be."""
+
+    what: str
+    is_doubtful: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +102,15 @@ class Series:
     study_uid: str
     patient_key: str = field(repr=False)  # a digest: good for equality and for nothing else
     description: str
+    name: str = field(repr=False)  # the description beyond the name of the protocol
     modality: str
     manufacturer: str
     field_strength_t: float | None
     body_part: str
+    patient_sex: str
     instances: tuple[Instance, ...] = field(repr=False)
     conflicting_copies: int = 0  # objects of which there are copies that differ
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def b_values_s_per_mm2(self) -> tuple[float, ...]:
@@ -168,7 +199,10 @@ def _read_file(path: Path, *, directory: Path, rules: Rules) -> Skipped | list[t
             return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
         series = _series(top)
         return [
-            (series, _instance(one, pixels_of(one, path, frame=frame, data=data), rules))
+            (
+                series,
+                _instance(one, series, pixels_of(one, path, frame=frame, data=data), rules, is_image=data.is_present),
+            )
             for frame, one in enumerate(headers_of(header.top))
         ]
     except InvalidDicomError:
@@ -192,25 +226,29 @@ def _series(header: Header) -> Series:
         study_uid=header.text("StudyInstanceUID"),
         patient_key=hashlib.sha256(patient.encode()).hexdigest(),
         description=header.text("SeriesDescription", "ProtocolName"),
+        name=own_name(header.text("SeriesDescription"), header.text("ProtocolName")),
         modality=header.text("Modality"),
         manufacturer=header.text("Manufacturer"),
         field_strength_t=header.number("MagneticFieldStrength"),
         body_part=_body_part(header),
+        patient_sex=header.text("PatientSex").upper(),
         instances=(),
     )
 
 
-def _instance(header: Header, pixels: Pixels, rules: Rules) -> Instance:
+def _instance(header: Header, series: Series, pixels: Pixels, rules: Rules, *, is_image: bool) -> Instance:
     """Return one image's header, frozen."""
     b_value = find_b_value(header, rules=rules)
+    image_type = tuple(header.text("FrameType", "ImageType").upper().split("\\"))
     return Instance(
         pixels=pixels,
+        is_image=is_image and header.number("Rows") is not None,
+        series_uid=series.uid,
         sop_instance_uid=header.text("SOPInstanceUID"),
         instance_number=int(header.number("InstanceNumber") or 0),
-        image_type=tuple(header.text("FrameType", "ImageType").upper().split("\\")),
+        image_type=image_type,
         sequence_name=sequence_name(header),
-        scanning_sequence=_scanning_sequence(header),
-        scan_options=header.text("ScanOptions") or _enhanced_options(header),
+        scanning_sequence=scanning_sequence(header),
         echo_time_ms=header.number("EchoTime", "EffectiveEchoTime"),
         repetition_time_ms=header.number("RepetitionTime"),
         acquired_at=_acquired_at(header),
@@ -223,7 +261,15 @@ def _instance(header: Header, pixels: Pixels, rules: Rules) -> Instance:
         slice_thickness_mm=header.number("SliceThickness"),
         b_value_s_per_mm2=b_value.b_value_s_per_mm2,
         b_value_source=b_value.source,
-        directionality=b_value.directionality,
+        directionality=b_value.directionality or ("DIRECTIONAL" if has_gradient(header) else ""),
+        component=component_of(header, image_type, series.description, rules),
+        contrast=contrast_of(header, image_type, series.description, rules),
+        derivation=header.text("DerivationDescription"),
+        is_3d=header.text("MRAcquisitionType") == "3D",
+        spacing_between_slices_mm=header.number("SpacingBetweenSlices"),
+        planned_slices=planned_slices(header),
+        acquisition_number=int(header.number("AcquisitionNumber") or 0),
+        phase_encoding=phase_encoding(header),
     )
 
 
@@ -232,23 +278,6 @@ def _body_part(header: Header) -> str:
     named = header.text("BodyPartExamined")
     regions = () if named else header.top.sequence(ANATOMIC_REGION)
     return (named or (Header(regions[:1]).text("CodeMeaning") if regions else "")).upper()
-
-
-def _enhanced_options(header: Header) -> str:
-    """Return FS for an Enhanced object whose fat is suppressed, as the scan options of a classic one say it."""
-    return "FS" if "FAT" in header.text("SpectrallySelectedSuppression") else ""
-
-
-def _scanning_sequence(header: Header) -> str:
-    """Return the scanning sequence in the words of a classic object: SE, GR, EP.
-
-    Philips calls an echo-planar spin echo SE and gives its EPI factor in a private element.
-    """
-    spelled = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE\\GR"}
-    named = header.text("ScanningSequence") or spelled.get(header.text("EchoPulseSequence"), "")
-    factor = as_number(header.private(0x2001, "Philips Imaging DD 001", 0x13))
-    is_planar = header.text("EchoPlanarPulseSequence") == "YES" or (factor is not None and factor > 1)
-    return f"{named}\\EP" if is_planar else named
 
 
 def _acquired_at(header: Header) -> str:
@@ -271,7 +300,8 @@ def _assembled(pairs: Iterable[tuple[Series, Instance]], rules: Rules) -> Series
         kept = distinct.setdefault(key, instance)
         if kept is not instance and not _is_copy(instance, kept):
             conflicts.add(uid)
-    series = min((series for series, _ in ordered), key=repr)
+    heads = Counter(series for series, instance in ordered if instance.is_image) or Counter(one for one, _ in ordered)
+    series = min(heads, key=lambda one: (-heads[one], repr(one)))  # of most images: other objects lack a description
     series = replace(series, instances=tuple(distinct.values()), conflicting_copies=len(conflicts))
     return replace(series, instances=_with_kinds(series, rules))
 
@@ -279,22 +309,43 @@ def _assembled(pairs: Iterable[tuple[Series, Instance]], rules: Rules) -> Series
 def _with_kinds(series: Series, rules: Rules) -> tuple[Instance, ...]:
     """Return the images of a series, each with its kind.
 
-    Philips, GE and UIH write b = 0 into every MR image, so b = 0 alone does not make diffusion.
+    Philips, GE and UIH write b = 0 into every MR image, so b = 0 alone makes diffusion only of echo-planar spin
+    echoes. b = 0 has no direction, however it is labelled.
     """
-    has_weighting = any(value > 0 for value in series.b_values_s_per_mm2)
-    kinds = (
-        image_kind(
-            one.image_type,
-            series.description,
-            is_diffusion_weighted=one.b_value_s_per_mm2 is not None
-            and (has_weighting or "EP" in one.scanning_sequence),
-            sequence_name=one.sequence_name,
-            directionality=one.directionality,
-            rules=rules,
-        )
+    images = _with_zero_b(series)
+    has_weighting = any((one.b_value_s_per_mm2 or 0) > 0 for one in images)
+    return tuple(replace(one, kind=_kind(one, series, rules, has_weighting=has_weighting)) for one in images)
+
+
+def _kind(image: Instance, series: Series, rules: Rules, *, has_weighting: bool) -> str:
+    """Return what an image of a series is with respect to diffusion."""
+    is_planar = "EP" in image.scanning_sequence and "GR" not in image.scanning_sequence
+    return image_kind(
+        image.image_type,
+        f"{series.name}\\{image.derivation}",
+        is_diffusion_weighted=image.b_value_s_per_mm2 is not None and (has_weighting or is_planar),
+        sequence_name=image.sequence_name,
+        directionality=image.directionality if image.b_value_s_per_mm2 else "",
+        rules=rules,
+    )
+
+
+def _with_zero_b(series: Series) -> tuple[Instance, ...]:
+    """Return the images of a series, with b = 0 where Toshiba and Canon mean it by leaving the element out."""
+    weighted = {_likeness(one) for one in series.instances if one.b_value_s_per_mm2}
+    if not weighted or not series.manufacturer.upper().startswith(_NO_B_MEANS_ZERO):
+        return series.instances
+    return tuple(
+        replace(one, b_value_s_per_mm2=0.0, b_value_source="b = 0, which has no element,")
+        if one.b_value_s_per_mm2 is None and _likeness(one) in weighted
+        else one
         for one in series.instances
     )
-    return tuple(replace(one, kind=kind) for one, kind in zip(series.instances, kinds, strict=True))
+
+
+def _likeness(image: Instance) -> tuple[object, ...]:
+    """Return what images of one diffusion acquisition share."""
+    return (image.image_type, image.scanning_sequence, image.echo_time_ms, image.rows, image.columns)
 
 
 def _is_copy(other: Instance, kept: Instance) -> bool:

@@ -14,6 +14,7 @@ ORIENTATION_TOLERANCE = 1e-3  # largest difference of a direction cosine within 
 UNIT_TOLERANCE = 0.01  # of squared lengths; cosines are often printed with few digits
 POSITION_TOLERANCE_MM = 0.1  # scanners round positions; a missing slice moves its neighbour by > 0.5 mm
 SPACING_TOLERANCE_MM = 1e-3
+LEAST_GAP_OF_THICKNESS = 0.9  # a spacing below this share of the thickness is the gap, as some scanners write it
 SEND_AGAIN = "Send the whole study again, or remove this series."
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -25,6 +26,11 @@ class Stack:
 
     instances: tuple[Instance, ...]
     affine_ras_mm: NDArray[np.float64]
+
+    @property
+    def gap_mm(self) -> float:
+        """Return the distance between the centres of neighbouring slices."""
+        return float(np.linalg.norm(self.affine_ras_mm[:3, 2]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -58,6 +64,7 @@ def stack_images(instances: Sequence[Instance], *, place: str) -> Stack:
     order = np.argsort(heights, kind="stable")
     ordered = tuple(instances[index] for index in order)
     gap_mm = _uniform_gap(heights[order], ordered, place=place)
+    _require_planned_gap(gap_mm, ordered, place=place)
     _require_straight(positions @ np.column_stack([row, column]), place=place)
     spacing_row_mm, spacing_column_mm = first.pixel_spacing_mm or (0.0, 0.0)  # never None: required above
     affine_lps = np.eye(4)
@@ -66,6 +73,27 @@ def stack_images(instances: Sequence[Instance], *, place: str) -> Stack:
     affine_lps[:3, 2] = normal * gap_mm
     affine_lps[:3, 3] = positions[order[0]] + column * spacing_row_mm * (first.rows - 1)
     return Stack(ordered, _LPS_TO_RAS @ affine_lps)
+
+
+def planned_gap_mm(images: Sequence[Instance]) -> float | None:
+    """Return the distance of slices that was planned, (0018,0088), None where no image or two say it.
+
+    Reference: DICOM PS3.3 C.8.3.1 (Spacing Between Slices, centre to centre).
+    """
+    told = {abs(one.spacing_between_slices_mm) for one in images if one.spacing_between_slices_mm}
+    thickness_mm = max((one.slice_thickness_mm or 0.0 for one in images), default=0.0)
+    if not told or max(told) - min(told) > POSITION_TOLERANCE_MM:
+        return None
+    gap_mm = min(told)
+    return gap_mm if gap_mm >= LEAST_GAP_OF_THICKNESS * thickness_mm else None
+
+
+def spacing_fits_plan(stack: Stack) -> bool:
+    """Return whether slices are as far apart as planned or, where no plan is known, as they are thick."""
+    planned_mm = planned_gap_mm(stack.instances)
+    if planned_mm is not None:
+        return abs(stack.gap_mm - planned_mm) <= POSITION_TOLERANCE_MM
+    return stack.gap_mm >= LEAST_GAP_OF_THICKNESS * (stack.instances[0].slice_thickness_mm or 0.0)
 
 
 def axes(instance: Instance) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -155,6 +183,20 @@ def _uniform_gap(heights_mm: NDArray[np.float64], ordered: Sequence[Instance], *
             f"between {_pair(ordered, worst)} in {place}. {SEND_AGAIN}",
         )
     return float(gaps.mean())
+
+
+def _require_planned_gap(gap_mm: float, images: Sequence[Instance], *, place: str) -> None:
+    """Refuse an even stack whose gaps are two or more planned ones: every second slice is gone."""
+    planned_mm = planned_gap_mm(images)
+    if planned_mm is None:
+        return
+    share = gap_mm / planned_mm
+    if round(share) >= 2 and abs(share - round(share)) * planned_mm < POSITION_TOLERANCE_MM * 2:
+        raise StudyRefused(
+            "missing_slice",
+            f"slices must be {planned_mm:.2f} mm apart as planned (0018,0088), got {gap_mm:.2f} mm in {place}. "
+            f"{SEND_AGAIN}",
+        )
 
 
 def _require_straight(in_plane_mm: NDArray[np.float64], *, place: str) -> None:

@@ -1,29 +1,104 @@
-"""What one image is with respect to diffusion; a series may mix several kinds (Philips)."""
+"""What one image is: component, contrast, and what it is with respect to diffusion; a series may mix several kinds.
+
+Elements made for the purpose are believed first, then ImageType, then the vendors' own, and names last. A protocol's
+name is no name of an image: the map and the computed image carry that of the acquisition they come from.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from prostate_alm.imaging.bvalue import is_b_value_range
+from prostate_alm.imaging.header import Header, as_number, as_text
 from prostate_alm.imaging.rulebook import Rules, found_in
+
+MAGNITUDE = "magnitude"
+PLAIN = "plain"
+IMAGED = {PLAIN: 3, "in_phase": 2, "fat_suppressed": 1, "opposed_phase": 0}
+"""The contrasts that serve as T2, the greatest best: fat only lies around the gland, but the model saw it bright."""
+
+_COMPONENTS = {
+    **dict.fromkeys(("M", "MAGNITUDE", "MAG"), MAGNITUDE),
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP", "PHASEMAP"), "phase"),
+    **dict.fromkeys(("R", "REAL"), "real"),
+    **dict.fromkeys(("I", "IMAGINARY", "IMAG"), "imaginary"),
+}
+_GE_COMPONENTS = {1: "phase", 2: "real", 3: "imaginary"}  # (0043,xx2F); 0 is magnitude
+_PARTS_OF_DIXON = {
+    **dict.fromkeys(("FAT", "F", "FAT_FRACTION", "FF", "FATFRACTION", "PDFF"), "fat"),
+    **dict.fromkeys(("WATER", "W"), "fat_suppressed"),
+    **dict.fromkeys(("IN_PHASE", "IN", "IP", "INPHASE"), "in_phase"),
+    **dict.fromkeys(("OPP_PHASE", "OUT_PHASE", "OPP", "OUT", "OP", "OUTPHASE", "OPPPHASE"), "opposed_phase"),
+}
+_STIR_INVERSION_MS = (80.0, 300.0)  # fat is nulled at 150 to 230 ms, from 1 to 3 T
+_CSA_POLARITY, _CSA_VALUE = b"PhaseEncodingDirectionPositive\0", 100  # bytes from an entry's name to its first value
+_LEAST_OF_A_DIRECTION = 0.5  # length of a gradient's unit vector; an isotropic image has none
+
+
+def component_of(header: Header, image_type: Sequence[str], description: str, rules: Rules) -> str:
+    """Return which part of the complex signal an image shows: magnitude, phase, real or imaginary.
+
+    Enhanced objects say it in (0008,9208); Siemens and UIH in a value of ImageType (M, P, R, I), Philips in one like
+    `M_SE`, GE in (0043,xx2F). Who says nothing shows the magnitude.
+
+    Reference: DICOM PS3.3 C.8.13.3.1 (Complex Image Component), C.8.3.1.1.1 (ImageType of MR).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> from prostate_alm.imaging.rulebook import default_rules
+        >>> component_of(Header((Dataset(),)), ("ORIGINAL", "PRIMARY", "R_SE", "R", "SE"), "", default_rules())
+        'real'
+    """
+    told = _COMPONENTS.get(header.text("ComplexImageComponent").upper())
+    if told:
+        return told
+    found = {_COMPONENTS.get(word) or _COMPONENTS.get(_before_underscore(word)) for word in image_type[2:]} - {None}
+    if found:
+        return min(name for name in found if name is not None) if MAGNITUDE not in found else MAGNITUDE
+    number = as_number(header.private(0x0043, "GEMS_PARM_01", 0x2F))
+    if number is not None:
+        return _GE_COMPONENTS.get(int(number), MAGNITUDE)
+    return "phase" if found_in(description, rules.phase_patterns) else MAGNITUDE
+
+
+def contrast_of(header: Header, image_type: Sequence[str], description: str, rules: Rules) -> str:
+    """Return what is done to the signal of fat: plain, fat_suppressed, inversion, or a part of a Dixon image.
+
+    Reference: DICOM PS3.3 C.8.3.1 (Scanning Sequence, Scan Options, Inversion Time), C.8.13.5.5 (Enhanced:
+    Inversion Recovery, Spectrally Selected Suppression, Spectrally Selected Excitation), C.8.13.3.1
+    (Acquisition Contrast).
+    """
+    if _is_inverted(header, description, rules):
+        return "inversion"
+    suppressed = header.text("SpectrallySelectedSuppression").upper()
+    if suppressed == "WATER" or "FAT" in header.text("SpectrallySelectedExcitation").upper():
+        return "fat"
+    part = _part_of_dixon(image_type, description, rules)
+    if part:
+        return part
+    if suppressed:
+        return "fat_suppressed" if "FAT" in suppressed else PLAIN
+    return "fat_suppressed" if _is_fat_suppressed(header, description, rules) else PLAIN
 
 
 def image_kind(
     image_type: Sequence[str],
-    description: str,
+    names: str,
     *,
     is_diffusion_weighted: bool,
     sequence_name: str,
     directionality: str,
     rules: Rules,
 ) -> str:
-    """Return what one image is: none, adc, computed, direction or trace.
+    """Return what one image is with respect to diffusion: none, adc, computed, direction or trace.
 
-    ImageType is believed when it says ADC, not when it says TRACEW: computed images carry that, too.
+    ImageType is believed when it says ADC, not when it says TRACEW: computed images carry that, too. An image that
+    is ORIGINAL was acquired, whatever it is called.
 
     Args:
         image_type: words of ImageType or FrameType, in capitals.
-        description: the series' description.
+        names: the series' description and (0008,2111), how the image was derived.
         is_diffusion_weighted: it has a b-value that means diffusion.
         sequence_name: name of the pulse sequence.
         directionality: as `find_b_value` returns it.
@@ -36,13 +111,108 @@ def image_kind(
         'computed'
     """
     is_trace = any(word.startswith("TRACE") for word in image_type)
+    is_acquired = image_type[:1] == ("ORIGINAL",) and is_diffusion_weighted
     if not set(rules.map_image_types).isdisjoint(image_type):
         return "adc"
-    if not is_trace and found_in(description, rules.adc_patterns):
+    if not is_trace and not is_acquired and found_in(names, rules.adc_patterns):
         return "adc"
     if not is_diffusion_weighted:
         return "none"
-    if is_b_value_range(sequence_name) or found_in("\\".join((*image_type, description)), rules.computed_patterns):
+    if is_b_value_range(sequence_name) or found_in("\\".join((*image_type, names)), rules.computed_patterns):
         return "computed"
     is_direction = directionality == "DIRECTIONAL" or (directionality == "BMATRIX" and not is_trace)
     return "direction" if is_direction else "trace"
+
+
+def has_gradient(header: Header) -> bool:
+    """Return whether (0018,9089) names the direction of an image's diffusion gradient; an isotropic one has none.
+
+    Reference: DICOM PS3.3 C.8.13.5.9 (MR Diffusion macro).
+    """
+    vector = header.numbers("DiffusionGradientOrientation", count=3)
+    return vector is not None and math.hypot(*vector) > _LEAST_OF_A_DIRECTION
+
+
+def own_name(description: str, protocol: str) -> str:
+    """Return what the description of a series says beyond the name of its protocol, which its maps carry, too.
+
+    >>> own_name("DWI with ADC_TRACEW", "DWI with ADC"), own_name("ADC", "DWI"), own_name("", "ADC")
+    ('_TRACEW', 'ADC', '')
+    """
+    return description.removeprefix(protocol) or description
+
+
+def scanning_sequence(header: Header) -> str:
+    """Return the scanning sequence in the words of a classic object: SE, GR, EP.
+
+    Philips calls an echo-planar spin echo SE and gives its EPI factor in a private element.
+    """
+    spelled = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": "SE\\GR"}
+    named = header.text("ScanningSequence") or spelled.get(header.text("EchoPulseSequence"), "")
+    factor = as_number(header.private(0x2001, "Philips Imaging DD 001", 0x13))
+    is_planar = header.text("EchoPlanarPulseSequence") == "YES" or (factor is not None and factor > 1)
+    return f"{named}\\EP" if is_planar else named
+
+
+def planned_slices(header: Header) -> int | None:
+    """Return how many slices the scanner planned: Philips (2001,xx18), GE (0021,xx4F); others do not say it."""
+    for group, creator, element in ((0x2001, "Philips Imaging DD 001", 0x18), (0x0021, "GEMS_RELA_01", 0x4F)):
+        number = as_number(header.private(group, creator, element))
+        if number is not None and number > 0:
+            return int(number)
+    return None
+
+
+def phase_encoding(header: Header) -> str:
+    """Return the axis of phase encoding and, where the header says it, its direction, which distortion follows."""
+    axis = header.text("InPlanePhaseEncodingDirection").upper()[:3]
+    reordering = header.text("RectilinearPhaseEncodeReordering").upper()  # GE
+    sign = {"LINEAR": "+", "REVERSE_LINEAR": "-"}.get(reordering, "")
+    csa = header.private(0x0029, "SIEMENS CSA HEADER", 0x10)
+    if isinstance(csa, bytes):
+        start = csa.find(_CSA_POLARITY)
+        told = csa[start + _CSA_VALUE : start + _CSA_VALUE + 1] if start >= 0 else b""
+        sign = {b"1": "+", b"0": "-"}.get(told, sign)
+    return axis + sign
+
+
+def _is_inverted(header: Header, description: str, rules: Rules) -> bool:
+    """Return whether an inversion pulse prepared the image: STIR, TIRM, FLAIR."""
+    if header.text("InversionRecovery") == "YES" or "IR" in header.text("ScanningSequence").split("\\"):
+        return True
+    if header.text("AcquisitionContrast").upper() in ("STIR", "FLUID_ATTENUATED"):
+        return True
+    delay_ms = header.number("InversionTime", "InversionTimes")
+    if delay_ms is not None and _STIR_INVERSION_MS[0] <= delay_ms <= _STIR_INVERSION_MS[1]:
+        return header.text("InversionRecovery") != "NO" and "SPAIR" not in description.upper()
+    return found_in(description, rules.inversion_patterns)
+
+
+def _part_of_dixon(image_type: Sequence[str], description: str, rules: Rules) -> str:
+    """Return which image of a Dixon acquisition this is, '' where it is none."""
+    for word in image_type[2:]:
+        if word in _PARTS_OF_DIXON:
+            return _PARTS_OF_DIXON[word]
+    named = {
+        "fat": rules.fat_image_patterns,
+        "fat_suppressed": rules.water_image_patterns,
+        "opposed_phase": rules.opposed_phase_patterns,
+    }
+    return next((name for name, patterns in named.items() if found_in(description, patterns)), "")
+
+
+def _is_fat_suppressed(header: Header, description: str, rules: Rules) -> bool:
+    """Return whether fat was suppressed, by the scan options, Philips's SPIR (2001,xx21) or the name."""
+    options = {word.strip().upper() for word in header.text("ScanOptions").split("\\")}
+    if not options.isdisjoint(rules.fat_suppression_options):
+        return True
+    if as_text(header.private(0x2001, "Philips Imaging DD 001", 0x21) or "").upper() in ("Y", "YES"):
+        return True
+    is_denied = found_in(description, rules.not_fat_suppressed_patterns)
+    return not is_denied and found_in(description, rules.fat_suppressed_patterns)
+
+
+def _before_underscore(word: str) -> str:
+    """Return M of M_SE, where Philips adds the sequence to the component."""
+    head, underscore, _ = word.partition("_")
+    return head if underscore and len(head) == 1 else ""

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydicom.datadict import tag_for_keyword
 
 _SCHEMA_KEY, _REMOVE_KEY = "$schema", "remove"
+_RANGES = ("t2_echo_time_ms", "t2_echo_time_3d_ms")  # lists in JSON that a site replaces as a whole
 
 
 class RulesError(ValueError):
@@ -94,9 +95,9 @@ class PrivateElement(_Frozen):
 class DirectionalityElement(PrivateElement):
     """A private element that says whether an image is a trace, and its words as those of (0018,9075)."""
 
-    words: dict[str, Literal["ISOTROPIC", "DIRECTIONAL", "NONE", "BMATRIX"]] = Field(
+    words: dict[str, Literal["ISOTROPIC", "DIRECTIONAL", "NONE", "BMATRIX", ""]] = Field(
         default={},
-        description="The vendor's words in those of the standard; words that are not named count as they stand.",
+        description="The vendor's words in those of the standard, '' for none of them; others count as they stand.",
     )
 
 
@@ -122,9 +123,19 @@ class Rules(_Frozen):
     t2_echo_time_ms: Annotated[tuple[float, float], AfterValidator(_rising)] = Field(
         description="Echo times of T2 weighting; PI-RADS protocols use about 100, proton density and T1 stay below 40."
     )
+    t2_echo_time_3d_ms: Annotated[tuple[float, float], AfterValidator(_rising)] = Field(
+        description="The same for 3D spin echoes, whose nominal echo time is two to three times the effective one."
+    )
+    gland_length_mm: float = Field(
+        gt=0,
+        description="A stack this long covers the gland; shorter ones give way to longer ones before finer pixels.",
+    )
     b_value_limit_s_per_mm2: float = Field(gt=0, description="A greater number is something else than a b-value.")
     b_value_tolerance_s_per_mm2: float = Field(
         ge=0, description="An acquired b-value this near a wanted one is used untouched."
+    )
+    min_b_value_spread_s_per_mm2: float = Field(
+        ge=0, description="Least difference of the lowest and the highest b-value: a fit to less is one to noise."
     )
     timing_tolerance: float = Field(
         ge=0, lt=1, description="Relative difference of echo and repetition time within one diffusion protocol."
@@ -135,15 +146,44 @@ class Rules(_Frozen):
     mosaic_image_types: tuple[Word, ...] = Field(
         description="Words of ImageType that mark slices tiled into one image."
     )
+    fat_suppression_options: tuple[Word, ...] = Field(description="Words of ScanOptions that mark suppressed fat.")
     t2_patterns: tuple[Pattern, ...] = Field(
         description="Any found in the description makes a spin echo without an echo time T2. Case does not matter."
     )
     not_t2_patterns: tuple[Pattern, ...] = Field(
-        description="Any found in the description keeps a spin echo from being T2: diffusion at b = 0 looks like it."
+        description="Any found in the description keeps a spin echo from being T2."
     )
-    adc_patterns: tuple[Pattern, ...] = Field(description="Any found in the description marks a map.")
+    spin_echo_patterns: tuple[Pattern, ...] = Field(
+        description="Names of turbo spin echoes: with one, a word of diffusion in the description means nothing."
+    )
+    diffusion_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description of a series without b-values says that they are somewhere else."
+    )
+    adc_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description or in how the image was derived marks a map."
+    )
     computed_patterns: tuple[Pattern, ...] = Field(
-        description="Any found in ImageType or description marks a computed b-value."
+        description="Any found in ImageType, description or how it was derived marks a computed b-value."
+    )
+    phase_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description marks a phase image, where no element names its component."
+    )
+    inversion_patterns: tuple[Pattern, ...] = Field(description="Any found in the description marks STIR or FLAIR.")
+    fat_suppressed_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description marks suppressed fat, where no element says it."
+    )
+    not_fat_suppressed_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description denies that fat was suppressed."
+    )
+    fat_image_patterns: tuple[Pattern, ...] = Field(description="Any found in the description marks an image of fat.")
+    water_image_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description marks the water image of a Dixon acquisition."
+    )
+    opposed_phase_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description marks an opposed-phase image."
+    )
+    reversed_patterns: tuple[Pattern, ...] = Field(
+        description="Any found in the description marks diffusion with the phase encoding reversed."
     )
     b_value_elements: tuple[PrivateElement, ...] = Field(
         description="Private b-value elements, asked in order after the standard one."
@@ -293,7 +333,7 @@ def _require_list(value: Any, *, name: str, path: Path) -> Sequence[Any]:
 
 def _is_list_of_entries(name: str) -> bool:
     """Return whether a rule is a list that grows, not a number or a range."""
-    return isinstance(_default_values()[name], list) and name != "t2_echo_time_ms"
+    return isinstance(_default_values()[name], list) and name not in _RANGES
 
 
 def _told(error: ValidationError, *, path: Path) -> str:

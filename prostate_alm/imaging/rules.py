@@ -7,18 +7,13 @@ Their words and limits are data, see `rulebook`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from prostate_alm.imaging.dicom import Instance, Series
-from prostate_alm.imaging.geometry import (
-    ORIENTATION_TOLERANCE,
-    POSITION_TOLERANCE_MM,
-    has_geometry,
-    height_mm,
-    normal_of,
-)
+from prostate_alm.imaging.geometry import ORIENTATION_TOLERANCE, has_geometry, height_mm, normal_of
+from prostate_alm.imaging.kinds import IMAGED, MAGNITUDE
+from prostate_alm.imaging.parts import echo_times_ms, positions
 from prostate_alm.imaging.rulebook import Rules, default_rules, found_in
 
 
@@ -34,11 +29,9 @@ class Judgement:
 def judge(series: Series, *, rules: Rules | None = None) -> Judgement:
     """Return the role of a series and the reason: the first rule of `ROLE_RULES` that answers."""
     rules = rules or default_rules()
-    for role, rule in ROLE_RULES:
-        reason = rule(series, rules)
-        if reason is not None:
-            return Judgement(series, role, reason)
-    return Judgement(series, "other", "neither T2-weighted nor diffusion")
+    answers = ((role, rule(series, rules)) for role, rule in ROLE_RULES)
+    role, reason = next((role, reason) for role, reason in answers if reason is not None)
+    return Judgement(series, role, reason)
 
 
 def trace_images(series: Series, *, b_value_s_per_mm2: float) -> tuple[Instance, ...]:
@@ -72,7 +65,7 @@ def _not_mr(series: Series, rules: Rules) -> str | None:
 
 
 def _no_image(series: Series, rules: Rules) -> str | None:
-    return None if any(one.rows for one in series.instances) else "holds no images"
+    return None if any(one.rows and one.is_image for one in series.instances) else "holds no images"
 
 
 def _mosaic(series: Series, rules: Rules) -> str | None:
@@ -83,6 +76,11 @@ def _mosaic(series: Series, rules: Rules) -> str | None:
 
 def _no_geometry(series: Series, rules: Rules) -> str | None:
     return None if all(has_geometry(one) for one in series.instances) else "images without a position in space"
+
+
+def _no_magnitude(series: Series, rules: Rules) -> str | None:
+    components = {one.component for one in series.instances}
+    return None if MAGNITUDE in components else f"{' and '.join(sorted(components))} images, not the magnitude"
 
 
 def _localizer(series: Series, rules: Rules) -> str | None:
@@ -108,12 +106,15 @@ def _directions(series: Series, rules: Rules) -> str | None:
 
 
 def _uncombined(series: Series, rules: Rules) -> str | None:
-    for value in trace_b_values(series):
-        images = trace_images(series, b_value_s_per_mm2=value)
-        per_position = len(images) / _positions(images)
-        if per_position >= 2:
-            return f"{per_position:.3g} images at each position of b {value:g}: directions or averages, not combined"
-    return None
+    """Answer for b-values of several images at each position, unless others above b = 0 have one."""
+    share = {value: _per_position(trace_images(series, b_value_s_per_mm2=value)) for value in trace_b_values(series)}
+    repeated = [value for value in share if share[value] >= 2]
+    if not repeated or any(value > 0 for value in share if value not in repeated):
+        return None
+    worst = max(repeated, key=lambda value: share[value])
+    if not any(share):
+        return f"{share[worst]:.3g} images at each position of b 0: a time series, not diffusion"
+    return f"{share[worst]:.3g} images at each position of b {worst:g}: directions or averages, not combined"
 
 
 def _not_axial(series: Series, rules: Rules) -> str | None:
@@ -127,7 +128,7 @@ def _not_axial(series: Series, rules: Rules) -> str | None:
 
 
 def _few_slices(series: Series, rules: Rules) -> str | None:
-    count = _positions(series.instances)
+    count = positions(series.instances)
     return None if count >= rules.min_slices else f"too few slices: {count}, fewer than {rules.min_slices}"
 
 
@@ -138,27 +139,65 @@ def _dwi(series: Series, rules: Rules) -> str | None:
 
 
 def _dynamic(series: Series, rules: Rules) -> str | None:
-    per_position = len(series.instances) / _positions(series.instances)
     gradient = all("GR" in one.scanning_sequence for one in series.instances)
-    return "a dynamic series: gradient echo, positions repeated over time" if gradient and per_position > 1 else None
+    is_repeated = gradient and _per_position(series.instances) > 1
+    return "a dynamic series: gradient echo, positions repeated over time" if is_repeated else None
 
 
 def _multi_echo(series: Series, rules: Rules) -> str | None:
-    echoes = {one.echo_time_ms for one in series.instances}
-    return f"several echo times ({len(echoes)}): a relaxation map, not one contrast" if len(echoes) > 1 else None
+    count = len(echo_times_ms(series.instances, rules))
+    return f"several echo times ({count}): a relaxation map, not one contrast" if count > 1 else None
 
 
 def _t2(series: Series, rules: Rules) -> str | None:
+    if _why_no_t2(series, rules) is not None:
+        return None
     first = series.instances[0]
-    if any(word in first.scanning_sequence for word in ("EP", "GR")) or "MAP" in " ".join(first.image_type):
-        return None
-    if found_in(series.description, rules.not_t2_patterns):
-        return None
     if first.echo_time_ms is None:
-        return "axial, T2 by its description" if found_in(series.description, rules.t2_patterns) else None
-    low, high = rules.t2_echo_time_ms
-    spin_echo = f"axial spin echo with an echo time of {first.echo_time_ms:g} ms"
-    return spin_echo if low <= first.echo_time_ms <= high else None
+        return "axial, T2 by its description"
+    told = "" if first.contrast == "plain" else f", {first.contrast.replace('_', ' ')}"
+    return f"axial spin echo with an echo time of {first.echo_time_ms:g} ms{told}"
+
+
+def _other(series: Series, rules: Rules) -> str:
+    if is_diffusion_by_name(series, rules):
+        return "diffusion by its name, but no b-value was found. Name the place of the b-values with --rules"
+    return f"neither T2-weighted nor diffusion: {_why_no_t2(series, rules)}"
+
+
+def is_diffusion_by_name(series: Series, rules: Rules) -> bool:
+    """Return whether a series without b-values is called diffusion, so that they must be somewhere."""
+    first = series.instances[0]
+    is_planar = "EP" in first.scanning_sequence and "GR" not in first.scanning_sequence
+    return found_in(series.description, rules.diffusion_patterns) and (is_planar or not _is_spin_echo(series, rules))
+
+
+def _is_spin_echo(series: Series, rules: Rules) -> bool:
+    """Return whether a name of T2 or of a turbo spin echo stands in the description or the sequence's name."""
+    names = f"{series.description}\\{series.instances[0].sequence_name}"
+    return found_in(names, (*rules.t2_patterns, *rules.spin_echo_patterns))
+
+
+def _why_no_t2(series: Series, rules: Rules) -> str | None:
+    """Return what keeps a series from being T2, None where nothing does."""
+    first = series.instances[0]
+    if any(word in first.scanning_sequence for word in ("EP", "GR")):
+        return "a gradient echo or echo-planar readout"
+    if "MAP" in " ".join(first.image_type):
+        return "a map"
+    if first.contrast not in IMAGED:
+        return (
+            "an image of fat alone" if first.contrast == "fat" else "inversion recovery, whose contrast is not T2 alone"
+        )
+    if found_in(series.description, rules.not_t2_patterns) or is_diffusion_by_name(series, rules):
+        return "another contrast by its name"
+    if first.echo_time_ms is None:
+        return None if found_in(series.description, rules.t2_patterns) else "no echo time, and no T2 in its description"
+    key = "t2_echo_time_3d_ms" if first.is_3d else "t2_echo_time_ms"
+    low, high = getattr(rules, key)
+    if low <= first.echo_time_ms <= high:
+        return None
+    return f"an echo time of {first.echo_time_ms:g} ms, outside {low:g} to {high:g} ({key})"
 
 
 ROLE_RULES: tuple[tuple[str, Callable[[Series, Rules], str | None]], ...] = (
@@ -166,6 +205,7 @@ ROLE_RULES: tuple[tuple[str, Callable[[Series, Rules], str | None]], ...] = (
     ("no_image", _no_image),
     ("mosaic", _mosaic),
     ("no_geometry", _no_geometry),
+    ("other", _no_magnitude),
     ("adc", _adc),
     ("computed_b", _computed),
     ("dwi_directions", _directions),
@@ -177,6 +217,7 @@ ROLE_RULES: tuple[tuple[str, Callable[[Series, Rules], str | None]], ...] = (
     ("dynamic", _dynamic),
     ("multi_echo", _multi_echo),
     ("t2", _t2),
+    ("other", _other),
 )
 
 
@@ -186,7 +227,6 @@ def _only(series: Series, wanted: str, *others: str) -> bool:
     return wanted in kinds and kinds <= {wanted, *others}
 
 
-def _positions(images: Iterable[Instance]) -> int:
-    """Return the number of distinct slice positions."""
-    heights = sorted(height_mm(one) for one in images)
-    return 1 + sum(b - a > POSITION_TOLERANCE_MM for a, b in pairwise(heights))
+def _per_position(images: Sequence[Instance]) -> float:
+    """Return how many images there are at each slice position."""
+    return len(images) / positions(images)

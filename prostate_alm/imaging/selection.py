@@ -19,6 +19,14 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a study that is used may be another than it seems: a stable code (docs/dicom.md lists them) and one line."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiffusionSeries:
     """A series and those of its b-values that are used, ascending."""
 
@@ -35,6 +43,7 @@ class Selection:
     refused: Refusal | None
     series: tuple[Judgement, ...]
     skipped: tuple[Skipped, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def used(self) -> tuple[Series, ...]:
@@ -49,6 +58,7 @@ class Selection:
             "t2": None if self.t2 is None else _named(self.t2),
             "dwi": [{**_named(one.series), "b_values": list(one.b_values_s_per_mm2)} for one in self.dwi],
             "refused": refused,
+            "warnings": [{"code": one.code, "message": one.message} for one in self.doubts],
             "series": [_row(judgement) for judgement in self.series],
         }
 
@@ -62,6 +72,7 @@ class Selection:
         lines = [_aligned(row, widths) for row in rows]
         if self.skipped:
             lines.append(f"{len(self.skipped)} files skipped: {skip_reasons(self.skipped)}")
+        lines.extend(f"warning ({one.code}): {one.message}" for one in self.doubts)
         lines.append(self._verdict())
         return "\n".join(lines)
 

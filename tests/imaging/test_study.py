@@ -34,6 +34,7 @@ def test_a_plain_study_is_used(build, written):
         "t2": {"series_number": 2, "series_uid": build.uid("study 2")},
         "dwi": [{"series_number": 3, "series_uid": build.uid("study 3"), "b_values": [50.0, 400.0, 800.0]}],
         "refused": None,
+        "warnings": [],
         "series": [
             {
                 "series_number": 2,

@@ -274,7 +274,7 @@ def test_diffusion_at_b_zero_is_no_t2(build, tmp_path):
     for image in planar:
         image.add_new((0x2001, 0x0010), "LO", "Philips Imaging DD 001")
         image.add_new((0x2001, 0x1013), "SL", 63)
-    named = build.series(6, SeriesDescription="DWI b0")
+    named = build.series(6, SeriesDescription="DWI b0", SequenceName="")
     selection = explain_study(build.save(tmp_path, planar + named + build.diffusion(DIFFUSION_NUMBER)))
     assert selection.refused.code == "no_t2"
 

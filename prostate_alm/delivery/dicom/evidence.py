@@ -109,13 +109,11 @@ def selected_evidence(selection: Selection) -> Evidence:
     Raises:
         OSError: a file is gone.
     """
-    series_of = {one.sop_instance_uid: series for series in selection.used for one in series.instances}
     stacks: list[ReferencedStack] = []
     for place, instances in image_stacks(selection):
         b_value = None if not stacks else instances[0].b_value_s_per_mm2
         name = f"{'T2' if not stacks else 'Diffusion'}, {place}"
-        uid = series_of[instances[0].sop_instance_uid].uid
-        stacks.append(ReferencedStack(name, b_value, _references(instances, series_uid=uid)))
+        stacks.append(ReferencedStack(name, b_value, _references(instances)))
     return Evidence(_study_elements(image_stacks(selection)[0][1][0].pixels.path), tuple(stacks))
 
 
@@ -146,7 +144,7 @@ def seen_evidence(study_dir: Path) -> Evidence:
 
 def _first_image(series: Series) -> ReferencedStack | None:
     """Return the first image of a series, None where no standard says what its objects are."""
-    (first,) = _references(series.instances[:1], series_uid=series.uid)
+    (first,) = _references(series.instances[:1])
     if not _is_of_a_patient(UID(first.sop_class_uid)):
         return None
     return ReferencedStack(f"Series {series.number}", None, (first,))
@@ -158,18 +156,19 @@ def _is_of_a_patient(sop_class: UID) -> bool:
     return is_image and not sop_class.keyword.startswith(("DICOS", "EddyCurrent"))
 
 
-def _references(instances: Sequence[Instance], *, series_uid: str) -> tuple[Reference, ...]:
+def _references(instances: Sequence[Instance]) -> tuple[Reference, ...]:
     """Return images as references, the frames of one object together, sorted by instance number."""
     frames: dict[str, list[int]] = {}
-    paths: dict[str, Path] = {}
+    firsts: dict[str, Instance] = {}
     for one in sorted(instances, key=lambda one: (one.instance_number, one.sop_instance_uid, one.pixels.frame)):
         frames.setdefault(one.sop_instance_uid, []).append(one.pixels.frame + 1)
-        paths[one.sop_instance_uid] = one.pixels.path
+        firsts.setdefault(one.sop_instance_uid, one)
     found = []
     for uid, numbers in frames.items():
-        header = _read(paths[uid], ("SOPClassUID", "NumberOfFrames"))
+        header = _read(firsts[uid].pixels.path, ("SOPClassUID", "NumberOfFrames"))
         is_multi_frame = "NumberOfFrames" in header
-        found.append(Reference(str(header.SOPClassUID), uid, series_uid, tuple(numbers) if is_multi_frame else ()))
+        frames_used = tuple(numbers) if is_multi_frame else ()
+        found.append(Reference(str(header.SOPClassUID), uid, firsts[uid].series_uid, frames_used))
     return tuple(found)
 
 

@@ -1,0 +1,137 @@
+"""Why a study that is used may be another than it seems: one small function per warning, all of them asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import numpy as np
+
+from prostate_alm.imaging.geometry import Stack, planned_gap_mm, stack_images
+from prostate_alm.imaging.selection import Doubt, Selection, image_stacks
+
+LONGEST_SESSION_H = 12.0  # images of two days but of one night are of one session
+WIDE_GAP_OF_THICKNESS = 1.9  # prostate protocols have gaps of 0 to 20 % of the slice
+
+
+def doubts_of(selection: Selection) -> tuple[Doubt, ...]:
+    """Return every doubt about a selection that is used, in the order of `DOUBTS`; none about a refused one."""
+    if selection.refused is not None:
+        return ()
+    return tuple(doubt for find in DOUBTS for doubt in find(selection))
+
+
+def _sex(selection: Selection) -> Iterator[Doubt]:
+    if any(one.patient_sex == "F" for one in selection.used):
+        yield Doubt(
+            "patient_not_male", "Patient's Sex (0010,0040) is F: the study may be another's, or of no prostate."
+        )
+
+
+def _days(selection: Selection) -> Iterator[Doubt]:
+    moments = [_moment(one.acquired_at) for one in selection.used]
+    known = sorted(one for one in moments if one is not None)
+    if not known or known[0].date() == known[-1].date():
+        return
+    hours = (known[-1] - known[0]).total_seconds() / 3600
+    if hours > LONGEST_SESSION_H:
+        yield Doubt("different_days", f"T2 and diffusion were acquired {hours / 24:.1f} days apart.")
+
+
+def _contrast(selection: Selection) -> Iterator[Doubt]:
+    if selection.t2 is None:
+        return
+    contrast = selection.t2.instances[0].contrast
+    if contrast != "plain":
+        told = {"fat_suppressed": "fat is suppressed", "in_phase": "a Dixon in-phase image"}.get(
+            contrast, "a Dixon opposed-phase image"
+        )
+        yield Doubt(
+            "t2_contrast", f"T2 of series {selection.t2.number} is not plain: {told}; no other T2 could be used."
+        )
+
+
+def _left_out(selection: Selection) -> Iterator[Doubt]:
+    for series in dict.fromkeys(selection.used):
+        for one in series.left_out:
+            if one.is_doubtful:
+                yield Doubt("images_left_out", f"series {series.number} is used without {one.what}.")
+
+
+def _wide_gaps(selection: Selection) -> Iterator[Doubt]:
+    for place, images in image_stacks(selection):
+        thickness_mm = max((one.slice_thickness_mm or 0.0 for one in images), default=0.0)
+        gap_mm = stack_images(images, place=place).gap_mm
+        if planned_gap_mm(images) is None and thickness_mm and gap_mm >= WIDE_GAP_OF_THICKNESS * thickness_mm:
+            yield Doubt(
+                "slices_may_be_missing",
+                f"slices of {place} are {thickness_mm:g} mm thick and {gap_mm:.2f} mm apart, as if some were lost.",
+            )
+
+
+def _counts(selection: Selection) -> Iterator[Doubt]:
+    for place, images in image_stacks(selection):
+        planned = max((one.planned_slices or 0 for one in images), default=0)
+        if len(images) < planned:
+            yield Doubt("slices_may_be_missing", f"{place} has {len(images)} slices, {planned} were planned.")
+
+
+def _numbers(selection: Selection) -> Iterator[Doubt]:
+    """Yield a doubt where a series begins or breaks off within a run of instance numbers: an end slice was lost."""
+    for series in dict.fromkeys(selection.used):
+        numbers = sorted({one.instance_number for one in series.instances})
+        are_whole = len(numbers) == len(series.instances) and not series.left_out
+        if are_whole and numbers[0] == 2 and numbers[-1] == len(numbers) + 1:
+            yield Doubt(
+                "slices_may_be_missing", f"images of series {series.number} are numbered from 2 on: 1 is absent."
+            )
+
+
+def _ends(selection: Selection) -> Iterator[Doubt]:
+    """Yield a doubt where T2 and diffusion share their slices but for one at one end."""
+    (_, images), *diffusion = image_stacks(selection)
+    t2 = stack_images(images, place="")
+    other = stack_images(diffusion[0][1], place="")
+    slices = _shared_grid(t2, other)
+    if slices is None:
+        return
+    below, above = slices
+    if (abs(below), abs(above)) in ((0, 1), (1, 0)):
+        lacking = "diffusion" if below + above > 0 else "T2"
+        yield Doubt(
+            "slices_may_be_missing",
+            f"{lacking} has one slice less than the other at one end, and all others at its place.",
+        )
+
+
+def _shared_grid(t2: Stack, other: Stack) -> tuple[int, int] | None:
+    """Return by how many slices T2 goes further at the lower and at the upper end, None where slices lie elsewhere."""
+    normal = t2.affine_ras_mm[:3, 2] / t2.gap_mm
+    if abs(t2.gap_mm - other.gap_mm) > 0.01 or np.abs(other.affine_ras_mm[:3, 2] / other.gap_mm - normal).max() > 0.01:
+        return None
+    # the middle of each plane, since T2 and diffusion differ in pixels
+    first = [stack.affine_ras_mm @ np.array([stack.shape[0] / 2, stack.shape[1] / 2, 0, 1]) for stack in (t2, other)]
+    below = float(normal @ (first[1] - first[0])[:3]) / t2.gap_mm
+    if abs(below - round(below)) > 0.02:
+        return None
+    return round(below), len(t2.instances) - len(other.instances) - round(below)
+
+
+def _moment(text: str) -> datetime | None:
+    """Return the time of acquisition, None where it is no date."""
+    try:
+        return datetime.strptime(text[:14], "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+
+
+DOUBTS: tuple[Callable[[Selection], Iterator[Doubt]], ...] = (
+    _sex,
+    _days,
+    _contrast,
+    _left_out,
+    _wide_gaps,
+    _counts,
+    _numbers,
+    _ends,
+)
