@@ -16,7 +16,7 @@ from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
 from prostate_alm.imaging.files import files_below, read_header, require_folder
-from prostate_alm.imaging.header import ANATOMIC_REGION, Header, as_number, headers_of
+from prostate_alm.imaging.header import ANATOMIC_REGION, Header, headers_of
 from prostate_alm.imaging.kinds import (
     component_of,
     contrast_of,
