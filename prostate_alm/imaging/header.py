@@ -222,7 +222,7 @@ def as_text(value: Any) -> str:
 
 def _is_several(value: Any) -> bool:
     """Return whether a value is one of several; `isinstance` would take ten times as long for an abstract class."""
-    return type(value) is MultiValue
+    return type(value) in (MultiValue, list)  # raw binary numbers become a list
 
 
 def _macros(group: Dataset) -> tuple[Layer, ...]:
