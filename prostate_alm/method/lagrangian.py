@@ -48,6 +48,13 @@ class AugmentedLagrangian(nn.Module):
     The factor between them is N: for batches with the same N, the mean with μ' = N μ is the sum with μ, in value,
     gradient and multipliers. A batch without positives or without negatives gives 0.
 
+    With a bound Λ on λ (``multiplier_max``) the term is the augmented Lagrangian of multipliers in [0, Λ],
+
+        max over 0 <= λ <= Λ of  λ r_j - (λ - λ_j)² / (2 μ),
+
+    which is Eq. 8 while λ_j + μ r_j <= Λ and rises with slope Λ beyond: the weight of a positive is the multiplier that
+    the update will give it, so a positive that cannot outrank the negatives never counts for more than Λ.
+
     Call order of one iteration (Algorithm 1)::
 
         loss = base(logits, labels) + term(logits, labels, sample_ids)
@@ -66,6 +73,8 @@ class AugmentedLagrangian(nn.Module):
       returns the same value. Call the term on every rank in each step, with 0 rows where a rank has none, and give
       ``observe_validation`` the same AUC everywhere; λ and μ then stay the same on all ranks.
 
+    The defaults are the values recommended in docs/results/league.md; ``as_printed`` returns the paper's form.
+
     The state, saved between two steps, is λ by sample id, μ and the counters, in types that
     ``torch.load(weights_only=True)`` reads.
 
@@ -76,7 +85,7 @@ class AugmentedLagrangian(nn.Module):
         rho: ρ, the factor of μ, at least 1.
         on: what the margin separates: logits, or probabilities (then δ > 1 can never be met).
         reduction: violations of a batch summed or averaged over negatives.
-        multiplier_max: upper bound of λ, above 0; None for none. Eq. 5 asks for a bounded sequence.
+        multiplier_max: Λ, upper bound of λ and of λ + μ r, above 0; None for none. Eq. 5 asks for a bounded sequence.
         mu_max: cap of μ, at least ``mu``; None for ``mu * rho**3``.
         auc_tolerance: a fall of the validation AUC counts when it is larger than this, in [0, 1).
         auc_patience: number of consecutive validations below the mark (by more than the tolerance) that raise μ,
@@ -86,29 +95,30 @@ class AugmentedLagrangian(nn.Module):
         ValueError: a parameter is out of range, or the ids are not unique.
 
     Reference:
-        Sangalli et al., 2021, arXiv:2102.12894, Eq. 8 and Algorithm 1.
+        Sangalli et al., 2021, arXiv:2102.12894v1, Eq. 8 and Algorithm 1. Rockafellar, 1976, doi:10.1287/moor.1.2.97:
+        the augmented Lagrangian as a proximal step of the multipliers.
 
-    >>> term = AugmentedLagrangian(["p"], margin=1.0, mu=0.2, rho=2.0)
+    >>> term = AugmentedLagrangian(["p"], mu=0.2)
     >>> logits, labels = torch.tensor([0.0, 0.5, -2.0]), torch.tensor([1, 0, 0])
-    >>> term(logits, labels, ["p", "n1", "n2"])  # q = 1.5: 0.2 * 1.5**2 / (2 * 1 * 2)
-    tensor(0.1125)
+    >>> term(logits, labels, ["p", "n1", "n2"])  # r = (1.5 + 0) / 2: 0.2 * 0.75**2 / (2 * 1)
+    tensor(0.0563)
     >>> term.update_multipliers()
     >>> round(term.multipliers["p"], 6)
-    0.3
+    0.15
     """
 
     def __init__(
         self,
         sample_ids: Sequence[str],
         *,
-        margin: float,
-        mu: float,
-        rho: float,
+        margin: float = 1.0,
+        mu: float = 3.0,
+        rho: float = 2.0,
         on: On = "logit",
-        reduction: Reduction = "sum",
-        multiplier_max: float | None = None,
+        reduction: Reduction = "mean",
+        multiplier_max: float | None = 3.0,
         mu_max: float | None = None,
-        auc_tolerance: float = 0.0,
+        auc_tolerance: float = 0.05,
         auc_patience: int = 1,
     ) -> None:
         super().__init__()
@@ -130,6 +140,20 @@ class AugmentedLagrangian(nn.Module):
         self._falls = self._step = self._skipped = 0
         self._pending: dict[str, float] = {}
         self._record = Record()
+
+    @classmethod
+    def as_printed(
+        cls, sample_ids: Sequence[str], *, margin: float = 1.0, mu: float = 0.2, rho: float = 3.0
+    ) -> "AugmentedLagrangian":
+        """Return the term as the paper prints it: sums over negatives, λ without bound, μ rises at any fall of the AUC.
+
+        Arguments and errors are those of the class; the paper tried δ of 1, 1.5, 2, μ of 0.2, 0.3 and ρ of 2, 3, 4.
+
+        >>> AugmentedLagrangian.as_printed(["p"]).reduction
+        'sum'
+        """
+        own: dict[str, Any] = {"reduction": "sum", "multiplier_max": None, "auc_tolerance": 0.0}
+        return cls(sample_ids, margin=margin, mu=mu, rho=rho, **own)
 
     @property
     def mu(self) -> float:
@@ -268,8 +292,10 @@ class AugmentedLagrangian(nn.Module):
             violation, negatives = violation / negatives, 1
         ids = [self._known(key) for key in keys]
         self._remember(ids, violation)
-        multiplier = violation.new_tensor([self._multipliers.get(key, 0.0) for key in ids])
-        return ((0.5 * self._mu * violation + multiplier) * violation).sum() / (len(ids) * negatives)
+        old = violation.new_tensor([self._multipliers.get(key, 0.0) for key in ids])
+        new = (old + self._mu * violation).clamp(max=self.multiplier_max)  # (P,) what the update will make of λ
+        per_positive = new * violation - (new - old).square() / (2 * self._mu)
+        return per_positive.sum() / (len(ids) * negatives)
 
     def _known(self, key: str | int) -> str:
         if isinstance(key, int):

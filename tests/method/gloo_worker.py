@@ -64,13 +64,13 @@ def padded(rank: int) -> float:
     """Return the term where rank 1 repeats a positive and a negative of rank 0, as a distributed sampler pads."""
     x, labels, ids = cohort()
     rows = [[0, 1, 2, 3], [4, 5, 0, 1]][rank]
-    term = AugmentedLagrangian(ids, margin=1.0, mu=0.2, rho=2.0)
+    term = AugmentedLagrangian.as_printed(ids, mu=0.2, rho=2.0)
     return term(x[rows, 0], labels[rows], [ids[row] for row in rows]).item()
 
 
 def empty_everywhere() -> float:
     """Return the term of a step in which no rank has a row."""
-    term = AugmentedLagrangian(["a"], margin=1.0, mu=0.2, rho=2.0)
+    term = AugmentedLagrangian.as_printed(["a"], mu=0.2, rho=2.0)
     return term(torch.zeros(0, requires_grad=True), torch.zeros(0), []).item()
 
 
@@ -81,7 +81,7 @@ def weight_of(rank: int) -> float:
 
 def error_of(logits: list[float], ids: list[str], mu: float = 0.2) -> str:
     """Return type and message of the error that a batch of one positive and one negative raises on this rank."""
-    term = AugmentedLagrangian(["a", "b"], margin=1.0, mu=mu, rho=2.0)
+    term = AugmentedLagrangian.as_printed(["a", "b"], mu=mu, rho=2.0)
     try:
         term(torch.tensor(logits), torch.tensor([1, 0]), ids)
     except Exception as error:

@@ -55,7 +55,7 @@ def test_multipliers_are_the_same_bits_on_both_ranks(ranks):
 
 def test_padded_duplicates_add_nothing(ranks, worker):
     x, labels, ids = worker.cohort()
-    term = AugmentedLagrangian(ids, margin=1.0, mu=0.2, rho=2.0)
+    term = AugmentedLagrangian.as_printed(ids, mu=0.2, rho=2.0)
     expected = term(x[:6, 0], labels[:6], ids[:6]).item()
     assert expected > 0
     assert ranks[0]["padded"] == ranks[1]["padded"] == pytest.approx(expected, rel=1e-6)

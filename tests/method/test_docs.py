@@ -20,7 +20,7 @@ def test_the_plain_pytorch_example_runs_and_trains():
     torch.manual_seed(0)
     exec(compile(block, "docs/method.md", "exec"), names)
     assert len(names["term"].multipliers) == 20  # the positives, one in ten of 200
-    assert 0 < max(names["term"].multipliers.values()) <= 1.0
+    assert 0 < max(names["term"].multipliers.values()) <= 3.0  # the default bound
 
 
 def test_the_picture_is_there_and_small():

@@ -1,20 +1,26 @@
 """The term of Eq. 8 and Algorithm 1: loops over the formulas, a convex problem with a known solution, resumption."""
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 
+PRINTED = {"margin": 1.0, "mu": 0.2, "rho": 2.0, "reduction": "sum", "multiplier_max": None, "auc_tolerance": 0.0}
+NOTHING = torch.empty(0, dtype=torch.float64)
+
 
 def make_term(sample_ids: Sequence[str] = ("a", "b", "c"), **changes) -> AugmentedLagrangian:
-    return AugmentedLagrangian(sample_ids, **({"margin": 1.0, "mu": 0.2, "rho": 2.0} | changes))
+    return AugmentedLagrangian(sample_ids, **(PRINTED | changes))
 
 
 def make_batch(size=24, seed=0, *, dtype=torch.float64) -> tuple[Tensor, Tensor, list[str]]:
@@ -145,6 +151,52 @@ def test_a_bound_on_the_multipliers():
         term(torch.zeros(2), torch.tensor([1, 0]), ["a", "n"])
         term.update_multipliers()
     assert term.multipliers["a"] == 0.5
+
+
+@pytest.mark.parametrize("bound", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("violation", [0.2, 1.0, 4.0])
+def test_with_a_bound_the_term_is_the_best_multiplier_below_it(bound, violation):
+    """Max over λ in [0, Λ] of λ r - (λ - λ_j)² / (2 μ), found by scipy; λ_j as two earlier steps have left it."""
+    mu, labels = 0.4, torch.tensor([1, 0])
+    term = make_term(mu=mu, multiplier_max=bound)
+    for _ in range(2):
+        term(torch.zeros(2), labels, ["a", "n"])  # r = δ = 1
+        term.update_multipliers()
+    old = min(2 * mu, bound)
+    best = minimize_scalar(
+        lambda new: (new - old) ** 2 / (2 * mu) - new * violation,
+        bounds=(0, bound),
+        method="bounded",
+        options={"xatol": 1e-12},
+    )
+    logits = torch.tensor([1.0 - violation, 0.0], dtype=torch.float64, requires_grad=True)
+    value = term(logits, labels, ["a", "n"])
+    value.backward()
+    term.update_multipliers()
+    assert value.item() == pytest.approx(-best.fun, abs=1e-6)
+    assert -logits.grad[0].item() == pytest.approx(best.x, abs=1e-5) == pytest.approx(term.multipliers["a"], abs=1e-5)
+
+
+def test_as_printed_is_the_papers_form_and_the_default_is_the_recommended_one():
+    printed, default = AugmentedLagrangian.as_printed(["a"], mu=0.2, rho=2.0), AugmentedLagrangian(["a"])
+    assert (printed.reduction, printed.multiplier_max, printed.auc_tolerance) == ("sum", math.inf, 0.0)
+    assert repr(default) == repr(AugmentedLagrangian(["a"], **bundle_constraint()))
+
+
+def bundle_constraint() -> dict[str, float | str]:
+    """Return what the bundles give to the class; both must give the same."""
+    root = Path(__file__).parents[2] / "bundles"
+    given = []
+    for name in ("cifar10", "prostate"):
+        config = json.loads((root / name / "train.json").read_text())
+        own = {
+            key: value
+            for key, value in config["constraint"].items()
+            if not str(value).startswith("$") and key[0] != "_"
+        }
+        given.append(own | {"margin": config["delta"], "mu": config["mu0"], "rho": config["rho"]})
+    assert given[0] == given[1]
+    return given[0]
 
 
 def test_accumulation_takes_the_last_forward_of_each_sample_once():
@@ -313,7 +365,7 @@ def test_the_method_of_multipliers_finds_the_known_solution(p, n):
     """
     margin, mu, ids = 1.5, 2.0, [f"s{i}" for i in range(p + n)]
     labels = torch.tensor([1] * p + [0] * n)
-    term = AugmentedLagrangian(ids, margin=margin, mu=mu, rho=1.0)
+    term = AugmentedLagrangian(ids, **PRINTED | {"margin": margin, "mu": mu, "rho": 1.0})
     outputs = torch.zeros(p + n, dtype=torch.float64, requires_grad=True)
     best = margin * p * n / (p + n)
     for iteration in range(1, 13):
@@ -326,18 +378,39 @@ def test_the_method_of_multipliers_finds_the_known_solution(p, n):
     np.testing.assert_allclose(list(term.multipliers.values()), [best] * p, atol=5e-5)  # the solver stops at a kink
 
 
-def minimise(outputs, term, labels, ids):
-    """Solve the inner problem by L-BFGS, then update λ once: the q of the last forward pass counts."""
+def test_a_constraint_that_cannot_be_met_costs_its_bound_and_no_more():
+    """Minimise |f|²/2 subject to f_1 - g >= δ and f_2 - g >= δ, where the output f_2 is held at -10.
+
+    Stationarity with λ = (λ_1, Λ): f_1 = λ_1 / 2 and g = -(λ_1 + Λ) / 2. The first constraint holds with equality,
+    so λ_1 = δ - Λ / 2: the hopeless positive shifts the others by Λ / 2, and not by what its violation would ask for.
+    """
+    bound, margin, ids = 1.2, 1.5, ["a", "n", "b"]
+    term = AugmentedLagrangian(ids, **PRINTED | {"margin": margin, "mu": 2.0, "multiplier_max": bound})
+    outputs = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    hopeless = torch.full((1,), -10.0, dtype=torch.float64)
+    for _ in range(25):
+        minimise(outputs, term, torch.tensor([1, 0, 1]), ids, fixed=hopeless)
+    own = margin - bound / 2
+    expected = [own / 2, -(own + bound) / 2]
+    np.testing.assert_allclose(outputs.detach().numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose([term.multipliers["a"], term.multipliers["b"]], [own, bound], atol=1e-3)
+
+
+def minimise(outputs, term, labels, ids, *, fixed=NOTHING):
+    """Solve the inner problem by L-BFGS, then update λ once: the q of the last forward pass counts.
+
+    The rows of `fixed` come after those of `outputs`.
+    """
     solver = torch.optim.LBFGS(
         [outputs], max_iter=60, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 
     def closure():
         solver.zero_grad()
-        loss = 0.5 * outputs.square().sum() + term(outputs, labels, ids)
+        loss = 0.5 * outputs.square().sum() + term(torch.cat([outputs, fixed]), labels, ids)
         loss.backward()
         return loss
 
     solver.step(closure)
-    term(outputs, labels, ids)
+    term(torch.cat([outputs, fixed]), labels, ids)
     term.update_multipliers()

@@ -26,7 +26,7 @@ IDS = [sample_id for batch in BATCHES for sample_id in batch["sample_id"]]
 def make_parts() -> tuple[nn.Module, AugmentedLagrangian, torch.optim.Optimizer]:
     torch.manual_seed(0)
     network = nn.Linear(3, 1).double()
-    term = AugmentedLagrangian(IDS, margin=1.0, mu=0.5, rho=2.0)
+    term = AugmentedLagrangian.as_printed(IDS, mu=0.5, rho=2.0)
     return network, term, torch.optim.SGD(network.parameters(), lr=0.1)
 
 
