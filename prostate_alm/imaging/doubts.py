@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prostate_alm.imaging.geometry import Stack, planned_gap_mm, stack_images
+from prostate_alm.imaging.rulebook import default_rules
 from prostate_alm.imaging.selection import Doubt, Selection, image_stacks
 
 LONGEST_SESSION_H = 12.0  # images of two days but of one night are of one session
+LEAST_SHARED = 0.7  # of the longer stack
 WIDE_GAP_OF_THICKNESS = 1.9  # prostate protocols have gaps of 0 to 20 % of the slice
 
 
@@ -104,6 +107,29 @@ def _ends(selection: Selection) -> Iterator[Doubt]:
         )
 
 
+def _coverage(selection: Selection) -> Iterator[Doubt]:
+    """Yield a doubt where T2 and diffusion share less than a gland and one goes much further: half was lost."""
+    (_, images), *diffusion = image_stacks(selection)
+    t2, other = stack_images(images, place=""), stack_images(diffusion[0][1], place="")
+    normal = t2.affine_ras_mm[:3, 2] / t2.gap_mm
+    (low, high), (first, last) = (_ends_mm(stack, normal) for stack in (t2, other))
+    shared_mm, longest_mm = min(high, last) - max(low, first), max(high - low, last - first)
+    if shared_mm < min(default_rules().gland_length_mm, LEAST_SHARED * longest_mm):
+        yield Doubt(
+            "coverage_differs",
+            f"T2 and diffusion share {max(shared_mm, 0.0):.0f} mm along the slices, of {high - low:.0f} and "
+            f"{last - first:.0f} mm: part of one may be missing.",
+        )
+
+
+def _ends_mm(stack: Stack, normal: NDArray[np.float64]) -> tuple[float, float]:
+    """Return where a stack begins and ends along a direction, through the middle of its planes."""
+    columns, rows, slices = stack.shape
+    ends = (stack.affine_ras_mm @ np.array([columns / 2, rows / 2, k, 1.0]) for k in (-0.5, slices - 0.5))
+    low, high = sorted(float(normal @ end[:3]) for end in ends)
+    return low, high
+
+
 def _shared_grid(t2: Stack, other: Stack) -> tuple[int, int] | None:
     """Return by how many slices T2 goes further at the lower and at the upper end, None where slices lie elsewhere."""
     normal = t2.affine_ras_mm[:3, 2] / t2.gap_mm
@@ -134,4 +160,5 @@ DOUBTS: tuple[Callable[[Selection], Iterator[Doubt]], ...] = (
     _counts,
     _numbers,
     _ends,
+    _coverage,
 )

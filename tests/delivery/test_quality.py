@@ -11,6 +11,7 @@ from prostate_alm.delivery.card import TrainingRange
 from prostate_alm.delivery.package.training_range import intensity_variation
 from prostate_alm.delivery.preprocess import cropped_channels
 from prostate_alm.delivery.quality import quality_warnings
+from prostate_alm.imaging.selection import Doubt
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study
 
 CLOSE = (-0.1, 0.1)
@@ -121,6 +122,11 @@ def _moved(voxels, random):
     for index in range(1, voxels.shape[2], 2):
         moved[:, :, index] = shift(voxels[:, :, index], (0, 4 / 0.9), order=1, mode="nearest")
     return moved
+
+
+def test_a_doubt_of_the_selection_reaches_the_answer(volumes, channels, packed_model, trained):
+    doubted = replace(volumes.selection, doubts=(Doubt("patient_not_male", "the sex is F."),))
+    assert codes(replace(volumes, selection=doubted), channels, packed_model, trained) == ["patient_not_male"]
 
 
 @pytest.mark.parametrize(("spoil", "expected"), [(_noisy, "noise_suspected"), (_moved, "motion_suspected")])

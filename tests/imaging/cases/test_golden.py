@@ -5,8 +5,10 @@ a function that returns images, under `@case` with the reason, which names the D
 it differs from the plain study. Truth is DICOM's meaning of the element, or what its vendor documents.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pydicom.uid import RawDataStorage, SecondaryCaptureImageStorage
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import load_selection
 
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "dicom.md"
 B_VALUES = (50.0, 400.0, 800.0)
 SAGITTAL = [0, 1, 0, 0, 0, -1]
 
@@ -368,6 +371,34 @@ def _fewer_slices_than_planned(b):
     return _private(b.series(2), 0x2001, "Philips Imaging DD 001", 0x18, "SL", 9) + b.diffusion(3)
 
 
+@case("half of the gland has no diffusion", warnings=("coverage_differs",))
+def _half_of_diffusion(b):
+    kept = [one for index, one in enumerate(b.diffusion(3, slices=20)) if index % 20 < 11]
+    return b.series(2, slices=20) + kept
+
+
+@case("half of the gland has no T2", warnings=("coverage_differs",))
+def _half_of_t2(b):
+    return b.series(2, slices=20)[9:] + b.diffusion(3, slices=20)
+
+
+@case("concatenations: odd and even slices under two Series Instance UIDs", has_plain_voxels=True)
+def _concatenations_of_t2(b):
+    t2 = b.series(2, slices=12)
+    _bent(t2[1::2], SeriesInstanceUID=b.uid("odd"), SeriesNumber=12)
+    return t2 + b.diffusion(3, slices=12)
+
+
+@case("two echoes in one series, one of them T2")
+def _dual_echo(b):
+    return b.study() + _own(b, b.series(2, EchoTime=15.0), "proton density")
+
+
+@case("an interleaved second stack is no part of the first", t2=9)
+def _repeat_half_a_slice_higher(b):
+    return b.study() + b.series(9, origin_mm=(-5.0, -4.0, 1.5))
+
+
 # Which is taken
 @case("finer pixels, but not the gland", roles={9: "t2_unused"})
 def _zoom(b):
@@ -479,3 +510,9 @@ def test_the_golden_table(build, written, plain_voxels, name):
         found = _voxels(selection)
         for one, other in zip(found, plain_voxels[found[0].shape[2]], strict=True) if expected.has_plain_voxels else ():
             np.testing.assert_array_equal(one, other)
+
+
+def test_every_documented_warning_is_reached_by_a_case():
+    section = DOCS.read_text(encoding="utf-8").split("## Warnings")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    assert set(documented) == {code for one in CASES.values() for code in one.warnings}
