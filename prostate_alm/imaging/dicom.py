@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,17 +12,21 @@ import numpy as np
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
+from prostate_alm.imaging.apart import StoppedError, call_apart
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
-from prostate_alm.imaging.files import files_below, read_header, require_folder
+from prostate_alm.imaging.files import UNREADABLE_FOLDER, FileHeader, entries_below, read_header, require_folder
 from prostate_alm.imaging.header import ANATOMIC_REGION, Header, as_number, headers_of
 from prostate_alm.imaging.kinds import image_kind
-from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of, read_signal
+from prostate_alm.imaging.limits import OverLimitError
+from prostate_alm.imaging.pixels import Pixels, pixels_of
 from prostate_alm.imaging.rulebook import Rules, default_rules
+from prostate_alm.imaging.signal import read_signal
 
 logger = logging.getLogger(__name__)
 
 Numbers = tuple[float, ...]
 COPY_TOLERANCE = 1e-3  # mm, or of a cosine
+EMPTY, NOT_DICOM = "empty", "not DICOM"
 
 
 class StudyRefused(ValueError):
@@ -95,11 +98,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that was not read as an image: its path within the folder and why."""
+    """A file that was not read as an image: its path within the folder and why.
+
+    `code` is that of the refusal where it may have held a part of the study, '' where it does not matter.
+    """
 
     path: Path = field(repr=False)
     reason: str
-    is_broken_dicom: bool
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,52 +140,88 @@ def read_series(directory: Path, *, rules: Rules | None = None) -> tuple[Series,
 
 
 def read_folder(directory: Path, *, rules: Rules | None = None) -> Folder:
-    """Return the series below a folder and the files in it that are not images; see `read_series`."""
-    rules = rules or default_rules()
+    """Return the series below a folder and the files in it that are not images; see `read_series`.
+
+    The files are read in a process of their own (`apart.py`); one that stops it is the only one that the folder skips.
+    """
     require_folder(directory)
+    try:
+        return call_apart(_folder, directory, rules or default_rules())
+    except StoppedError as error:
+        return Folder((), (Skipped(Path(), error.reason, error.code),))
+
+
+def _folder(directory: Path, rules: Rules) -> Folder:
+    """Return what `read_folder` does, read in this process."""
     found: dict[tuple[str, str, str], list[tuple[Series, Instance]]] = {}
     skipped: list[Skipped] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom on odd values; what matters of them is checked here
-        for path in files_below(directory):
-            outcome = _read_file(path, directory=directory, rules=rules)
-            if isinstance(outcome, Skipped):
-                skipped.append(outcome)
-                continue
-            for series, instance in outcome:
-                found.setdefault((series.patient_key, series.study_uid, series.uid), []).append((series, instance))
+    for path, fault in entries_below(directory):
+        outcome = _other_entry(path, fault, directory=directory) if fault else _read_file(path, directory, rules)
+        if isinstance(outcome, Skipped):
+            skipped.append(outcome)
+            continue
+        for series, instance in outcome:
+            found.setdefault((series.patient_key, series.study_uid, series.uid), []).append((series, instance))
     assembled = (_assembled(pairs, rules) for pairs in found.values())
     ordered = tuple(sorted(assembled, key=lambda one: (one.number, one.uid)))
+    folder = Folder(ordered, tuple(skipped))
     logger.debug("%d series, %d files skipped", len(ordered), len(skipped))
-    return Folder(ordered, tuple(skipped))
+    return replace(folder, skipped=tuple(_judged(one, _kinds_of_names(folder), directory) for one in skipped))
 
 
-def _read_file(path: Path, *, directory: Path, rules: Rules) -> Skipped | list[tuple[Series, Instance]]:
+def _other_entry(path: Path, fault: str, *, directory: Path) -> Skipped:
+    """Return a link, a device or a folder that cannot be read; only the last can hide a part of the study."""
+    code = "unreadable_file" if fault == UNREADABLE_FOLDER else ""
+    return Skipped(path.relative_to(directory), fault, code)
+
+
+def _kinds_of_names(folder: Folder) -> frozenset[tuple[Path, str]]:
+    """Return the folders of the images, each with the suffixes of their names."""
+    paths = (image.pixels.path for series in folder.series for image in series.instances)
+    return frozenset((path.parent, path.suffix) for path in paths)
+
+
+def _judged(skipped: Skipped, kinds: frozenset[tuple[Path, str]], directory: Path) -> Skipped:
+    """Return a file that is no DICOM, as a lost image where it is empty or binary and named as images beside it."""
+    path = directory / skipped.path
+    if skipped.code or skipped.reason not in (EMPTY, NOT_DICOM) or (path.parent, path.suffix) not in kinds:
+        return skipped
+    with path.open("rb") as file:
+        is_text = b"\0" not in (head := file.read(256)) and bool(head)
+    return skipped if is_text else replace(skipped, reason=f"{skipped.reason}, between images", code="truncated")
+
+
+def _read_file(path: Path, directory: Path, rules: Rules) -> Skipped | list[tuple[Series, Instance]]:
     """Return the images of one file, each with its series (without instances), or why there are none."""
     inside = path.relative_to(directory)
     try:
         with path.open("rb") as file:
             header = read_header(file)
-            data = find_pixel_data(file, header)
         if header.is_directory:
-            return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
+            return Skipped(inside, "a DICOMDIR lists files and is no image")
         top = Header((header.top,))
-        if _is_broken(top, data):
-            return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
+        if _is_broken(top, header):
+            return Skipped(inside, "DICOM that breaks off in its header", "truncated")
         series = _series(top)
         return [
-            (series, _instance(one, pixels_of(one, path, frame=frame, data=data), rules))
+            (series, _instance(one, pixels_of(one, path, frame=frame, file=header), rules))
             for frame, one in enumerate(headers_of(header.top))
         ]
     except InvalidDicomError:
-        return Skipped(inside, "not DICOM", is_broken_dicom=False)
+        return Skipped(inside, NOT_DICOM if path.stat().st_size else EMPTY)
+    except OSError as error:
+        return Skipped(inside, f"a file that cannot be read ({error.strerror})", "unreadable_file")
+    except OverLimitError as error:
+        return Skipped(inside, f"DICOM beyond all limits: {error}", "oversized_study")
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged file provokes, the others are still read
-        return Skipped(inside, f"DICOM whose header cannot be read ({type(error).__name__})", is_broken_dicom=True)
+        return Skipped(inside, f"DICOM whose header cannot be read ({type(error).__name__})", "truncated")
 
 
-def _is_broken(header: Header, data: PixelData) -> bool:
+def _is_broken(header: Header, file: FileHeader) -> bool:
     """Return whether a file breaks off in its header: no identifiers, or an MR image without its pixels."""
-    lacks_pixels = header.text("SOPClassUID") in (MRImageStorage, EnhancedMRImageStorage) and not data.is_present
+    lacks_pixels = header.text("SOPClassUID") in (MRImageStorage, EnhancedMRImageStorage) and file.pixels is None
     return lacks_pixels or not header.text("StudyInstanceUID") or not header.text("SeriesInstanceUID")
 
 
@@ -230,7 +272,7 @@ def _instance(header: Header, pixels: Pixels, rules: Rules) -> Instance:
 def _body_part(header: Header) -> str:
     """Return the body part in capitals: the classic word, else the meaning of an Enhanced object's anatomic region."""
     named = header.text("BodyPartExamined")
-    regions = () if named else header.top.sequence(ANATOMIC_REGION)
+    regions = [] if named else header.top.sequence(ANATOMIC_REGION)
     return (named or (Header(regions[:1]).text("CodeMeaning") if regions else "")).upper()
 
 
