@@ -33,6 +33,7 @@ EITHER_SYNTAXES = frozenset({JPEGLSNearLossless, JPEG2000})  # the header must s
 NATIVE_SYNTAXES = frozenset(
     {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
 )
+_OVERLAY_BIT_POSITION = 0x60000102
 _PHILIPS = "Philips MR Imaging DD 001"
 
 
@@ -134,7 +135,7 @@ def pixels_of(header: Header, path: Path, *, frame: int, file: FileHeader) -> Pi
         extremes=_stored_range(
             header, "SmallestImagePixelValue", "LargestImagePixelValue", is_signed=is_signed, needs_both=True
         ),
-        has_overlay=count(header, "OverlayBitPosition") > 0,
+        has_overlay=bool(header.top.value(_OVERLAY_BIT_POSITION)),
         is_complete=_is_complete(header, path, file),
         is_lossy=_is_lossy(header, file.syntax),
         fault=_form_fault(header, file, high=high) or fault,
