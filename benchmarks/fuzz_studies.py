@@ -30,6 +30,7 @@ from pydicom.uid import (
 )
 
 from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.files import files_below
 from prostate_alm.imaging.phantom import make_cohort
 from prostate_alm.imaging.volume import StudyVolumes, load_study
 from prostate_alm.progress import progress_bar
@@ -71,7 +72,7 @@ def fuzz(scratch: Path, count: int, *, seed: int = 0, real: Path | None = None) 
     """
     plain = encoded_studies(scratch)
     if real is not None:
-        plain["real"] = {path.name: path.read_bytes() for path in sorted(real.rglob("*")) if path.is_file()}
+        plain["real"] = {f"{number:04d}": path.read_bytes() for number, path in enumerate(sorted(files_below(real)))}
     expected = {name: load_study(_written(files, scratch / "plain" / name)) for name, files in plain.items()}
     synthetic = sorted(set(plain) - {"real"})
     found: Counter[tuple[str, str, str]] = Counter()
