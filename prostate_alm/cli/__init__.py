@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         has gone (as `head` does).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("pydicom").disabled = True  # it quotes odd values, which may be identifiers
     try:
         options = _parse(arguments)
         code: int = options.action(options)

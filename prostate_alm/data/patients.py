@@ -1,15 +1,13 @@
 """Do two studies come from one person? Asked of the DICOM headers, answered without keeping what they say."""
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
 from prostate_alm.data.labels import Label
+from prostate_alm.imaging.files import files_below
+from prostate_alm.imaging.identifiers import identifiers_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +42,15 @@ def joined_patients(labels: Sequence[Label], dicom_dir: Path) -> list[Label]:
 
 def _studies_of_patient_ids(labels: Sequence[Label], dicom_dir: Path) -> dict[str, list[Label]]:
     found: dict[str, list[Label]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes odd values, which may identify the patient
-        for label in labels:
-            found.setdefault(_patient_id(dicom_dir / label.id), []).append(label)
+    for label in labels:
+        found.setdefault(_patient_id(dicom_dir / label.id), []).append(label)
     return found
 
 
 def _patient_id(study_dir: Path) -> str:
     """Return the Patient ID of the first DICOM file that has the element, '' when none has."""
-    for path in sorted(study_dir.rglob("*")):
-        if not path.is_file():
-            continue
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-        except InvalidDicomError:
-            continue
-        except Exception as error:  # a damaged file; reading the study says more
-            logger.debug("header not read: %s", type(error).__name__)
-            continue
-        if "PatientID" in header:
-            return str(header.PatientID or "").strip()
+    for path in files_below(study_dir):
+        found = identifiers_of(path)
+        if found is not None and found.patient_id:
+            return found.patient_id
     return ""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from prostate_alm.delivery.answers import answer_name
 from prostate_alm.delivery.dicom.encoding import encoded
 from prostate_alm.delivery.prediction import Answer
+from prostate_alm.imaging.identifiers import identifiers_of
 from prostate_alm.whole_files import write_bytes_atomically
 
 if TYPE_CHECKING:
@@ -143,12 +143,5 @@ def _is_earlier_report(path: Path, content: bytes) -> bool:
 
 
 def _is_of_the_same_series(path: Path, content: bytes) -> bool:
-    return _series_uid(path) == _series_uid(BytesIO(content))
-
-
-def _series_uid(file: Path | BytesIO) -> str | None:
-    """Return which series a file belongs to, None where it is no DICOM object."""
-    try:
-        return str(pydicom.dcmread(file, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID", ""))
-    except InvalidDicomError:
-        return None
+    found = identifiers_of(path)
+    return found is not None and found.series_uid == str(pydicom.dcmread(BytesIO(content)).SeriesInstanceUID)

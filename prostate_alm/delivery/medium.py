@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from prostate_alm.imaging.apart import call_apart
 from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.files import read_header
 
 _LEVELS = ("PATIENT", "STUDY", "SERIES")
 
@@ -32,10 +33,8 @@ def stage_medium(dicomdir: Path, target: Path) -> tuple[Path, ...]:
     """
     studies: dict[tuple[int, ...], list[Path]] = {}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd values; what matters of them is checked here
-            for study, file_id in _listed(pydicom.dcmread(dicomdir)):
-                studies.setdefault(study, []).append(_on_medium(dicomdir.parent, file_id))
+        for study, file_id in call_apart(_all_listed, dicomdir):
+            studies.setdefault(study, []).append(_on_medium(dicomdir.parent, file_id))
     except StudyRefused:
         raise
     except Exception as error:  # whatever a damaged directory provokes
@@ -52,6 +51,13 @@ def stage_medium(dicomdir: Path, target: Path) -> tuple[Path, ...]:
             (folder / f"{index:06d}").symlink_to(path)
         folders.append(folder)
     return tuple(folders)
+
+
+def _all_listed(dicomdir: Path) -> list[tuple[tuple[int, ...], list[str]]]:
+    """Return what a DICOMDIR lists; called in the process that reads."""
+    with dicomdir.open("rb") as file:
+        read_header(file)  # within the limits of all headers
+    return list(_listed(pydicom.dcmread(dicomdir)))
 
 
 def _listed(directory: Dataset) -> Iterator[tuple[tuple[int, ...], list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import statistics
 import traceback
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import pydicom
 import torch
 
 from prostate_alm import __version__
@@ -31,6 +31,7 @@ from prostate_alm.delivery.preprocess import cropped_channels, network_input, no
 from prostate_alm.delivery.quality import quality_warnings
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.identifiers import Identifiers, identifiers_of
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.selection import Refusal, Selection
 from prostate_alm.imaging.study import explain_study
@@ -249,17 +250,22 @@ def _identity(asked: _Asked, selection: Selection | None) -> Identity | None:
     images = [image for one in selection.series for image in one.series.instances] if selection else []
     if not images:
         return _unread(asked.place)
-    header = pydicom.dcmread(images[0].pixels.path, stop_before_pixels=True)
+    found = identifiers_of(images[0].pixels.path) or Identifiers()
     return Identity(
-        path=asked.place,
-        patient_id=str(header.get("PatientID", "")),
-        study_instance_uid=str(header.get("StudyInstanceUID", "")),
-        accession_number=str(header.get("AccessionNumber", "")),
+        path=_written(asked.place),
+        patient_id=found.patient_id,
+        study_instance_uid=found.study_uid,
+        accession_number=found.accession_number,
     )
 
 
 def _unread(place: str) -> Identity:
-    return Identity(path=place, patient_id="", study_instance_uid="", accession_number="")
+    return Identity(path=_written(place), patient_id="", study_instance_uid="", accession_number="")
+
+
+def _written(place: str) -> str:
+    """Return a path as text that JSON can hold: bytes of its name that are no UTF-8 are escaped."""
+    return os.fsencode(place).decode("utf-8", errors="backslashreplace")
 
 
 def software_of(rules: Rules | None) -> dict[str, str]:

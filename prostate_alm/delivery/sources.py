@@ -9,25 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pydicom
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import MediaStorageDirectoryStorage
-
 from prostate_alm.delivery.medium import stage_medium
 from prostate_alm.delivery.unpack import looks_like_zip, unpack
 from prostate_alm.imaging.dicom import StudyRefused
-from prostate_alm.imaging.files import begins_as_data_set, files_below
+from prostate_alm.imaging.files import files_below
+from prostate_alm.imaging.identifiers import identifiers_of
 from prostate_alm.whole_files import sha256_of_file
 
 DICOMDIR = "DICOMDIR"
-_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID")
-_HEAD_BYTES = 132
 
 
 class SourceError(ValueError):
@@ -116,7 +109,7 @@ def studies_below(folder: Path, *, archives: bool, above: tuple[Path, ...] = ())
     if (folder / DICOMDIR).is_file():
         return [folder / DICOMDIR]
     entries = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
-    if any(_header(one) is not None for one in entries if one.is_file()):
+    if any(identifiers_of(one) is not None for one in entries if one.is_file()):
         return [folder]
     zips = [one for one in entries if archives and one.is_file() and looks_like_zip(one)]
     above = (*above, folder.resolve())
@@ -143,45 +136,28 @@ def _hold_several_studies(subfolders: Sequence[Path]) -> bool:
 def _is_one_series(folder: Path) -> bool:
     """Return whether the DICOM files below a folder are of one series."""
     found = None
-    for header in map(_header, files_below(folder)):
-        if header is None:
+    for one in map(identifiers_of, files_below(folder)):
+        if one is None:
             continue
-        series = str(header.get("SeriesInstanceUID", ""))
-        if found is not None and series != found:
+        if found is not None and one.series_uid != found:
             return False
-        found = series
+        found = one.series_uid
     return True
 
 
 def _study_of(folder: Path) -> str | None:
     """Return the study of the first DICOM file below a folder, '' where that is damaged, None where there is none."""
-    headers = (_header(path) for path in files_below(folder) if path.name != DICOMDIR)
-    first = next((header for header in headers if header is not None), None)
-    return None if first is None else str(first.get("StudyInstanceUID", ""))
-
-
-def _header(path: Path) -> Dataset | None:
-    """Return the identifiers in a file, none where it is damaged; None where the file is not DICOM."""
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # on odd values; reading the study says what matters
-            bare = begins_as_data_set(file.read(_HEAD_BYTES))  # without the preamble
-            file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_IDENTIFIERS), force=bare)
-            return None if bare and not all(name in header for name in _IDENTIFIERS) else header
-    except InvalidDicomError:
-        return None
-    except Exception:  # whatever a damaged file provokes; reading the study will say so
-        return Dataset()
+    found = (identifiers_of(path) for path in files_below(folder) if path.name != DICOMDIR)
+    first = next((one for one in found if one is not None), None)
+    return None if first is None else first.study_uid
 
 
 def _is_medium(path: Path) -> bool:
     """Return whether a file is a DICOMDIR, whatever it is called."""
     if path.name.upper() == DICOMDIR:
         return True
-    header = _header(path)
-    meta = getattr(header, "file_meta", {})
-    return bool(meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage)
+    found = identifiers_of(path)
+    return found is not None and found.is_directory
 
 
 def _in_archive(source: Path, target: Path) -> Iterator[StudyFolder]:

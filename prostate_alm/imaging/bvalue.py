@@ -36,9 +36,8 @@ def find_b_value(header: Header, *, rules: Rules | None = None) -> BValue:
         '' when no place holds one. `directionality` is ISOTROPIC, DIRECTIONAL, NONE, BMATRIX or ''.
 
     Example:
-        >>> from pydicom.dataset import Dataset
-        >>> image = Dataset()
-        >>> image.DiffusionBValue = 800.0
+        >>> from prostate_alm.imaging.header import Layer
+        >>> image = Layer.scan(struct.pack("<HH2sHd", 0x0018, 0x9087, b"FD", 8, 800.0))
         >>> find_b_value(Header((image,)))
         BValue(b_value_s_per_mm2=800.0, source='standard (0018,9087)', directionality='')
     """

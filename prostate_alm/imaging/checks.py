@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from prostate_alm.imaging.dicom import Series, StudyRefused
+from prostate_alm.imaging.files import LINKED_FOLDER
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
 from prostate_alm.imaging.protocol import difference, is_enough
 from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.rules import Judgement, is_diffusion_by_name, listed, trace_b_values
 from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, skip_reasons
+from prostate_alm.imaging.values import value_refusal
 
 
 def first_refusal(selection: Selection, rules: Rules) -> Refusal | None:
@@ -24,13 +26,13 @@ def frames_of_reference(series: Iterable[Series]) -> set[str]:
     return {image.frame_of_reference_uid for one in series for image in one.instances}
 
 
-def _broken_header(selection: Selection, rules: Rules) -> Refusal | None:
-    count = sum(one.is_broken_dicom for one in selection.skipped)
-    if not count:
-        return None
-    return Refusal(
-        "truncated", f"DICOM files must be whole, got {count} that break off in the header. Send the study again."
-    )
+def _unread_files(selection: Selection, rules: Rules) -> Refusal | None:
+    """Refuse where a file may have held a part of the study."""
+    for code, rule, advice in UNREAD_FILES:
+        found = [one for one in selection.skipped if one.code == code]
+        if found:
+            return Refusal(code, f"{rule}, got {len(found)} ({skip_reasons(found)}). {advice}")
+    return None
 
 
 def _no_dicom(selection: Selection, rules: Rules) -> Refusal | None:
@@ -176,6 +178,10 @@ def _lossy_pixels(selection: Selection, rules: Rules) -> Refusal | None:
     return None
 
 
+def _values(selection: Selection, rules: Rules) -> Refusal | None:
+    return value_refusal(selection)
+
+
 def _broken_stacks(selection: Selection, rules: Rules) -> Refusal | None:
     try:
         found = [(place, stack_images(images, place=place)) for place, images in image_stacks(selection)]
@@ -225,12 +231,20 @@ def _numbered(judgements: list[Judgement]) -> str:
 
 
 def _roles(selection: Selection) -> str:
-    """Return the roles found, each once."""
-    return ", ".join(sorted({one.role for one in selection.series}))
+    """Return the roles found, each once, and whether a linked folder was left out."""
+    roles = ", ".join(sorted({one.role for one in selection.series}))
+    return f"{roles} ({LINKED_FOLDER})" if any(one.reason == LINKED_FOLDER for one in selection.skipped) else roles
 
+
+UNREAD_FILES = (
+    ("oversized_study", "files of a study must stay within limits", "Send the study again from its archive."),
+    ("unreadable_file", "files of a study must be readable", "Check their permissions."),
+    ("truncated", "DICOM files must be whole", "Send the study again."),
+)
+"""Codes of skipped files, what must be, and what to do."""
 
 CHECKS: tuple[Callable[[Selection, Rules], Refusal | None], ...] = (
-    _broken_header,
+    _unread_files,
     _no_dicom,
     _several_patients,
     _several_studies,
@@ -243,5 +257,6 @@ CHECKS: tuple[Callable[[Selection, Rules], Refusal | None], ...] = (
     _several_frames,
     _truncated,
     _lossy_pixels,
+    _values,
     _broken_stacks,
 )

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from prostate_alm.imaging.bvalue import find_b_value, sequence_name
-from prostate_alm.imaging.files import files_below, read_header, require_folder
+from prostate_alm.imaging.files import FileHeader, read_header
 from prostate_alm.imaging.header import ANATOMIC_REGION, Header, headers_of
 from prostate_alm.imaging.kinds import (
     component_of,
     contrast_of,
     has_gradient,
-    image_kind,
     own_name,
     phase_encoding,
     planned_slices,
     scanning_sequence,
 )
-from prostate_alm.imaging.pixels import PixelData, Pixels, find_pixel_data, pixels_of, read_signal
-from prostate_alm.imaging.rulebook import Rules, default_rules
-
-logger = logging.getLogger(__name__)
+from prostate_alm.imaging.limits import OverLimitError
+from prostate_alm.imaging.pixels import Pixels, pixels_of
+from prostate_alm.imaging.rulebook import Rules
 
 Numbers = tuple[float, ...]
-_NO_B_MEANS_ZERO = ("TOSHIBA", "CANON")
-COPY_TOLERANCE = 1e-3  # mm, or of a cosine
+EMPTY, NOT_DICOM = "empty", "not DICOM"
 
 
 class StudyRefused(ValueError):
@@ -126,11 +118,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that was not read as an image: its path within the folder and why."""
+    """A file that was not read as an image: its path within the folder and why.
+
+    `code` is that of the refusal where it may have held a part of the study, '' where it does not matter.
+    """
 
     path: Path = field(repr=False)
     reason: str
-    is_broken_dicom: bool
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,79 +136,46 @@ class Folder:
     skipped: tuple[Skipped, ...]
 
 
-def read_series(directory: Path, *, rules: Rules | None = None) -> tuple[Series, ...]:
-    """Return every series below a folder, headers only, whatever the files are called.
-
-    Args:
-        directory: a folder; its subfolders are read, symbolic links to folders are not followed.
-        rules: where b-values are and what marks a map; `rules.json` when None.
-
-    Returns:
-        Series by number, then uid; empty when nothing is DICOM. `read_folder` also names the skipped files.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        NotADirectoryError: the path is a file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as empty:
-        ...     read_series(Path(empty))
-        ()
-    """
-    return read_folder(directory, rules=rules).series
-
-
-def read_folder(directory: Path, *, rules: Rules | None = None) -> Folder:
-    """Return the series below a folder and the files in it that are not images; see `read_series`."""
-    rules = rules or default_rules()
-    require_folder(directory)
-    found: dict[tuple[str, str, str], list[tuple[Series, Instance]]] = {}
-    skipped: list[Skipped] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom on odd values; what matters of them is checked here
-        for path in files_below(directory):
-            outcome = _read_file(path, directory=directory, rules=rules)
-            if isinstance(outcome, Skipped):
-                skipped.append(outcome)
-                continue
-            for series, instance in outcome:
-                found.setdefault((series.patient_key, series.study_uid, series.uid), []).append((series, instance))
-    assembled = (_assembled(pairs, rules) for pairs in found.values())
-    ordered = tuple(sorted(assembled, key=lambda one: (one.number, one.uid)))
-    logger.debug("%d series, %d files skipped", len(ordered), len(skipped))
-    return Folder(ordered, tuple(skipped))
-
-
-def _read_file(path: Path, *, directory: Path, rules: Rules) -> Skipped | list[tuple[Series, Instance]]:
+def read_file(path: Path, directory: Path, rules: Rules) -> Skipped | list[tuple[Series, Instance]]:
     """Return the images of one file, each with its series (without instances), or why there are none."""
     inside = path.relative_to(directory)
     try:
         with path.open("rb") as file:
             header = read_header(file)
-            data = find_pixel_data(file, header)
         if header.is_directory:
-            return Skipped(inside, "a DICOMDIR lists files and is no image", is_broken_dicom=False)
+            return Skipped(inside, "a DICOMDIR lists files and is no image")
         top = Header((header.top,))
-        if _is_broken(top, data):
-            return Skipped(inside, "DICOM that breaks off in its header", is_broken_dicom=True)
+        if _is_broken(top, header):
+            return Skipped(inside, "DICOM that breaks off in its header", "truncated")
         series = _series(top)
         return [
             (
                 series,
-                _instance(one, series, pixels_of(one, path, frame=frame, data=data), rules, is_image=data.is_present),
+                _instance(
+                    one,
+                    series,
+                    pixels_of(one, path, frame=frame, file=header),
+                    rules,
+                    is_image=header.pixels is not None,
+                ),
             )
             for frame, one in enumerate(headers_of(header.top))
         ]
     except InvalidDicomError:
-        return Skipped(inside, "not DICOM", is_broken_dicom=False)
+        return Skipped(inside, NOT_DICOM if path.stat().st_size else EMPTY)
+    except OSError as error:
+        return Skipped(inside, f"a file that cannot be read ({error.strerror})", "unreadable_file")
+    except OverLimitError as error:
+        return Skipped(inside, f"DICOM beyond all limits: {error}", "oversized_study")
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged file provokes, the others are still read
-        return Skipped(inside, f"DICOM whose header cannot be read ({type(error).__name__})", is_broken_dicom=True)
+        return Skipped(inside, f"DICOM whose header cannot be read ({type(error).__name__})", "truncated")
 
 
-def _is_broken(header: Header, data: PixelData) -> bool:
+def _is_broken(header: Header, file: FileHeader) -> bool:
     """Return whether a file breaks off in its header: no identifiers, or an MR image without its pixels."""
-    lacks_pixels = header.text("SOPClassUID") in (MRImageStorage, EnhancedMRImageStorage) and not data.is_present
+    lacks_pixels = header.text("SOPClassUID") in (MRImageStorage, EnhancedMRImageStorage) and file.pixels is None
     return lacks_pixels or not header.text("StudyInstanceUID") or not header.text("SeriesInstanceUID")
 
 
@@ -276,7 +238,7 @@ def _instance(header: Header, series: Series, pixels: Pixels, rules: Rules, *, i
 def _body_part(header: Header) -> str:
     """Return the body part in capitals: the classic word, else the meaning of an Enhanced object's anatomic region."""
     named = header.text("BodyPartExamined")
-    regions = () if named else header.top.sequence(ANATOMIC_REGION)
+    regions = [] if named else header.top.sequence(ANATOMIC_REGION)
     return (named or (Header(regions[:1]).text("CodeMeaning") if regions else "")).upper()
 
 
@@ -287,108 +249,3 @@ def _acquired_at(header: Header) -> str:
         return moment
     time = header.text("AcquisitionTime", "SeriesTime")
     return header.text("AcquisitionDate", "SeriesDate", "StudyDate") + time if time else ""
-
-
-def _assembled(pairs: Iterable[tuple[Series, Instance]], rules: Rules) -> Series:
-    """Return one series with its distinct images in an order that ignores files: the first copy of each object."""
-    ordered = sorted(pairs, key=lambda pair: _order(pair[1]))
-    distinct: dict[tuple[str, int, int], Instance] = {}
-    conflicts = set()
-    for index, (_, instance) in enumerate(ordered):
-        uid = instance.sop_instance_uid
-        key = (uid, instance.pixels.frame, 0 if uid else index)  # without an identifier nothing is a copy
-        kept = distinct.setdefault(key, instance)
-        if kept is not instance and not _is_copy(instance, kept):
-            conflicts.add(uid)
-    heads = Counter(series for series, instance in ordered if instance.is_image) or Counter(one for one, _ in ordered)
-    series = min(heads, key=lambda one: (-heads[one], repr(one)))  # of most images: other objects lack a description
-    series = replace(series, instances=tuple(distinct.values()), conflicting_copies=len(conflicts))
-    return replace(series, instances=_with_kinds(series, rules))
-
-
-def _with_kinds(series: Series, rules: Rules) -> tuple[Instance, ...]:
-    """Return the images of a series, each with its kind.
-
-    Philips, GE and UIH write b = 0 into every MR image, so b = 0 alone makes diffusion only of echo-planar spin
-    echoes. b = 0 has no direction, however it is labelled.
-    """
-    images = _with_zero_b(series)
-    has_weighting = any((one.b_value_s_per_mm2 or 0) > 0 for one in images)
-    return tuple(replace(one, kind=_kind(one, series, rules, has_weighting=has_weighting)) for one in images)
-
-
-def _kind(image: Instance, series: Series, rules: Rules, *, has_weighting: bool) -> str:
-    """Return what an image of a series is with respect to diffusion."""
-    is_planar = "EP" in image.scanning_sequence and "GR" not in image.scanning_sequence
-    return image_kind(
-        image.image_type,
-        f"{series.name}\\{image.derivation}",
-        is_diffusion_weighted=image.b_value_s_per_mm2 is not None and (has_weighting or is_planar),
-        sequence_name=image.sequence_name,
-        directionality=image.directionality if image.b_value_s_per_mm2 else "",
-        rules=rules,
-    )
-
-
-def _with_zero_b(series: Series) -> tuple[Instance, ...]:
-    """Return the images of a series, with b = 0 where Toshiba and Canon mean it by leaving the element out."""
-    weighted = {_likeness(one) for one in series.instances if one.b_value_s_per_mm2}
-    if not weighted or not series.manufacturer.upper().startswith(_NO_B_MEANS_ZERO):
-        return series.instances
-    return tuple(
-        replace(one, b_value_s_per_mm2=0.0, b_value_source="b = 0, which has no element,")
-        if one.b_value_s_per_mm2 is None and _likeness(one) in weighted
-        else one
-        for one in series.instances
-    )
-
-
-def _likeness(image: Instance) -> tuple[object, ...]:
-    """Return what images of one diffusion acquisition share."""
-    return (image.image_type, image.scanning_sequence, image.echo_time_ms, image.rows, image.columns)
-
-
-def _is_copy(other: Instance, kept: Instance) -> bool:
-    """Return whether two objects of one identifier are the same image, whatever their transfer syntaxes.
-
-    Copies that break off or that cannot be decoded are not compared.
-    """
-    if _facts(other) != _facts(kept) or not _same_place(other, kept):
-        return False
-    if not (kept.rows and kept.pixels.is_complete and other.pixels.is_complete):
-        return True
-    try:
-        first, second = (read_signal(one.pixels, rows=one.rows, columns=one.columns) for one in (kept, other))
-    except Exception:  # each decoder plug-in has its own exceptions; the one that is used raises them again
-        return True
-    return np.array_equal(first, second)
-
-
-def _facts(image: Instance) -> tuple[object, ...]:
-    """Return what copies of an image must share to the letter: all that decides how it is used."""
-    return (
-        (image.rows, image.columns, image.frame_of_reference_uid, image.image_type, image.scanning_sequence),
-        (image.sequence_name, image.echo_time_ms, image.b_value_s_per_mm2, image.directionality),
-    )
-
-
-def _same_place(first: Instance, second: Instance) -> bool:
-    """Return whether two images lie at one place, but for decimals that an archive has printed anew."""
-    for name in ("position_mm", "orientation", "pixel_spacing_mm"):
-        one, other = getattr(first, name), getattr(second, name)
-        if (one is None) != (other is None):
-            return False
-        if one is not None and any(abs(a - b) > COPY_TOLERANCE for a, b in zip(one, other, strict=True)):
-            return False
-    return True
-
-
-def _order(instance: Instance) -> tuple[int, str, int, bool, str]:
-    """Return a sort key of content alone; whole copies come before broken ones."""
-    return (
-        instance.instance_number,
-        instance.sop_instance_uid,
-        instance.pixels.frame,
-        not instance.pixels.is_complete,
-        repr(instance),  # paths are not part of it
-    )

@@ -3,130 +3,119 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
-from pydicom.dataset import Dataset
+from pydicom.datadict import private_dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from prostate_alm.imaging.scan import Places
+from prostate_alm.imaging.scan import EXPLICIT, UNDEFINED_LENGTH, Encoding, Places, Scanner
 
 DIFFUSION = 0x00189117  # MR Diffusion Sequence, which some classic objects have at top level
 SHARED, PER_FRAME = 0x52009229, 0x52009230  # functional groups
 ANATOMIC_REGION = 0x00082218
-SEQUENCES = frozenset({DIFFUSION, SHARED, PER_FRAME, ANATOMIC_REGION})
-"""The sequences that are looked into."""
+_FAULTS = (TypeError, ValueError, OverflowError, NotImplementedError, LookupError)  # of a value in its own type
 
 
 class Layer:
     """The elements of one data set, by tag.
 
     Args:
-        elements: raw or decoded elements.
-        charset: Python's names of the character sets of raw text.
-        is_little_endian: the order of bytes in the data set's file.
-        dataset: where the elements are from, to type private ones by their creator's dictionary.
+        scanner: holds the bytes.
+        places: where the elements are.
+        end: where the data set ends.
+        charset: Python's names of the character sets of its text.
         of_vendor: it is an item of a private sequence. Vendors repeat standard elements there with other values
             (Philips: a position that is half a voxel off), so only private elements are looked up in it.
     """
 
-    __slots__ = ("_blocks", "_charset", "_dataset", "_elements", "is_little_endian", "of_vendor")
+    __slots__ = ("_blocks", "_end", "_places", "_scanner", "charset", "of_vendor")
 
     def __init__(
-        self,
-        elements: Mapping[int, RawDataElement | DataElement],
-        *,
-        charset: str | Sequence[str],
-        is_little_endian: bool = True,
-        dataset: Dataset | None = None,
-        of_vendor: bool = False,
+        self, scanner: Scanner, places: Places, end: int, *, charset: tuple[str, ...] = (), of_vendor: bool = False
     ) -> None:
-        self._elements = elements
-        self._charset = charset if isinstance(charset, str) else tuple(charset)
-        self._dataset = dataset
+        self._scanner, self._places, self._end = scanner, places, end
         self._blocks: dict[tuple[int, str], list[int]] | None = None
-        self.is_little_endian = is_little_endian
+        self.charset = charset
         self.of_vendor = of_vendor
 
     @classmethod
-    def of(cls, dataset: Dataset, *, of_vendor: bool = False) -> Layer:
-        """Return a data set of pydicom as a layer."""
-        return cls(
-            {int(tag): element for tag, element in dataset.items()},  # tags of pydicom compare slowly
-            charset=dataset.original_character_set,
-            is_little_endian=dataset.original_encoding[1] is not False,
-            dataset=dataset,
-            of_vendor=of_vendor,
-        )
+    def scan(cls, data: bytes, encoding: Encoding = EXPLICIT) -> Layer:
+        r"""Return a data set in bytes as a layer.
+
+        >>> Layer.scan(b"\x08\x00\x60\x00CS\x02\x00MR").value(0x00080060)
+        'MR'
+        """
+        scanner = Scanner(data, encoding)
+        return cls(scanner, scanner.elements(0, len(data))[0], len(data))
+
+    @property
+    def is_little_endian(self) -> bool:
+        """Return the order of bytes in the data set."""
+        return self._scanner.encoding.is_little_endian
+
+    def raw(self, tag: int) -> bytes | None:
+        """Return the bytes of an element, None when it is absent."""
+        place = self._places.get(tag)
+        if place is None or place[2] == UNDEFINED_LENGTH:
+            return None
+        return self._scanner.data[place[1] : place[1] + place[2]]
 
     def value(self, tag: int) -> Any:
         """Return an element's value, or None when it is absent or cannot be read as its own type."""
-        element = self._elements.get(tag)
-        if not isinstance(element, RawDataElement):
-            return None if element is None else element.value
-        try:
-            return _converted(
-                tag, element.VR, element.value, element.is_implicit_VR, element.is_little_endian, self._charset
-            )
-        except (TypeError, ValueError, OverflowError, NotImplementedError):
-            return None
+        raw = self.raw(tag)
+        return None if raw is None else self._typed(tag, self._places[tag][0], raw)
 
-    def sequence(self, tag: int) -> Sequence[Dataset]:
+    def sequence(self, tag: int) -> list[Layer]:
         """Return the items of a sequence, none when it is absent."""
-        return self._dataset[tag].value or () if self._dataset is not None and tag in self._elements else ()
+        place = self._places.get(tag)
+        if place is None or not self._scanner.is_sequence(place):
+            return []
+        scanner = self._scanner.within(place)
+        is_private = bool(tag >> 16 & 1)
+        layers = []
+        for begin, end in scanner.items(place, self._end):
+            places, _ = scanner.elements(begin, end)
+            layers.append(Layer(scanner, places, end, charset=self.charset, of_vendor=is_private))
+        return layers
+
+    def sequences(self) -> list[int]:
+        """Return the tags of the sequences."""
+        return [tag for tag, place in self._places.items() if self._scanner.is_sequence(place)]
 
     def blocks(self, group: int, creator: str) -> Sequence[int]:
-        """Return the block numbers (gggg,00xx) that `creator` reserved."""
+        """Return the block numbers (gggg,00xx) that `creator` reserved, whatever its case and blanks."""
         if self._blocks is None:
             self._blocks = {}
-            for tag in self._elements:
+            for tag in self._places:
                 if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
-                    name = as_text(self._elements[tag].value)
+                    name = _creator_key(as_text(self.raw(tag) or b""))
                     self._blocks.setdefault((tag >> 16, name), []).append(tag & 0xFF)
-        return self._blocks.get((group, creator), ())
+        return self._blocks.get((group, _creator_key(creator)), ())
 
-    def private(self, tag: int) -> Any:
+    def private(self, tag: int, creator: str) -> Any:
         """Return the value of a private element, typed if its type is known, else its bytes; None when absent."""
-        if tag not in self._elements:
+        raw = self.raw(tag)
+        if raw is None:
             return None
-        if self._dataset is None:
-            typed = self.value(tag)
-            return self._elements[tag].value if typed is None else typed
+        vr = self._places[tag][0]
         try:
-            return self._dataset[tag].value
-        except (TypeError, ValueError, OverflowError, NotImplementedError):
-            return self._elements[tag].value
+            vr = vr or private_dictionary_VR(tag, creator).encode()
+        except KeyError:
+            vr = b"UN"
+        typed = self._typed(tag, vr, raw)
+        return raw if typed is None else typed
 
-
-class ScannedElements(Mapping[int, RawDataElement]):
-    """Elements whose places in a file's bytes are known; each is cut out when it is asked for."""
-
-    __slots__ = ("_data", "_places")
-
-    def __init__(self, data: bytes, places: Places) -> None:
-        self._data = data
-        self._places = places
-
-    def __getitem__(self, tag: int) -> RawDataElement:
-        vr, begin, end = self._places[tag]
-        return RawDataElement(BaseTag(tag), str(vr, "ascii"), end - begin, self._data[begin:end], begin, False, True)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, tag: object) -> bool:
-        return tag in self._places
-
-    def get(self, tag: int, default: Any = None) -> Any:
-        """Return an element, or the default; without an exception, for most look-ups find nothing."""
-        return self[tag] if tag in self._places else default
+    def _typed(self, tag: int, vr: bytes | None, raw: bytes) -> Any:
+        try:
+            return _converted(
+                tag, None if vr is None else vr.decode("ascii"), raw, self._scanner.encoding, self.charset or "iso8859"
+            )
+        except _FAULTS:
+            return None
 
 
 class Header:
@@ -134,8 +123,8 @@ class Header:
 
     __slots__ = ("_standard", "layers")
 
-    def __init__(self, layers: Sequence[Dataset | Layer]) -> None:
-        self.layers = tuple(one if isinstance(one, Layer) else Layer.of(one) for one in layers)
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = tuple(layers)
         self._standard = tuple(one for one in self.layers if not one.of_vendor)
 
     @property
@@ -174,19 +163,23 @@ class Header:
         """Return a value as a number (the first of several), else None."""
         return as_number(self.value(*keywords))
 
+    def raw(self, keyword: str) -> bytes | None:
+        """Return the bytes of the first value that is there and not empty, readable or not, else None."""
+        found = (layer.raw(_tag(keyword)) for layer in self._standard)
+        return next(filter(None, found), None)
+
     def private(self, group: int, creator: str, element: int) -> Any:
         """Return the value at `element` of the block that `creator` reserved in `group`, wherever that block is."""
         for layer in self.layers:
             for block in layer.blocks(group, creator):
-                found = layer.private((group << 16) | (block << 8) | element)
+                found = layer.private((group << 16) | (block << 8) | element, creator)
                 if found not in (None, "", b""):
                     return found
         return None
 
 
-def headers_of(data: Dataset | Layer) -> Iterator[Header]:
+def headers_of(top: Layer) -> Iterator[Header]:
     """Yield one Header for a classic object and one per frame for an Enhanced multi-frame object."""
-    top = data if isinstance(data, Layer) else Layer.of(data)
     frames = top.sequence(PER_FRAME)
     if not frames:
         yield Header((*top.sequence(DIFFUSION)[:1], top))
@@ -225,10 +218,19 @@ def _is_several(value: Any) -> bool:
     return type(value) in (MultiValue, list)  # raw binary numbers become a list
 
 
-def _macros(group: Dataset) -> tuple[Layer, ...]:
+def _macros(group: Layer) -> tuple[Layer, ...]:
     """Return the functional group itself and the first item of each sequence within it."""
-    items = (element for element in group if element.VR == "SQ" and element.value)
-    return (Layer.of(group), *(Layer.of(element.value[0], of_vendor=element.tag.is_private) for element in items))
+    items = (item for tag in group.sequences() for item in group.sequence(tag)[:1])
+    return (group, *items)
+
+
+def _creator_key(name: str) -> str:
+    """Return a private creator as it is compared.
+
+    >>> _creator_key(" PHILIPS  Imaging DD 001 ") == _creator_key("Philips Imaging DD 001")
+    True
+    """
+    return "".join(name.split()).casefold()
 
 
 @lru_cache(maxsize=256)
@@ -241,14 +243,7 @@ def _tag(keyword: str) -> int:
 
 
 @lru_cache(maxsize=8192)
-def _converted(
-    tag: int,
-    vr: str | None,
-    value: bytes | None,
-    is_implicit_vr: bool,
-    is_little_endian: bool,
-    charset: str | tuple[str, ...],
-) -> Any:
+def _converted(tag: int, vr: str | None, value: bytes, encoding: Encoding, charset: str | tuple[str, ...]) -> Any:
     """Return the typed value of raw bytes; cached, since the files of a series repeat nearly all of them."""
-    raw = RawDataElement(BaseTag(tag), vr, len(value or b""), value, 0, is_implicit_vr, is_little_endian)
+    raw = RawDataElement(BaseTag(tag), vr, len(value), value, 0, vr is None, encoding.is_little_endian)
     return convert_raw_data_element(raw, encoding=charset if isinstance(charset, str) else list(charset)).value

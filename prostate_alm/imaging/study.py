@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.imaging.checks import first_refusal, frames_of_reference
-from prostate_alm.imaging.dicom import Series, Skipped, read_folder
+from prostate_alm.imaging.dicom import Series, Skipped
 from prostate_alm.imaging.doubts import doubts_of
+from prostate_alm.imaging.folder import read_folder
 from prostate_alm.imaging.kinds import IMAGED
 from prostate_alm.imaging.parts import parts_of_study
 from prostate_alm.imaging.protocol import DiffusionSet, difference, is_enough, is_secondary, sets_of

@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
-from prostate_alm.imaging.dicom import Instance, Series, StudyRefused
-from prostate_alm.imaging.geometry import stack_images
-from prostate_alm.imaging.pixels import SignalReader
+from prostate_alm.imaging.dicom import Series, StudyRefused
+from prostate_alm.imaging.geometry import Stack, stack_images
+from prostate_alm.imaging.planes import read_planes
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.rules import trace_images
 from prostate_alm.imaging.selection import Selection, image_stacks
@@ -96,9 +96,9 @@ def load_selection(
     """
     if selection.refused is not None:
         raise StudyRefused(selection.refused.code, selection.refused.reason)
-    t2_stack, *dwi_stacks = image_stacks(selection)
-    t2 = _assembled(t2_stack[1], place=t2_stack[0])
-    acquired = tuple(_assembled(images, place=place) for place, images in dwi_stacks)
+    stacks = image_stacks(selection)
+    t2, *acquired = _assembled([(place, stack_images(images, place=place)) for place, images in stacks])
+    _, *dwi_stacks = stacks
     acquired_b = tuple(float(images[0].b_value_s_per_mm2 or 0.0) for _, images in dwi_stacks)
     harmonised, computed = harmonise(acquired, acquired_b, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
     on_t2_grid = tuple(resample(one, reference=t2) for one in harmonised)
@@ -113,10 +113,10 @@ def load_volume(series: Series, *, b_value_s_per_mm2: float | None = None) -> Vo
     Raises:
         StudyRefused: the images are not one complete, evenly spaced stack.
     """
-    if b_value_s_per_mm2 is None:
-        return _assembled(series.instances, place=f"series {series.number}")
-    images = trace_images(series, b_value_s_per_mm2=b_value_s_per_mm2)
-    return _assembled(images, place=f"series {series.number}, b {b_value_s_per_mm2:g}")
+    place, images = f"series {series.number}", series.instances
+    if b_value_s_per_mm2 is not None:
+        place, images = f"{place}, b {b_value_s_per_mm2:g}", trace_images(series, b_value_s_per_mm2=b_value_s_per_mm2)
+    return _assembled([(place, stack_images(images, place=place))])[0]
 
 
 def harmonise(
@@ -212,27 +212,13 @@ def resample(volume: Volume, *, reference: Volume) -> Volume:
     return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), reference.affine_ras_mm)
 
 
-def _assembled(instances: Sequence[Instance], *, place: str) -> Volume:
-    """Return images as one volume, after the checks of the stack."""
-    stack = stack_images(instances, place=place)
-    first = stack.instances[0]
-    reader = SignalReader()
-    planes = np.empty((len(stack.instances), first.rows, first.columns), dtype=np.float32)  # (K, R, C)
-    for plane, one in zip(planes, stack.instances, strict=True):
-        plane[:] = _signal(one, reader, place=place)[::-1]
-    return Volume(planes.transpose(2, 1, 0), stack.affine_ras_mm)
-
-
-def _signal(instance: Instance, reader: SignalReader, *, place: str) -> NDArray[np.float32]:
-    """Return the signal of one image, (rows, columns)."""
-    try:
-        return reader.read(instance.pixels, rows=instance.rows, columns=instance.columns)
-    except Exception as error:  # each decoder plug-in has its own exceptions
-        raise StudyRefused(
-            "undecodable_pixels",
-            f"pixel data must be decodable, got {type(error).__name__} in {place}, image {instance.instance_number}. "
-            "Send it uncompressed, or install a decoder for its transfer syntax.",
-        ) from error
+def _assembled(stacks: Sequence[tuple[str, Stack]]) -> list[Volume]:
+    """Return stacks, each with its place in words, as volumes."""
+    planes = read_planes([(place, stack.instances) for place, stack in stacks])  # (K, R, C) each
+    return [
+        Volume(one[:, ::-1].transpose(2, 1, 0), stack.affine_ras_mm)
+        for one, (_, stack) in zip(planes, stacks, strict=True)
+    ]
 
 
 def _to_itk(volume: Volume) -> Any:

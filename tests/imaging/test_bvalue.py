@@ -3,12 +3,12 @@
 import struct
 from pathlib import Path
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from prostate_alm.imaging.bvalue import find_b_value, is_b_value_range
+from prostate_alm.imaging.files import read_header
 from prostate_alm.imaging.header import Header, headers_of
 
 SIEMENS, GE = "SIEMENS MR HEADER", "GEMS_PARM_01"
@@ -33,7 +33,8 @@ PRIVATE = [
 
 def _read_back(image: Dataset, path: Path) -> Header:
     image.save_as(path, enforce_file_format=True)
-    return next(headers_of(pydicom.dcmread(path)))
+    with path.open("rb") as file:
+        return next(headers_of(read_header(file).top))
 
 
 def _private(build, group: int, creator: str, element: int, vr: str, value, *, block: int) -> Dataset:

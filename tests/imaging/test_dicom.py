@@ -15,7 +15,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prostate_alm.imaging.dicom import read_folder, read_series
+from prostate_alm.imaging.folder import read_folder, read_series
 from prostate_alm.imaging.volume import load_volume
 
 
@@ -64,8 +64,12 @@ def test_other_files_are_skipped_and_remembered(build, tmp_path):
     (folder / "nowhere").symlink_to(folder / "missing")
     found = read_folder(folder)
     assert [len(one.instances) for one in found.series] == [6, 18]
-    assert [(str(one.path), one.reason) for one in found.skipped] == [
-        (name, "not DICOM") for name in ("empty.dcm", "long.dcm", "notes.txt")
+    assert [(str(one.path), one.reason, one.code) for one in found.skipped] == [
+        ("loop", "a linked folder is not followed", ""),
+        ("empty.dcm", "empty", ""),
+        ("long.dcm", "not DICOM", ""),
+        ("notes.txt", "not DICOM", ""),
+        ("nowhere", "neither file nor folder", ""),
     ]
 
 
@@ -74,7 +78,7 @@ def test_a_directory_record_is_no_image(build, tmp_path):
     record.SOPClassUID = MediaStorageDirectoryStorage
     (skipped,) = read_folder(build.save(tmp_path, [record])).skipped
     assert "DICOMDIR" in skipped.reason
-    assert not skipped.is_broken_dicom
+    assert not skipped.code
 
 
 @pytest.mark.parametrize("size", [0, 100, 131, 132, 140, 200, 300, 340, 400, 500, 600, 700, 900, 1000, 1100])
@@ -84,9 +88,9 @@ def test_a_file_cut_anywhere_is_told_from_a_whole_one(build, tmp_path, size):
     path.write_bytes(whole[:size])
     found = read_folder(tmp_path)
     if size < 132:  # no magic word yet
-        assert [one.is_broken_dicom for one in found.skipped] == [False]
+        assert [one.code for one in found.skipped] == [""]
     elif found.skipped:
-        assert [one.is_broken_dicom for one in found.skipped] == [True]
+        assert [one.code for one in found.skipped] == ["truncated"]
     else:
         assert size > len(whole) - 160  # within the pixels
         assert not found.series[0].instances[0].pixels.is_complete

@@ -13,7 +13,8 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prostate_alm.imaging.dicom import StudyRefused, read_series
+from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.folder import read_series
 from prostate_alm.imaging.volume import (
     ADC_RANGE_MM2_PER_S,
     Volume,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pydicom
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from prostate_alm.imaging.dicom import Instance, Series, read_folder
+from prostate_alm.imaging.apart import call_apart
+from prostate_alm.imaging.dicom import Instance, Series
+from prostate_alm.imaging.files import read_header
+from prostate_alm.imaging.folder import read_folder
+from prostate_alm.imaging.header import Header, Layer
 from prostate_alm.imaging.selection import Selection, image_stacks
 
 if TYPE_CHECKING:
@@ -114,7 +116,8 @@ def selected_evidence(selection: Selection) -> Evidence:
         b_value = None if not stacks else instances[0].b_value_s_per_mm2
         name = f"{'T2' if not stacks else 'Diffusion'}, {place}"
         stacks.append(ReferencedStack(name, b_value, _references(instances)))
-    return Evidence(_study_elements(image_stacks(selection)[0][1][0].pixels.path), tuple(stacks))
+    path = image_stacks(selection)[0][1][0].pixels.path
+    return Evidence(call_apart(_study_elements, path), tuple(stacks))
 
 
 def seen_evidence(study_dir: Path) -> Evidence:
@@ -139,7 +142,7 @@ def seen_evidence(study_dir: Path) -> Evidence:
         )
     known = {stack.references[0].sop_instance_uid for stack in stacks}
     first = next(one for item in series for one in item.instances if one.sop_instance_uid in known)
-    return Evidence(_study_elements(first.pixels.path), stacks)
+    return Evidence(call_apart(_study_elements, first.pixels.path), stacks)
 
 
 def _first_image(series: Series) -> ReferencedStack | None:
@@ -163,13 +166,17 @@ def _references(instances: Sequence[Instance]) -> tuple[Reference, ...]:
     for one in sorted(instances, key=lambda one: (one.instance_number, one.sop_instance_uid, one.pixels.frame)):
         frames.setdefault(one.sop_instance_uid, []).append(one.pixels.frame + 1)
         firsts.setdefault(one.sop_instance_uid, one)
-    found = []
-    for uid, numbers in frames.items():
-        header = _read(firsts[uid].pixels.path, ("SOPClassUID", "NumberOfFrames"))
-        is_multi_frame = "NumberOfFrames" in header
-        frames_used = tuple(numbers) if is_multi_frame else ()
-        found.append(Reference(str(header.SOPClassUID), uid, firsts[uid].series_uid, frames_used))
-    return tuple(found)
+    classes = call_apart(_classes, [firsts[uid].pixels.path for uid in frames])
+    return tuple(
+        Reference(sop_class, uid, firsts[uid].series_uid, tuple(numbers) if is_multi_frame else ())
+        for (uid, numbers), (sop_class, is_multi_frame) in zip(frames.items(), classes, strict=True)
+    )
+
+
+def _classes(paths: Sequence[Path]) -> list[tuple[str, bool]]:
+    """Return the class of each object, and whether it says how many frames it has; called in the process that reads."""
+    headers = (Header((_top(path),)) for path in paths)
+    return [(one.text("SOPClassUID"), one.raw("NumberOfFrames") is not None) for one in headers]
 
 
 def _study_elements(path: Path) -> Dataset:
@@ -177,15 +184,15 @@ def _study_elements(path: Path) -> Dataset:
 
     An archive files an object by these elements, so that a corrected one could put it beside another patient.
     """
-    source = _read(path, (*REQUIRED, *OPTIONAL, CODES))
+    source = _top(path)
     copied = Dataset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd values, which are the images' own
-        for keyword in (*REQUIRED, *OPTIONAL):
-            if keyword in source or keyword in REQUIRED:
-                copied.add(_element(keyword, source[keyword].value if keyword in source else None))
-        if CODES in source:
-            copied.add(_element(CODES, [_code(item) for item in source[CODES].value]))
+    for keyword in (*REQUIRED, *OPTIONAL):
+        tag = tag_for_keyword(keyword) or 0
+        if source.raw(tag) is not None or keyword in REQUIRED:
+            copied.add(_element(keyword, source.value(tag)))
+    codes = source.sequence(tag_for_keyword(CODES) or 0)
+    if codes:
+        copied.add(_element(CODES, [_code(item) for item in codes]))
     return copied
 
 
@@ -194,17 +201,17 @@ def _element(keyword: str, value: object) -> DataElement:
     return DataElement(tag_for_keyword(keyword) or 0, dictionary_VR(keyword), value, validation_mode=IGNORE)
 
 
-def _code(item: Dataset) -> Dataset:
+def _code(item: Layer) -> Dataset:
     """Return a code without anything private that its item may hold."""
     copied = Dataset()
     for keyword in CODE_ELEMENTS:
-        if keyword in item:
-            copied.add(_element(keyword, item[keyword].value))
+        value = item.value(tag_for_keyword(keyword) or 0)
+        if value is not None:
+            copied.add(_element(keyword, value))
     return copied
 
 
-def _read(path: Path, keywords: Iterable[str]) -> Dataset:
-    """Return some elements of a file that is known to be an image, also where it lacks the preamble."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
+def _top(path: Path) -> Layer:
+    """Return the elements of a file that is known to be an image."""
+    with path.open("rb") as file:
+        return read_header(file).top

@@ -1,0 +1,213 @@
+"""From stored values to signal, and whether a scanner can have measured that: nothing else in the program does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
+
+from prostate_alm.imaging.files import data_set_at, inflated
+from prostate_alm.imaging.pixels import Fault, Pixels
+
+LOST_BLOCK_PIXELS = 64  # the shortest run of one value that is looked at; a sector of 512 bytes has 256
+LOST_BLOCK_SHARE = 0.5  # of the pixels above and below it that are of other values
+
+_STRIDE = LOST_BLOCK_PIXELS // 4
+
+
+class FaultError(ValueError):
+    """Pixels that cannot be used; `fault` says why."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class SignalReader:
+    """Reads the signal of one image after another; a file with many compressed frames is opened once."""
+
+    def __init__(self) -> None:
+        self._opened: tuple[Path, bytes] | None = None
+
+    def read(self, pixels: Pixels, *, rows: int, columns: int) -> NDArray[np.float32]:
+        """Return the signal of one image, (rows, columns): slope × stored + intercept, 0 where it is padded.
+
+        Raises:
+            FaultError: the header says what is wrong with the values, or they are not what it says of them.
+            Exception: whatever the decoder of a compressed transfer syntax raises; ValueError for missing bytes.
+
+        Reference: DICOM PS3.3 C.7.5.1.1.2 (padding), C.11.1 (rescale); PS3.5 8.1.1 (bits).
+        """
+        if pixels.fault is not None:
+            raise FaultError(pixels.fault)
+        values = self._stored(pixels, rows=rows, columns=columns)
+        if values.shape != (rows, columns):
+            raise ValueError(f"pixels must be {rows} x {columns} of one sample, got {values.shape}. Send them again.")
+        is_padding = _padding(values, pixels.padding)
+        _require_extremes(values if is_padding is None else values[~is_padding], pixels.extremes)
+        signal: NDArray[np.float32] = values.astype(np.float32)
+        if (pixels.slope, pixels.intercept) != (1.0, 0.0):
+            signal = signal * np.float32(pixels.slope) + np.float32(pixels.intercept)
+        if is_padding is not None:
+            signal[is_padding] = 0
+        return signal
+
+    def _stored(self, pixels: Pixels, *, rows: int, columns: int) -> NDArray[Any]:
+        """Return the stored values of one image."""
+        if pixels.length is None:
+            return self._decoded(pixels, rows=rows, columns=columns)
+        dtype, size = np.dtype(pixels.dtype), rows * columns
+        at = pixels.offset + pixels.frame * size * dtype.itemsize
+        if pixels.is_deflated:
+            values = np.frombuffer(self._bytes(pixels), dtype, count=size, offset=at)
+        else:
+            values = np.fromfile(pixels.path, dtype, count=size, offset=at)
+        return _stored_bits(values.reshape(rows, columns), pixels)
+
+    def _decoded(self, pixels: Pixels, *, rows: int, columns: int) -> NDArray[Any]:
+        """Return values through a decoder, which sees nothing of the file but one frame and its form."""
+        frame = get_frame(self._bytes(pixels), pixels.frame, number_of_frames=pixels.frames)
+        image = Dataset()
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = UID(pixels.syntax)
+        image.Rows, image.Columns, image.SamplesPerPixel, image.NumberOfFrames = rows, columns, 1, 1
+        image.PhotometricInterpretation = "MONOCHROME2"
+        image.BitsAllocated = np.dtype(pixels.dtype).itemsize * 8
+        image.BitsStored, image.HighBit = pixels.bits_stored, pixels.high_bit
+        image.PixelRepresentation = int(np.dtype(pixels.dtype).kind == "i")
+        image.PixelData = encapsulate([frame])
+        return pixel_array(image, index=0)
+
+    def _bytes(self, pixels: Pixels) -> bytes:
+        """Return the inflated data set of a file, or what follows where its fragments begin."""
+        if self._opened is None or self._opened[0] != pixels.path:
+            with pixels.path.open("rb") as file:
+                if not pixels.is_deflated:
+                    file.seek(pixels.offset)
+                found = file.read()
+            self._opened = pixels.path, inflated(found[data_set_at(found) :]) if pixels.is_deflated else found
+        return self._opened[1]
+
+
+def read_signal(pixels: Pixels, *, rows: int, columns: int) -> NDArray[np.float32]:
+    """Return the signal of one image, (rows, columns) float32; see `SignalReader.read`."""
+    return SignalReader().read(pixels, rows=rows, columns=columns)
+
+
+def require_signal(planes: NDArray[np.float32]) -> None:
+    """Refuse planes (K, R, C) that no scanner can have measured: constant, nowhere positive, or with lost blocks.
+
+    Raises:
+        FaultError: no_signal or damaged_pixels.
+
+    Example:
+        >>> require_signal(np.zeros((2, 8, 8), np.float32))
+        Traceback (most recent call last):
+        ...
+        prostate_alm.imaging.signal.FaultError: Fault(code='no_signal', rule='images must hold signal', \
+found='one value in all of them', advice='Send the series again from its archive.')
+    """
+    flat = planes.reshape(len(planes), -1)
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise FaultError(Fault("no_finite_signal", "signal must be finite", "other numbers"))
+    if (low == high).all():
+        raise FaultError(Fault("no_signal", "images must hold signal", "one value in all of them"))
+    if (low == high).any():
+        found = f"one value in {int((low == high).sum())} of {len(planes)}"
+        raise FaultError(Fault("damaged_pixels", "every image must hold signal", found))
+    if high.max() <= 0:
+        raise FaultError(Fault("no_signal", "images must hold signal above 0", "none"))
+    lost = next(lost_blocks(planes), None)
+    if lost is not None:
+        found = f"a run of {lost} pixels of one value between others"
+        raise FaultError(Fault("damaged_pixels", "images must be whole", found))
+
+
+def lost_blocks(planes: NDArray[np.float32]) -> Iterator[int]:
+    """Yield the lengths of runs of one value, row after row, whose surroundings are of other values: lost sectors.
+
+    A mask around the body makes such runs too, but above or below them its value goes on.
+    """
+    flat = planes.reshape(len(planes), -1)
+    sampled = flat[:, ::_STRIDE]
+    is_same = sampled[:, 1:] == sampled[:, :-1]
+    is_candidate = is_same[:, 1:] & is_same[:, :-1]
+    for plane in np.flatnonzero(is_candidate.any(axis=1)):
+        yield from (end - begin for begin, end in _runs(flat[plane]) if _is_island(planes, int(plane), begin, end))
+
+
+def _runs(values: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Return where long runs of one value begin and end."""
+    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
+    bounds = np.concatenate([[0], edges, [len(values)]])
+    long = np.flatnonzero(np.diff(bounds) >= LOST_BLOCK_PIXELS)
+    return [(int(bounds[one]), int(bounds[one + 1])) for one in long]
+
+
+def _is_island(planes: NDArray[np.float32], plane: int, begin: int, end: int) -> bool:
+    """Return whether the pixels above and below a run are of other values; at an edge, those of the next images."""
+    values, width = planes[plane].ravel(), planes.shape[2]
+    above = values[max(begin - width, 0) : min(end - width, begin)] if begin >= width else None
+    below = values[max(begin + width, end) : end + width] if end + width <= len(values) else None
+    others = [one for one in (above, below) if one is not None and len(one)]
+    if above is None or below is None:
+        near = [one for one in (plane - 1, plane + 1) if 0 <= one < len(planes)]
+        others += [planes[one].ravel()[begin:end] for one in near]
+    return all((one != values[begin]).mean() > LOST_BLOCK_SHARE for one in others)
+
+
+def _stored_bits(values: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
+    """Return the bits that are stored, the sign of signed values kept.
+
+    The others must be empty, the same in all pixels, or an overlay that the header names.
+    """
+    allocated = values.dtype.itemsize * 8
+    above, below = allocated - 1 - pixels.high_bit, pixels.high_bit + 1 - pixels.bits_stored
+    if not above and not below:
+        return values
+    stored: NDArray[Any] = (values << above) >> (above + below)
+    is_empty = stored << below == values
+    if values.dtype.kind == "i":  # above a sign there may be copies of it, or nothing
+        is_empty |= (stored & ((1 << pixels.bits_stored) - 1)) << below == values
+    unused = values & ~np.array(_mask(pixels)).astype(values.dtype)
+    if not (is_empty.all() or pixels.has_overlay or (unused == unused[0, 0]).all()):
+        found = f"others in {int((~is_empty).sum())} pixels"
+        raise FaultError(Fault("damaged_pixels", f"values must lie in the {pixels.bits_stored} bits stored", found))
+    return stored
+
+
+def _mask(pixels: Pixels) -> int:
+    """Return the bits that are stored, set."""
+    return ((1 << pixels.bits_stored) - 1) << (pixels.high_bit + 1 - pixels.bits_stored)
+
+
+def _padding(values: NDArray[Any], padding: tuple[int, int] | None) -> NDArray[np.bool_] | None:
+    """Return which pixels are padding; None where there are none.
+
+    A padding value that lies among the others is no mark: some scanners declare one that signal has as well.
+    """
+    if padding is None:
+        return None
+    is_padding = (values >= padding[0]) & (values <= padding[1])
+    others = values[~is_padding]
+    if not is_padding.any() or not others.size or others.min() < padding[0] <= padding[1] < others.max():
+        return None
+    return is_padding
+
+
+def _require_extremes(values: NDArray[Any], extremes: tuple[int, int] | None) -> None:
+    """Refuse values outside of what the header says of the smallest and the largest."""
+    if extremes is None or extremes[0] >= extremes[1]:  # some writers fill in zeros
+        return
+    if values.min() < extremes[0] or values.max() > extremes[1]:
+        found = f"{values.min()} to {values.max()}"
+        rule = f"values must lie between the header's smallest and largest, {extremes[0]} and {extremes[1]}"
+        raise FaultError(Fault("damaged_pixels", rule, found))
