@@ -45,9 +45,8 @@ def component_of(header: Header, image_type: Sequence[str], description: str, ru
     Reference: DICOM PS3.3 C.8.13.3.1 (Complex Image Component), C.8.3.1.1.1 (ImageType of MR).
 
     Example:
-        >>> from pydicom.dataset import Dataset
         >>> from prostate_alm.imaging.rulebook import default_rules
-        >>> component_of(Header((Dataset(),)), ("ORIGINAL", "PRIMARY", "R_SE", "R", "SE"), "", default_rules())
+        >>> component_of(Header(()), ("ORIGINAL", "PRIMARY", "R_SE", "R", "SE"), "", default_rules())
         'real'
     """
     told = _COMPONENTS.get(header.text("ComplexImageComponent").upper())
