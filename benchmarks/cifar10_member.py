@@ -62,13 +62,13 @@ def read_config(dataset_dir: Path, epochs: int, folder: Path) -> ConfigParser:
         {"dataset_dir": str(dataset_dir), "output_dir": str(folder / "out"), "tracking_uri": uri, "alm": False}
     )
     config.update({"pretrain_epochs": 0, "alm_epochs": epochs})
-    config["schedule#patience"] = epochs
+    config["patience"] = epochs
     return config
 
 
 def train_bundle(dataset_dir: Path, epochs: int, folder: Path) -> None:
     config = read_config(dataset_dir, epochs, folder)
-    run_member(config.get_parsed_content("prepared"), config.get_parsed_content("trainer"))
+    run_member(config.get_parsed_content("prepared"), config.get_parsed_content("member_training"))
 
 
 def train_stock(dataset_dir: Path, epochs: int, folder: Path) -> None:

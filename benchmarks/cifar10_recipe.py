@@ -28,7 +28,8 @@ from prostate_alm.data.cifar10 import read_classes
 from prostate_alm.data.cifar10_draws import draw_member
 from prostate_alm.data.tensors import TensorLoader
 from prostate_alm.method.metrics import auc, fpr_at_tpr
-from prostate_alm.training.trainer import TwoStageTraining
+from prostate_alm.training.engines import Training
+from prostate_alm.training.handlers import KeepBest
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "cifar10" / "train.json"
 UNSEEN = 1000  # of each class
@@ -130,12 +131,12 @@ def train(overrides: dict[str, Any], dataset_dir: Path, unseen: TensorLoader) ->
     with tempfile.TemporaryDirectory() as folder:
         config.update({"dataset_dir": str(dataset_dir), "output_dir": f"{folder}/out", "tracking_uri": "none"})
         config.update(wanted)
-        training: TwoStageTraining = config.get_parsed_content("trainer")
+        training: Training = config.get_parsed_content("member_training")
+        optimizer = training.trainer.optimizer
         mean = RunningMean(training.network)
-        training._make_optimizer = watched(training._make_optimizer, mean)
-        on_epoch = cosine(mean, training.schedule.alm_epochs) if falls else None
-        best = training.run(Path(folder) / "checkpoint.pt", on_epoch=on_epoch)
-    states = {"best": best.network_state, "last": mean.last, "mean": mean.state}
+        optimizer.register_step_post_hook(mean)
+        training.run(on_epoch=cosine(optimizer, training.trainer.state.max_epochs) if falls else None)
+    states = {"best": training.handler(KeepBest).network_state, "last": mean.last, "mean": mean.state}
     logits = {}
     for name, state in states.items():
         training.network.load_state_dict(state)
@@ -150,7 +151,6 @@ class RunningMean:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.state: dict[str, Tensor] = {}
-        self.optimizer: Optimizer
         self.steps = 0
 
     @property
@@ -165,18 +165,9 @@ class RunningMean:
             self.state.setdefault(key, value.clone()).lerp_(value, share)
 
 
-def watched(make: Callable[[Any], Optimizer], mean: RunningMean) -> Callable[[Any], Optimizer]:
-    def optimizer(parameters: Any) -> Optimizer:
-        mean.optimizer = make(parameters)
-        mean.optimizer.register_step_post_hook(mean)
-        return mean.optimizer
-
-    return optimizer
-
-
-def cosine(mean: RunningMean, epochs: int) -> Callable[[list[dict[str, float]]], None]:
+def cosine(optimizer: Optimizer, epochs: int) -> Callable[[list[dict[str, float]]], None]:
     def on_epoch(history: list[dict[str, float]]) -> None:
-        for group in mean.optimizer.param_groups:
+        for group in optimizer.param_groups:
             first = group.setdefault("first_rate", group["lr"])
             group["lr"] = first * 0.5 * (1 + math.cos(math.pi * len(history) / epochs))
 

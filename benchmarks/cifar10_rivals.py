@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.losses import AUCMLoss
 from torch import Tensor, nn
@@ -33,8 +34,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from prostate_alm.method.lagrangian import ConstrainedLoss
 from prostate_alm.method.metrics import auc
+from prostate_alm.training.engines import Training
+from prostate_alm.training.handlers import Checkpoint
 from prostate_alm.training.results import summarise, summarise_extra
-from prostate_alm.training.trainer import Stage, TwoStageTraining
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "cifar10" / "train.json"
 RATIOS = (9, 19)
@@ -182,11 +184,6 @@ def main() -> None:
             print(line(options.output_dir, ratio, name, alm), flush=True)
 
 
-def only_stage(training: TwoStageTraining) -> tuple[Stage, ...]:
-    """Return a stage that uses the loss as it is."""
-    return (Stage(1, "rival", training.schedule.alm_epochs, constrained=True),)
-
-
 def member_file(folder: Path, ratio: int, name: str, alm: bool, candidate: int, member: int) -> Path:
     text = f"{name}{' and ALM' if alm else ''}".replace(" ", "-").replace(",", "").lower()
     return folder / f"1-{ratio}-{text}-{candidate}-{member}.npz"
@@ -198,21 +195,19 @@ def train(rival: Rival, ratio: int, *, alm: bool, member: int, dataset_dir: Path
     with tempfile.TemporaryDirectory() as folder:
         config.update({"dataset_dir": str(dataset_dir), "output_dir": f"{folder}/out", "tracking_uri": "none"})
         config.update({"ratio": ratio, "member": member, "alm": alm})
-        prepared, training = (config.get_parsed_content(key) for key in ("prepared", "trainer"))
+        prepared = config.get_parsed_content("prepared")
+        training: Training = config.get_parsed_content("member_training")
         base, optimizer = rival(prepared.train_labels, ratio)
         if "pAUC" in type(base).__name__:
-            training.loss = WithIndex(base, prepared.train_ids, prepared.train_labels)
-            training.stages = partial(only_stage, training)
+            training.trainer.loss_function.whole = WithIndex(base, prepared.train_ids, prepared.train_labels)
         else:
-            training.loss.base = base
+            training.trainer.loss_function.whole.base = base
         if optimizer is not None:
-            training._make_optimizer = optimizer
-        training.save = lambda *_: None  # optimizers of LibAUC hold what no checkpoint can
-        training.run(Path(folder) / "checkpoint.pt")
-    validation, test, extra = (
-        training.evaluate(part)
-        for part in (training.loaders.validation, training.loaders.test, training.loaders.test_extra)
-    )
+            training.trainer.optimizer = optimizer(training.network.parameters())
+        # optimizers of LibAUC hold what no checkpoint can
+        training.trainer.remove_event_handler(training.handler(Checkpoint), Events.EPOCH_COMPLETED)
+        training.run()
+    validation, test, extra = training.scores().values()
     return {
         "labels": np.concatenate([test.labels, extra.labels]),
         "logits": np.concatenate([test.logits, extra.logits]),

@@ -54,13 +54,13 @@ def main() -> None:
         for name in ("first", "again"):
             with stopwatch(f"ours, reading, {name}"):
                 config = read_config(options, work / name, cache=work / "cache")
-                training = config.get_parsed_content("trainer")
+                training = config.get_parsed_content("member_training")
         cached = sum(file.stat().st_size for file in (work / "cache").rglob("*.npy"))
         print(f"cache {cached / 2**20:.0f} MiB on disk, for all members")
         with stopwatch("stock, reading"):
             stock = stock_trainer(config, config.get_parsed_content("prepared"), options.epochs)
         with stopwatch("ours, an epoch", per=options.epochs) as ours:
-            training.run(work / "checkpoint.pt")
+            training.run()
         with stopwatch("stock, an epoch", per=options.epochs) as theirs:
             stock.run()
     print(

@@ -13,15 +13,14 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
 from prostate_alm.training import tracking
-from prostate_alm.training.member import Member
-from prostate_alm.training.trainer import TwoStageTraining
+from prostate_alm.training.engines import Training
+from prostate_alm.training.stages import Stages
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "prostate" / "train.json"
 
@@ -29,11 +28,12 @@ CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "prostate" / "train.j
 class BareEpochs:
     """The same network and optimizer on batches that were made before."""
 
-    def __init__(self, training: TwoStageTraining, optimizer: Any) -> None:
+    def __init__(self, training: Training) -> None:
         self.network = copy.deepcopy(training.network)
-        self.optimizer = optimizer(self.network.parameters())
-        self.train = [(batch["image"], batch["label"].float()[:, None]) for batch in training.loaders.train]
-        self.validation = [batch["image"] for batch in training.loaders.validation]
+        used = training.trainer.optimizer
+        self.optimizer = type(used)(self.network.parameters(), **used.defaults)
+        self.train = [(batch["image"], batch["label"].float()[:, None]) for batch in training.trainer.data_loader]
+        self.validation = [batch["image"] for batch in training.evaluator.data_loader]
 
     def seconds(self) -> float:
         """Return the duration of one epoch."""
@@ -60,23 +60,20 @@ def main() -> None:
         config.update(
             {"pretrain_epochs": epochs, "alm_epochs": epochs, "output_dir": f"{folder}/out", "tracking_uri": uri}
         )
-        member: Member = config.get_parsed_content("prepared")
-        training: TwoStageTraining = config.get_parsed_content("trainer")
-        bare = BareEpochs(training, config.get_parsed_content("optimizer"))
+        training: Training = config.get_parsed_content("member_training")
+        bare = BareEpochs(training)
         run = tracking.start_member_run(
             tracking_uri=uri, experiment="prostate", ensemble_name="overhead", member_name="member-00", tags={}
         )
-        whole_s, bare_s = measure(training, bare, run, checkpoint=member.folder.file("checkpoint.pt"))
+        whole_s, bare_s = measure(training, bare, run)
     print(f"{'stage':10} {'whole, s':>9} {'bare, s':>9} {'ratio':>6}   (medians of {epochs - 1} epochs)")
-    for number, stage in enumerate(training.stages()):
+    for number in range(2):
         part = slice(number * epochs + 1, (number + 1) * epochs)  # the first epoch of a stage warms up
         whole, plain = statistics.median(whole_s[part]), statistics.median(bare_s[part])
-        print(f"{stage.name:10} {whole:9.3f} {plain:9.3f} {whole / plain:6.2f}")
+        print(f"{training.handler(Stages).name_of(number):10} {whole:9.3f} {plain:9.3f} {whole / plain:6.2f}")
 
 
-def measure(
-    training: TwoStageTraining, bare: BareEpochs, run: tracking.MemberRun, *, checkpoint: Path
-) -> tuple[list[float], list[float]]:
+def measure(training: Training, bare: BareEpochs, run: tracking.MemberRun) -> tuple[list[float], list[float]]:
     """Return the seconds of each epoch of the bundle and of each bare epoch, taken in turn."""
     whole_s: list[float] = []
     bare_s: list[float] = []
@@ -89,7 +86,7 @@ def measure(
         bare_s.append(bare.seconds())
         start = time.perf_counter()
 
-    training.run(checkpoint, on_epoch=on_epoch)
+    training.run(on_epoch=on_epoch)
     return whole_s, bare_s
 
 

@@ -81,10 +81,9 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="members at the same time (default: one per core)")
     parser.add_argument(
         "--executor",
-        choices=("local", "ray", "together"),
+        choices=("local", "ray"),
         default="local",
-        help="processes of this machine, a Ray cluster, or together as one network, meant for a GPU (default: "
-        "%(default)s); together, --jobs bounds the members in memory (default: all)",
+        help="processes of this machine, or a Ray cluster (default: %(default)s)",
     )
 
 

@@ -17,7 +17,6 @@ from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
 from prostate_alm.whole_files import sha256_of_file
 
-SYNTHETIC_COHORT_FOLDER = Path("data")
 _TEST_DRAW = 0
 """Seed of the positives that a test set at a class ratio keeps: the same for all members and experiments."""
 
@@ -25,16 +24,18 @@ _TEST_DRAW = 0
 class CohortSettings(Settings):
     """Settings of a member that is trained on a cohort.
 
-    The cohort is that of `manifest`, else the synthetic one of `recipe`, else a small synthetic one. With a `ratio`,
-    positive patients are dropped from training and test until there are `ratio` negatives for each.
+    The cohort is that of `manifest`, else the synthetic one of `recipe`, else a small synthetic one; those are made in
+    `dataset_dir`. With a `ratio`, positive patients are dropped from training and test until there are `ratio` negatives
+    for each.
     """
 
+    dataset_dir: Path
     manifest: Path | None
     recipe: Path | None
     ratio: float | None = Field(gt=0, allow_inf_nan=False)
     cache_dir: Path
     not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
-        *("manifest", "recipe"),  # the cohort is known by its content
+        *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
     }
 
@@ -54,7 +55,7 @@ class CohortSettings(Settings):
     @property
     def data_name(self) -> str:
         """Name of the cohort, and the class ratio where one is set."""
-        name = (self.manifest or self.recipe or default_manifest_path(SYNTHETIC_COHORT_FOLDER)).stem
+        name = (self.manifest or self.recipe or default_manifest_path(self.dataset_dir)).stem
         return name if self.ratio is None else f"{name}-1-{self.ratio:g}"
 
     def read_samples(self) -> Samples:
@@ -74,8 +75,8 @@ class CohortSettings(Settings):
 
     def _manifest_path(self) -> Path:
         if self.recipe:
-            return make_from_recipe(self.recipe, SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
-        return self.manifest or ensure_synthetic_cohort(SYNTHETIC_COHORT_FOLDER, progress=progress_bar)
+            return make_from_recipe(self.recipe, self.dataset_dir, progress=progress_bar)
+        return self.manifest or ensure_synthetic_cohort(self.dataset_dir, progress=progress_bar)
 
 
 def prepare_member(settings: CohortSettings) -> Member:

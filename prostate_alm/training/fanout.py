@@ -1,4 +1,4 @@
-"""Many members at once: the same bundle command for each, in several processes that stay warm, or as one network."""
+"""Many members at once: the same bundle command for each, in several processes that stay warm."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, get_args
 from prostate_alm.data.workers import available_workers
 from prostate_alm.training.run_folder import RunFolder
 
-Executor = Literal["local", "ray", "together"]
+Executor = Literal["local", "ray"]
 
 _KEEP_FREED_MEMORY = {
     # glibc gives large buffers back to the system after each layer and gets them again, page by page, for the next:
@@ -83,9 +83,7 @@ def run_tasks(
     Args:
         tasks: what to run.
         jobs: largest number of processes, >= 1; None for one per core (local) or what the cluster has (ray).
-            For `together`, the largest number of members; None for all.
-        executor: `local`; `ray` for the cluster of RAY_ADDRESS (without one, this machine); or `together`, in this
-            process as one network, see `together_members`.
+        executor: `local`, or `ray` for the cluster of RAY_ADDRESS (without one, this machine).
 
     Raises:
         ValueError: jobs or executor is out of range, or Ray is not installed.
@@ -104,10 +102,6 @@ def run_tasks(
         from prostate_alm.training.fanout_ray import run_with_ray
 
         yield from run_with_ray(waiting, jobs=jobs)
-    elif executor == "together":
-        from prostate_alm.training.together_members import run_members_together
-
-        yield from run_members_together(waiting, at_once=jobs)
     elif waiting:
         yield from _run_local(waiting, jobs=min(jobs or available_workers(), len(waiting)))
 

@@ -3,32 +3,42 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
+from prostate_alm.method.lagrangian import AugmentedLagrangian
+from prostate_alm.training.distributed import is_leader
+
+if TYPE_CHECKING:
+    from prostate_alm.training.stages import Stages
+
+
+class Constrained(Protocol):
+    """A loss with a constraint that acts, or None where none does."""
+
+    @property
+    def term(self) -> AugmentedLagrangian | None:
+        """The constraint where it acts, else None."""
 
 
 class SeedEpochs:
-    """Seed everything random at the start of each epoch from a function of the epoch's number.
+    """Seed everything random at the start of each epoch.
 
     No state of a random generator needs to be saved: a resumed run draws the numbers of an uninterrupted one.
 
     Args:
-        seed_of_epoch: epoch, from 1, -> seed.
+        stages: says the seed of the epoch.
         randomizers: called with the seed, e.g. to seed transforms and to order a sampler.
     """
 
-    def __init__(
-        self, seed_of_epoch: Callable[[int], int], randomizers: Sequence[Callable[[int], object]] = ()
-    ) -> None:
-        self._seed_of_epoch = seed_of_epoch
+    def __init__(self, stages: "Stages", randomizers: Sequence[Callable[[int], object]] = ()) -> None:
+        self._stages = stages
         self._randomizers = randomizers
 
     def attach(self, trainer: Engine) -> None:
@@ -37,7 +47,7 @@ class SeedEpochs:
 
     def __call__(self, trainer: Engine) -> None:
         """Act at the event."""
-        seed = self._seed_of_epoch(trainer.state.epoch)
+        seed = self._stages.seed_of_epoch()
         set_determinism(seed=seed)
         for randomize in self._randomizers:
             randomize(seed)
@@ -78,12 +88,12 @@ class UpdateMultipliers:
     """λ_j ← λ_j + μ q_j after the optimizer step, with q from before it (Algorithm 1); nothing after a skipped step.
 
     Args:
-        constraint: holds λ and μ.
+        loss: its constraint holds λ and μ, where one acts.
         clip: says whether the step was skipped.
     """
 
-    def __init__(self, constraint: AugmentedLagrangian, clip: ClipGradients) -> None:
-        self._constraint = constraint
+    def __init__(self, loss: Constrained, clip: ClipGradients) -> None:
+        self._loss = loss
         self._clip = clip
 
     def attach(self, trainer: Engine) -> None:
@@ -92,83 +102,140 @@ class UpdateMultipliers:
 
     def __call__(self, trainer: Engine) -> None:
         """Act at the event."""
+        if self._loss.term is None:
+            return
         if self._clip.skipped:
-            self._constraint.discard()
+            self._loss.term.discard()
         else:
-            self._constraint.update_multipliers()
+            self._loss.term.update_multipliers()
+
+
+class SchedulePenalty:
+    """μ ← ρ μ when the validation AUC fell (Algorithm 1).
+
+    Args:
+        loss: its constraint holds μ, where one acts.
+        evaluator: of the validation.
+    """
+
+    def __init__(self, loss: Constrained, evaluator: Engine) -> None:
+        self._loss = loss
+        self._evaluator = evaluator
+
+    def attach(self, trainer: Engine) -> None:
+        """Act after each epoch of `trainer`."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event.
+
+        Raises:
+            ValueError: the epoch has not been validated: μ would follow the AUC of another one.
+        """
+        if self._loss.term is not None:
+            self._loss.term.observe_validation(validated(self._evaluator, trainer)["val_auc"])
+
+
+def validated(evaluator: Engine, trainer: Engine) -> dict[str, float]:
+    """Return the metrics of the validation that followed the present epoch of training.
+
+    Raises:
+        ValueError: there was none.
+    """
+    if evaluator.state.epoch != trainer.state.epoch:
+        raise ValueError(
+            f"ValidationHandler must come before the handlers that read the validation, got its epoch "
+            f"{evaluator.state.epoch} in epoch {trainer.state.epoch}. Put it before them in train#handlers, interval 1."
+        )
+    return {name: float(value) for name, value in evaluator.state.metrics.items()}
 
 
 class KeepBest:
-    """Keep a copy of the network where a score was highest, and say when it has stayed below for too long.
+    """Keep a copy of the network where the validation score was highest, and say when it has stayed below for too long.
 
     Args:
         network: whose state is kept.
-        patience: number of epochs without a better score after which training ends, at least 1.
+        evaluator: of the validation; `val_score` of its metrics, larger is better.
+        patience: number of epochs without a better score after which a stage ends, at least 1.
+
+    Attributes:
+        epochs: number of epochs of the stage so far.
     """
 
-    def __init__(self, network: nn.Module, *, patience: int) -> None:
+    def __init__(self, network: nn.Module, evaluator: Engine, *, patience: int) -> None:
         self._network = network
+        self._evaluator = evaluator
         self._patience = patience
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a stage."""
         self.score = -math.inf
-        self.epoch = 0
+        self.epoch = self.epochs = 0
         self.network_state: dict[str, Any] = {}
 
-    def observe(self, score: float, *, epoch: int) -> None:
-        """Take the score, larger is better, of the network as it is after an epoch."""
+    def attach(self, trainer: Engine) -> None:
+        """Act after each epoch of `trainer`."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        score = validated(self._evaluator, trainer)["val_score"]
+        self.epochs += 1
         if score > self.score:
-            self.score, self.epoch = score, epoch
+            self.score, self.epoch = score, self.epochs
             self.network_state = copy.deepcopy(self._network.state_dict())
 
-    def is_exhausted(self, epoch: int) -> bool:
-        """Say whether the patience is used up after an epoch."""
-        return epoch - self.epoch >= self._patience
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the patience is used up."""
+        return self.epochs - self.epoch >= self._patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score, its epoch and the network's state then."""
-        return {"score": self.score, "epoch": self.epoch, "network": self.network_state}
+        """Return the best score, its epoch, the network's state then, and the number of epochs."""
+        return {"score": self.score, "epoch": self.epoch, "epochs": self.epochs, "network": self.network_state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.score, self.epoch, self.network_state = state["score"], state["epoch"], state["network"]
+        self.score, self.epoch, self.epochs = state["score"], state["epoch"], state["epochs"]
+        self.network_state = state["network"]
 
 
-class EpochLosses:
-    """Means of the loss and of its two parts over the steps of an epoch, on this rank.
+class Checkpoint:
+    """Write the state of all that changes after each epoch, and begin from it where there is one.
+
+    A kill at any time leaves the old state or the new one; the run that goes on from it gives the numbers of an
+    uninterrupted one. Only the leader of several processes writes.
 
     Args:
-        loss: F and the constraint, or F alone.
+        path: of the file.
+        parts: what changes, by name; `history` says how many epochs there were.
     """
 
-    def __init__(self, loss: ConstrainedLoss) -> None:
-        self._total: list[torch.Tensor] = []
-        self._base: list[torch.Tensor] = []
-        self._constrained = loss.term is not None
-        self._base_module = loss.base
+    def __init__(self, path: Path, parts: Mapping[str, Any]) -> None:
+        self._path = path
+        self._parts = parts
 
     def attach(self, trainer: Engine) -> None:
-        """Follow the steps of `trainer`."""
-        hook = self.follow()
-        trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: self.forget())
-        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, lambda engine: self.add(engine.state.output["loss"]))
-        trainer.add_event_handler(Events.COMPLETED, lambda _: hook.remove())
+        """Act at the start and after each epoch of `trainer`."""
+        trainer.add_event_handler(Events.STARTED, self.load)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def follow(self) -> RemovableHandle:
-        """Note each value of F from now on, until the handle is removed."""
-        return self._base_module.register_forward_hook(lambda _, __, value: self._base.append(value.detach()))
+    def load(self, trainer: Engine) -> None:
+        """Go on from the file, if it exists."""
+        if not self._path.is_file():
+            return
+        saved = torch.load(self._path, map_location=trainer.state.device, weights_only=True)
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
+        trainer.state.epoch, trainer.state.max_epochs = saved["epoch"], saved["max_epochs"]
+        trainer.state.iteration = saved["epoch"] * trainer.state.epoch_length
 
-    def forget(self) -> None:
-        """Begin an epoch."""
-        self._total.clear()
-        self._base.clear()
-
-    def add(self, loss: torch.Tensor) -> None:
-        """Note the whole loss of a step, a scalar."""
-        self._total.append(loss.detach())
-
-    def means(self) -> dict[str, float]:
-        """Return `train_loss` and, with a constraint, its parts `train_base_loss` and `train_constraint`."""
-        total = float(torch.stack(self._total).mean())
-        if not self._constrained:
-            return {"train_loss": total}
-        base = float(torch.stack(self._base).mean())
-        return {"train_loss": total, "train_base_loss": base, "train_constraint": total - base}
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        if not is_leader():
+            return
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        torch.save(states | {"epoch": trainer.state.epoch, "max_epochs": trainer.state.max_epochs}, temporary)
+        temporary.replace(self._path)

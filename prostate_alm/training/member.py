@@ -16,6 +16,7 @@ from prostate_alm.data.splits import member_seed
 from prostate_alm.method.losses import BaseLoss
 from prostate_alm.training import results, run_folder, tracking
 from prostate_alm.training.distributed import is_leader, leader_first
+from prostate_alm.training.engines import Training
 from prostate_alm.training.run_folder import RunFolder
 from prostate_alm.training.samples import Samples
 from prostate_alm.training.settings import (
@@ -25,7 +26,6 @@ from prostate_alm.training.settings import (
     bundle_files,
     exit_on_usage_error,
 )
-from prostate_alm.training.trainer import TwoStageTraining
 
 OUTPUT_ROOT = Path("outputs")
 
@@ -50,6 +50,11 @@ class Member:
         config = self.folder.read_json(run_folder.CONFIG)
         settings = self.settings.model_copy(update={"precision": config[run_folder.DTYPE]})
         return replace(self, config=config, settings=settings)
+
+    @property
+    def checkpoint(self) -> Path:
+        """File for the state after each epoch."""
+        return self.folder.file(run_folder.CHECKPOINT)
 
     @property
     def train_labels(self) -> list[int]:
@@ -133,7 +138,7 @@ def open_trained(bundle: str, settings: Settings) -> Member:
     return member
 
 
-def evaluate_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
+def evaluate_member(member: Member, training: Training) -> dict[str, Any]:
     """Evaluate the weights of a trained member; nothing is written.
 
     Returns:
@@ -141,8 +146,7 @@ def evaluate_member(member: Member, training: TwoStageTraining) -> dict[str, Any
     """
     weights = torch.load(member.folder.file(run_folder.MODEL), map_location="cpu", weights_only=True)
     training.network.load_state_dict(weights)
-    loaders = training.loaders.evaluated()
-    return _report(member, results.summarise_splits({name: training.evaluate(part) for name, part in loaders.items()}))
+    return _report(member, results.summarise_splits(training.scores()))
 
 
 def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def base_loss(member: Member) -> BaseLoss:
     return member.settings.make_loss(class_counts=(len(member.train_labels) - positives, positives))
 
 
-def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
+def run_member(member: Member, training: Training) -> dict[str, Any]:
     """Train, evaluate and write the results; the MLflow run ends as FINISHED, or as FAILED when anything goes wrong.
 
     Ends the process with exit code 2 when another process trains in the same folder.
@@ -224,22 +228,22 @@ def run_member(member: Member, training: TwoStageTraining) -> dict[str, Any]:
         logger.info("%s is finished already; its results stay as they are", member.folder.path)
         return _report(member, member.folder.read_json(run_folder.METRICS))
     if not is_leader():
-        training.run(member.folder.file(run_folder.CHECKPOINT))
+        training.run()
         return {}
     with exit_on_usage_error(member.folder.lock), member_run(member) as run:
-        training.run(member.folder.file(run_folder.CHECKPOINT), on_epoch=run.log_epochs)
+        training.run(on_epoch=run.log_epochs)
         metrics = write_results(member, training)
     return _report(member, metrics)
 
 
-def write_results(member: Member, training: TwoStageTraining) -> dict[str, Any]:
+def write_results(member: Member, training: Training) -> dict[str, Any]:
     """Evaluate a trained member and write its results; `metrics.json` comes last and says that they are complete.
 
     Returns:
         The content of `metrics.json`.
     """
     folder = member.folder
-    splits = {name: training.evaluate(loader) for name, loader in training.loaders.evaluated().items()}
+    splits = training.scores()
     metrics = results.summarise_splits(splits)
     results.write_predictions(folder.file(run_folder.PREDICTIONS), splits)
     results.write_history(folder.file(run_folder.HISTORY), training.history)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine
 from ignite.metrics import Metric
 
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_tpr
@@ -55,6 +56,10 @@ class RankingMetrics(Metric):
     def logits(self) -> np.ndarray:
         """Logits in the order of evaluation, (N,)."""
         return np.concatenate(self._logits)
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Put the metrics into the state of an engine, each by its own name; `name` is the one that MONAI compares."""
+        engine.state.metrics |= self.compute()
 
     def compute(self) -> dict[str, float]:
         """Return the metrics by name, each starting with `val_`; none where there is one class only."""

@@ -9,8 +9,10 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
-from prostate_alm.training.handlers import ClipGradients, EpochLosses, UpdateMultipliers
-from prostate_alm.training.trainer import TargetLoss, prepare_batch
+from prostate_alm.training.engines import prepare_batch
+from prostate_alm.training.handlers import ClipGradients, UpdateMultipliers
+from prostate_alm.training.history import EpochLosses
+from prostate_alm.training.stages import StagedLoss
 
 BATCHES = [
     {
@@ -39,14 +41,14 @@ class Run:
 
     def __init__(self, data: list[dict[str, Any]], *, norm_max: float = 1e9, inferer: Any = None) -> None:
         self.network, self.term, optimizer = make_parts()
-        loss = ConstrainedLoss(nn.BCEWithLogitsLoss(), self.term)
+        loss = StagedLoss(ConstrainedLoss(nn.BCEWithLogitsLoss(), self.term))
         trainer = SupervisedTrainer(
             device=torch.device("cpu"),
             max_epochs=1,
             train_data_loader=data,
             network=self.network,
             optimizer=optimizer,
-            loss_function=TargetLoss(loss),
+            loss_function=loss,
             prepare_batch=prepare_batch,
             inferer=inferer,
             decollate=False,
@@ -55,7 +57,7 @@ class Run:
         self.clip, self.losses = ClipGradients(self.network, norm_max), EpochLosses(loss)
         self.clip.attach(trainer)
         self.losses.attach(trainer)
-        UpdateMultipliers(self.term, self.clip).attach(trainer)
+        UpdateMultipliers(loss, self.clip).attach(trainer)
         trainer.run()
 
 

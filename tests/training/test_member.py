@@ -26,6 +26,7 @@ def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member
         loss_parameters=parameters or {},
         device="cpu",
         precision="auto",
+        dataset_dir="data",
         threads=1,
         cache_dir="cache",
     )

@@ -8,6 +8,7 @@ from prostate_alm.training.cohort_member import CohortSettings
 from prostate_alm.training.settings import bundle_configuration, exit_on_usage_error, read_settings, unknown_overrides
 
 VALID = {
+    "dataset_dir": "data",
     "manifest": None,
     "recipe": None,
     "ratio": None,

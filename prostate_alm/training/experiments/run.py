@@ -111,7 +111,7 @@ def run_experiment(
         plan: from `read_plan`.
         root: folder of the experiment; must be new, or have been started with the same plan.
         jobs: largest number of processes; None for what the machine has.
-        executor: `local`, `together` or `ray`.
+        executor: `local` or `ray`.
         local_settings: settings of the bundle that depend on the machine and change no result, e.g. `dataset_dir`.
         on_progress: called at the start and after each member.
 
