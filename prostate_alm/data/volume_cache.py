@@ -11,13 +11,27 @@ import numpy as np
 import torch
 from filelock import FileLock
 from monai.data.utils import pickle_hashing
-from monai.transforms import Compose
+from monai.transforms import Compose, RandomizableTrait
 from numpy.typing import NDArray
 
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import replacing
 
 _KEY_LENGTH = 24  # hexadecimal digits: 96 bits, so that two contents never share a name
+
+
+def require_fixed(transforms: Sequence[Callable[..., Any]]) -> None:
+    """Check that no transform before the cache is random: it would be drawn once, for training and test alike.
+
+    Raises:
+        ValueError: one is.
+    """
+    for transform in transforms:
+        if isinstance(transform, RandomizableTrait):
+            raise ValueError(
+                f"read_and_normalise must hold transforms that are not random, got {type(transform).__name__}: its "
+                "result would be kept on disk for training and test alike. Augment in `augment`, batch by batch."
+            )
 
 
 class VolumeCache:

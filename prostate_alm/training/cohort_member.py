@@ -25,8 +25,8 @@ class CohortSettings(Settings):
     """Settings of a member that is trained on a cohort.
 
     The cohort is that of `manifest`, else the synthetic one of `recipe`, else a small synthetic one; those are made in
-    `dataset_dir`. With a `ratio`, positive patients are dropped from training and test until there are `ratio` negatives
-    for each.
+    `dataset_dir`. With a `ratio`, positive patients are dropped from training and test until there are `ratio`
+    negatives for each.
     """
 
     dataset_dir: Path

@@ -79,6 +79,16 @@ class Training:
         network: nn.Module = self.evaluator.network
         return network
 
+    def used(self) -> dict[str, Any]:
+        """Return which network and optimizer are trained, whatever the settings say: overlays may name others."""
+        optimizer = self.trainer.optimizer
+        return {
+            "network": type(self.network).__name__,
+            "network_parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "optimizer": type(optimizer).__name__,
+            "optimizer_lr": optimizer.param_groups[0]["lr"],
+        }
+
     @property
     def history(self) -> list[dict[str, float]]:
         """Figures of each epoch."""

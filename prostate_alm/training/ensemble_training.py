@@ -13,10 +13,11 @@ import numpy as np
 from prostate_alm.progress import Progress, silent
 from prostate_alm.shipped import TRAINING_CONFIG
 from prostate_alm.training import tracking
+from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
 from prostate_alm.training.run_folder import ENSEMBLE, METRICS, RunFolder, changed_keys, member_name
-from prostate_alm.training.settings import Settings, literal_override, named_arguments, unknown_overrides
+from prostate_alm.training.settings import Settings, literal_override, named_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,7 @@ def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Set
     Raises:
         EnsembleError: an override is not known to the config file.
     """
-    arguments = ["--config_file", str(config_file), *(part for name in overrides for part in (f"--{name}", ""))]
-    faults = unknown_overrides(arguments)
+    faults = unknown_keys({"config_file": str(config_file), **overrides})
     if faults:
         raise EnsembleError(faults[0])
     settings: Settings = _parser(config_file, overrides).get_parsed_content("given_settings")

@@ -231,6 +231,7 @@ def run_member(member: Member, training: Training) -> dict[str, Any]:
         training.run()
         return {}
     with exit_on_usage_error(member.folder.lock), member_run(member) as run:
+        run.log_params(training.used())
         training.run(on_epoch=run.log_epochs)
         metrics = write_results(member, training)
     return _report(member, metrics)

@@ -1,8 +1,6 @@
 """What may be set on the command line of a bundle, checked before anything else happens."""
 
 import ast
-import difflib
-import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prostate_alm.method.losses import BaseLoss, make_loss
+from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, read_config, unknown_keys
 from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
 from prostate_alm.whole_files import sha256_of_file
@@ -21,8 +20,6 @@ USAGE_ERROR = 2
 """Exit code for a fault of the caller."""
 
 T = TypeVar("T")
-
-_NOT_OVERRIDES = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
 
 
 class Settings(BaseModel, ABC):
@@ -168,34 +165,6 @@ def _fault_in_words(fault: Any) -> str:
     return f"{name} must be {rule}, got {fault['input']!r}. Change --{name}."
 
 
-def unknown_overrides(arguments: Sequence[str]) -> list[str]:
-    """Find overrides of `python -m monai.bundle run` that the config files do not know.
-
-    MONAI adds an unknown top-level key to the config without a word, so that `--max_epoch 3` would change nothing.
-
-    Args:
-        arguments: the command line after the program.
-
-    Returns:
-        One line for each unknown override; empty when all are known or no config file is named.
-
-    >>> unknown_overrides(["run", "training", "--seeed", "3"])
-    []
-    """
-    named = named_arguments(arguments)
-    if "config_file" not in named:
-        return []
-    known = {key.lstrip("+") for path in _config_files(named["config_file"]) for key in _top_level_keys(path)}
-    faults = []
-    for name in named:
-        top = name.lstrip("+").replace("::", "#").split("#")[0]
-        if top not in known and top not in _NOT_OVERRIDES:
-            close = difflib.get_close_matches(top, known, n=1)
-            hint = f"Did you mean --{close[0]}?" if close else f"Available: {sorted(known - {'imports'})}"
-            faults.append(f"override must be a key of the config file, got --{name} in the command line. {hint}")
-    return faults
-
-
 def bundle_configuration(arguments: Sequence[str], kind: type[Settings]) -> dict[str, Any]:
     """Return what a command line gives besides the settings: the config files, by checksum, and other overrides.
 
@@ -206,7 +175,7 @@ def bundle_configuration(arguments: Sequence[str], kind: type[Settings]) -> dict
         kind: the settings that the bundle has; they are recorded as such, not as overrides.
     """
     named, files = named_arguments(arguments), bundle_files(arguments)
-    overrides = {name: value for name, value in named.items() if name not in _NOT_OVERRIDES | set(kind.model_fields)}
+    overrides = {name: value for name, value in named.items() if name not in NOT_OVERRIDES | set(kind.model_fields)}
     return {"config_files": {path.name: sha256_of_file(path) for path in files}, "overrides": overrides}
 
 
@@ -216,22 +185,22 @@ def bundle_files(arguments: Sequence[str]) -> list[Path]:
     >>> [path.name for path in bundle_files(["run", "training", "--config_file", "bundles/prostate/train.json"])]
     ['train.json']
     """
-    return _config_files(named_arguments(arguments).get("config_file", ""))
+    return config_files(named_arguments(arguments).get("config_file", ""))
 
 
-def named_arguments(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the named arguments of a command line as texts: `--name value` and `--name=value`.
+def named_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the named arguments of a command line, `--name value` and `--name=value`, and those of its `--args_file`.
 
     >>> named_arguments(["run", "training", "--ratio", "9", "--loss=bce"])
     {'ratio': '9', 'loss': 'bce'}
     """
-    named = {}
+    named: dict[str, Any] = {}
     for position, argument in enumerate(arguments):
         if argument.startswith("--"):
             name, separator, value = argument[2:].partition("=")
             follows = arguments[position + 1] if position + 1 < len(arguments) else ""
             named[name.replace("-", "_")] = value if separator else follows
-    return named
+    return (read_config(Path(named["args_file"])) if named.get("args_file") else {}) | named
 
 
 def literal_override(value: Any) -> Any:
@@ -244,15 +213,6 @@ def literal_override(value: Any) -> Any:
         return ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError):
         return value
-
-
-def _config_files(value: str) -> list[Path]:
-    """Read `X.json` or a list as MONAI's command line takes it: `"['X.json','Y.json']"`."""
-    return [Path(part.strip(" '\"")) for part in value.strip("[]() ").split(",") if part.strip(" '\"")]
-
-
-def _top_level_keys(path: Path) -> list[str]:
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.suffix == ".json" else []
 
 
 def exit_on_usage_error(action: Callable[[], T]) -> T:
@@ -282,11 +242,11 @@ def bundle_arguments() -> list[str]:
 
 
 def check_command_line() -> None:
-    """Refuse unknown overrides when this process is `python -m monai.bundle`.
+    """Refuse keys that nothing reads when this process is `python -m monai.bundle`.
 
     Raises:
-        ValueError: one line for each unknown override.
+        ValueError: one line for each such key.
     """
-    faults = unknown_overrides(bundle_arguments())
+    faults = unknown_keys(named_arguments(bundle_arguments()))
     if faults:
         raise ValueError("\n".join(faults))

@@ -152,6 +152,11 @@ def assert_one_line(stderr: str, text: str) -> None:
     ("arguments", "message"),
     [
         (("--pretrain_epoch", "3"), "Did you mean --pretrain_epochs?"),
+        (("--train#handler", "[]"), "Did you mean --train#handlers?"),
+        (
+            ("--read_and_normalise#7", "{'_target_': 'monai.transforms.RandGaussianNoised', 'keys': 'image'}"),
+            "read_and_normalise must hold transforms that are not random, got RandGaussianNoised",
+        ),
         (("--manifest", "nowhere.json"), "manifest must be a readable file, got nowhere.json"),
     ],
 )

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from prostate_alm.training.cohort_member import CohortSettings
-from prostate_alm.training.settings import bundle_configuration, exit_on_usage_error, read_settings, unknown_overrides
+from prostate_alm.training.config_keys import unknown_keys
+from prostate_alm.training.settings import bundle_configuration, exit_on_usage_error, named_arguments, read_settings
 
 VALID = {
     "dataset_dir": "data",
@@ -81,6 +82,10 @@ def config_file(tmp_path: Path) -> Path:
     return path
 
 
+def faults_of(arguments: list[str]) -> list[str]:
+    return unknown_keys(named_arguments(arguments))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -95,25 +100,41 @@ def config_file(tmp_path: Path) -> Path:
     ],
 )
 def test_known_overrides_pass(config_file: Path, arguments: list[str]) -> None:
-    assert unknown_overrides(["run", "training", "--config_file", str(config_file), *arguments]) == []
+    assert faults_of(["run", "training", "--config_file", str(config_file), *arguments]) == []
 
 
 def test_a_misspelt_override_is_named_with_the_nearest_known_one(config_file: Path) -> None:
-    (fault,) = unknown_overrides(["run", "training", "--config_file", str(config_file), "--pretrain_epoch", "3"])
+    (fault,) = faults_of(["run", "training", "--config_file", str(config_file), "--pretrain_epoch", "3"])
     assert "--pretrain_epoch " in fault
     assert "Did you mean --pretrain_epochs?" in fault
 
 
 def test_an_override_like_nothing_lists_what_there_is(config_file: Path) -> None:
-    (fault,) = unknown_overrides(["run", "training", f"--config_file={config_file}", "--zzz", "3"])
+    (fault,) = faults_of(["run", "training", f"--config_file={config_file}", "--zzz", "3"])
     assert "Available: ['member', 'network_def', 'pretrain_epochs']" in fault
 
 
-def test_keys_of_all_config_files_are_known(config_file: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps({"+extra": 1}))
+def test_an_overlay_may_add_what_something_refers_to(config_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("extra: 1\nmember: '$@extra + 1'\n")
     both = f"['{config_file}','{other}']"
-    assert unknown_overrides(["run", "--config_file", both, "--extra", "2", "--member", "1"]) == []
+    assert faults_of(["run", "--config_file", both, "--extra", "2", "--member", "1"]) == []
+    other.write_text("+extra: 1\nmembre: 2\n")
+    unread = faults_of(["run", "--config_file", both])
+    assert [fault.split("got ")[1].split(".")[0] for fault in unread] == ["+extra in other", "membre in other"]
+    assert unread[1].endswith("Did you mean member?")
+
+
+def test_a_key_within_a_section_is_looked_for_too(config_file: Path) -> None:
+    (fault,) = faults_of(["run", "--config_file", str(config_file), "--network_def#feature", "4"])
+    assert fault.endswith("got --network_def#feature in the command line. Did you mean --network_def#features?")
+
+
+def test_the_file_of_arguments_is_read_as_the_command_line(config_file: Path, tmp_path: Path) -> None:
+    given = {"config_file": [str(config_file)], "pretrain_epoch": 3, "member": 2}
+    (tmp_path / "args.json").write_text(json.dumps(given))
+    (fault,) = faults_of(["run", "training", "--args_file", str(tmp_path / "args.json"), "--member", "1"])
+    assert fault.endswith("Did you mean --pretrain_epochs?")
 
 
 def test_a_fault_of_the_caller_ends_with_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
