@@ -30,8 +30,9 @@ class BareEpochs:
 
     def __init__(self, training: Training) -> None:
         self.network = copy.deepcopy(training.network)
-        used = training.trainer.optimizer
-        self.optimizer = type(used)(self.network.parameters(), **used.defaults)
+        group = training.trainer.optimizer.param_groups[0]
+        own = self.network.parameters()
+        self.optimizer = torch.optim.AdamW(own, lr=group["lr"], weight_decay=group["weight_decay"])
         self.train = [(batch["image"], batch["label"].float()[:, None]) for batch in training.trainer.data_loader]
         self.validation = [batch["image"] for batch in training.evaluator.data_loader]
 

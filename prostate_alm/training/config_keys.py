@@ -10,6 +10,7 @@ from typing import Any
 NOT_OVERRIDES = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
 """Arguments of `python -m monai.bundle run` itself."""
 
+_RUN_BY_MONAI = {"run", "training", "evaluating", "initialize", "finalize"}
 _OF_TRACKING = {"experiment_name", "run_name", "save_execute_config"}
 """What MONAI's own `--tracking` reads besides."""
 
@@ -29,7 +30,7 @@ def unknown_keys(named: Mapping[str, Any]) -> list[str]:
     if not files:
         return []
     config, *overlays = [read_config(path) for path in files]
-    used = {str(named.get(name)) for name in ("run_id", "init_id", "final_id")} | {"training", "run", "evaluating"}
+    used = {str(named.get(name)) for name in ("run_id", "init_id", "final_id")} | _RUN_BY_MONAI
     used |= {
         name
         for content in (config, *overlays, named)
