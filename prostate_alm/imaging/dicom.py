@@ -63,6 +63,7 @@ class Instance:
     orientation: Numbers | None  # cosines along a row, then down a column
     pixel_spacing_mm: Numbers | None  # between rows, between columns
     slice_thickness_mm: float | None
+    slice_location_mm: float | None  # along the normal, from an origin of the vendor's choice
     b_value_s_per_mm2: float | None
     b_value_source: str
     directionality: str
@@ -221,6 +222,7 @@ def _instance(header: Header, series: Series, pixels: Pixels, rules: Rules, *, i
         orientation=header.numbers("ImageOrientationPatient", count=6),
         pixel_spacing_mm=header.numbers("PixelSpacing", count=2),
         slice_thickness_mm=header.number("SliceThickness"),
+        slice_location_mm=header.number("SliceLocation"),
         b_value_s_per_mm2=b_value.b_value_s_per_mm2,
         b_value_source=b_value.source,
         directionality=b_value.directionality or ("DIRECTIONAL" if has_gradient(header) else ""),

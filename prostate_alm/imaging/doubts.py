@@ -90,6 +90,18 @@ def _numbers(selection: Selection) -> Iterator[Doubt]:
             )
 
 
+def _locations(selection: Selection) -> Iterator[Doubt]:
+    """Yield a doubt where Slice Location does not rise or fall with the position: images may have changed places."""
+    for place, images in image_stacks(selection):
+        found = [one.slice_location_mm for one in stack_images(images, place=place).instances]
+        steps = np.diff([one for one in found if one is not None])
+        if None not in found and (steps > 0).any() and (steps < 0).any():
+            yield Doubt(
+                "positions_disagree",
+                f"slices of {place} lie in another order by Slice Location than by their positions.",
+            )
+
+
 def _ends(selection: Selection) -> Iterator[Doubt]:
     """Yield a doubt where T2 and diffusion share their slices but for one at one end."""
     (_, images), *diffusion = image_stacks(selection)
@@ -159,6 +171,7 @@ DOUBTS: tuple[Callable[[Selection], Iterator[Doubt]], ...] = (
     _wide_gaps,
     _counts,
     _numbers,
+    _locations,
     _ends,
     _coverage,
 )

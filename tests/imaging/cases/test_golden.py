@@ -463,6 +463,24 @@ def _echo_times_of_a_rounding(b):
     return t2 + b.diffusion(3)
 
 
+@case("PS3.3 C.7.6.2.1.2: Slice Location says that two images changed places", warnings=("positions_disagree",))
+def _exchanged_positions(b):
+    images = b.study()
+    for index, image in enumerate(images[:6]):
+        image.SliceLocation = 3.0 * index
+    one, other = images[2:4]
+    one.ImagePositionPatient, other.ImagePositionPatient = other.ImagePositionPatient, one.ImagePositionPatient
+    return images
+
+
+@case("Slice Location falls where positions rise, as some vendors count", has_plain_voxels=True)
+def _falling_locations(b):
+    images = b.study()
+    for index, image in enumerate(images[:6]):
+        image.SliceLocation = -3.0 * index
+    return images
+
+
 # What a study cannot be
 @case("PS3.3 C.7.1.1: Patient's Sex (0010,0040)", warnings=("patient_not_male",), has_plain_voxels=True)
 def _a_woman(b):
