@@ -40,7 +40,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._connection, theirs = make_pipe()
-        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        paths = os.pathsep.join(path or _here() for path in sys.path)
         program = f"from prostate_alm.imaging.apart import serve; serve({theirs.fileno()})"
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", program],
@@ -109,7 +109,7 @@ def call_apart(function: Callable[_Given, _Found], *args: _Given.args, **kwargs:
         >>> call_apart(len, "abc")
         3
     """
-    request = pickle.dumps((function, args, kwargs))
+    request = pickle.dumps((_here(), function, args, kwargs))
     with _lock:
         worker = _ready()
         try:
@@ -139,6 +139,14 @@ def serve(descriptor: int) -> None:
         _send(connection, _called(request))
 
 
+def _here() -> str:
+    """Return the folder that relative paths start from: that of the call, not of the start of the process."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # deleted since: no relative path leads anywhere
+        return "/"
+
+
 def _ready() -> _Worker:
     """Return the process of this one; a fork does not share that of its parent."""
     if _workers and _workers[0].owner != os.getpid():
@@ -150,7 +158,8 @@ def _ready() -> _Worker:
 
 def _called(request: bytes) -> tuple[bool, Any]:
     try:
-        function, args, kwargs = pickle.loads(request)
+        folder, function, args, kwargs = pickle.loads(request)
+        os.chdir(folder)
         return True, function(*args, **kwargs)
     except MemoryError:
         return False, _too_much(f"{LIMITS.memory_bytes // _MIB} MiB")

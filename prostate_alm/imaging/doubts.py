@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -90,16 +91,28 @@ def _numbers(selection: Selection) -> Iterator[Doubt]:
             )
 
 
-def _locations(selection: Selection) -> Iterator[Doubt]:
-    """Yield a doubt where Slice Location does not rise or fall with the position: images may have changed places."""
+def _order(selection: Selection) -> Iterator[Doubt]:
+    """Yield a doubt where few images of a stack lie out of order: two of them may have changed places."""
     for place, images in image_stacks(selection):
-        found = [one.slice_location_mm for one in stack_images(images, place=place).instances]
-        steps = np.diff([one for one in found if one is not None])
-        if None not in found and (steps > 0).any() and (steps < 0).any():
+        stacked = stack_images(images, place=place).instances
+        locations = [one.slice_location_mm for one in stacked if one.slice_location_mm is not None]
+        named = "Slice Location" if len(locations) == len(stacked) else "Instance Number"
+        values = locations if named == "Slice Location" else [float(one.instance_number) for one in stacked]
+        misplaced = len(values) - max(_longest_rise(values), _longest_rise(values[::-1]))
+        interleaved = (len(values) - 1) // 2  # so many are out of order where every second slice was counted first
+        if misplaced and (named == "Slice Location" or misplaced < interleaved):
             yield Doubt(
-                "positions_disagree",
-                f"slices of {place} lie in another order by Slice Location than by their positions.",
+                "positions_disagree", f"slices of {place} lie in another order by {named} than by their positions."
             )
+
+
+def _longest_rise(values: Sequence[float]) -> int:
+    """Return how many values the longest subsequence that never falls has."""
+    ends: list[float] = []  # the least last value of a rise of each length
+    for value in values:
+        place = bisect_right(ends, value)
+        ends[place : place + 1] = [value]
+    return len(ends)
 
 
 def _ends(selection: Selection) -> Iterator[Doubt]:
@@ -171,7 +184,7 @@ DOUBTS: tuple[Callable[[Selection], Iterator[Doubt]], ...] = (
     _wide_gaps,
     _counts,
     _numbers,
-    _locations,
+    _order,
     _ends,
     _coverage,
 )

@@ -59,3 +59,14 @@ def test_a_fork_has_a_process_of_its_own():
     os.waitpid(child, 0)
     assert int(os.read(read, 20)) != mine
     assert call_apart(os.getpid) == mine
+
+
+def test_relative_paths_are_those_of_the_caller_wherever_it_has_gone(tmp_path, monkeypatch):
+    call_apart(os.getcwd)
+    monkeypatch.chdir(tmp_path)
+    assert call_apart(os.getcwd) == str(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert call_apart(os.getcwd) == "/"

@@ -473,6 +473,22 @@ def _exchanged_positions(b):
     return images
 
 
+@case("PS3.3 C.7.6.1: numbers that rise with the position but for two images", warnings=("positions_disagree",))
+def _exchanged_positions_without_locations(b):
+    images = b.study()
+    one, other = images[2:4]
+    one.ImagePositionPatient, other.ImagePositionPatient = other.ImagePositionPatient, one.ImagePositionPatient
+    return images
+
+
+@case("every second slice was counted first, as interleaved acquisitions are", has_plain_voxels=True)
+def _interleaved_numbers(b):
+    images = b.study()
+    for image, number in zip(images[:6], (1, 4, 2, 5, 3, 6), strict=True):
+        image.InstanceNumber = number
+    return images
+
+
 @case("Slice Location falls where positions rise, as some vendors count", has_plain_voxels=True)
 def _falling_locations(b):
     images = b.study()
