@@ -1,8 +1,9 @@
-"""The base losses F(θ): ten functions of logits and labels, chosen by the names of the paper's tables."""
+"""The base losses F(θ): ten functions of logits and labels, chosen by the names of the paper's tables, or one's own."""
 
+import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from prostate_alm.method.batch import plain
 
 Formula = Callable[[Tensor, Tensor], Tensor]
+Maker = Callable[..., Formula]
+"""Parameters of a loss, by name, to its formula."""
 
 
 class BaseLoss(nn.Module):
@@ -88,8 +91,9 @@ def make_loss(name: str, **parameters: Any) -> BaseLoss:
     A class that is absent from the batch adds 0 to msfe, and makes mbauc 0.
 
     Args:
-        name: one of the names above.
-        **parameters: those of the table.
+        name: one of the names above, or `module.function` of a function of your own, which takes its parameters by name
+            and returns the formula: logits and labels, both (B,) and floating, to a scalar.
+        **parameters: those of the table, or of your function.
 
     Returns:
         The loss as a module without weights.
@@ -111,10 +115,25 @@ def make_loss(name: str, **parameters: Any) -> BaseLoss:
     >>> loss(torch.tensor([0.0, 0.0]), torch.tensor([1, 0]))  # (3 + 1) / 2 * log 2
     tensor(1.3863)
     """
-    if name not in _MAKERS:
-        raise ValueError(f"name must be a loss, got {name!r} in make_loss. Available: {sorted(_MAKERS)}")
-    whole = _with_defaults(name, parameters)
-    return BaseLoss(name, _MAKERS[name](**whole), whole)
+    maker = _maker(name, LOSSES)
+    whole = _with_defaults(name, maker, parameters)
+    return BaseLoss(name, maker(**whole), whole)
+
+
+def parameters_of(name: str, losses: Mapping[str, Maker] | None = None) -> tuple[str, ...]:
+    """Return the names of a loss's parameters, `class_counts` among them where it weighs classes.
+
+    Args:
+        name: as for `make_loss`.
+        losses: among which; `LOSSES` when None.
+
+    Raises:
+        ValueError: there is no such loss.
+
+    >>> parameters_of("cb_bce")
+    ('class_counts', 'beta')
+    """
+    return tuple(inspect.signature(_maker(name, LOSSES if losses is None else losses)).parameters)
 
 
 def _bce() -> Formula:
@@ -169,11 +188,11 @@ def _ldam(*, class_counts: tuple[int, int], max_margin: float = 0.5, scale: floa
     return partial(_margin_loss, negative=negative, positive=positive, scale=scale)
 
 
-_MAKERS: dict[str, Callable[..., Formula]] = {
+LOSSES: dict[str, Maker] = {
     "bce": _bce,
     "s_ml": _s_ml,
-    "a_ml": _a_ml,
     "s_fl": _s_fl,
+    "a_ml": _a_ml,
     "a_fl": _a_fl,
     "w_bce": _w_bce,
     "cb_bce": _cb_bce,
@@ -181,6 +200,7 @@ _MAKERS: dict[str, Callable[..., Formula]] = {
     "mbauc": _mbauc,
     "ldam": _ldam,
 }
+"""The one place where a loss has its name, in the order of the paper's tables; settings, plans and tables read it."""
 
 
 def _margin_loss(logits: Tensor, labels: Tensor, *, negative: float, positive: float, scale: float = 1.0) -> Tensor:
@@ -214,8 +234,24 @@ def _pair_square_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return gap.square() + positive.var(correction=0) + negative.var(correction=0)
 
 
-def _with_defaults(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    signature = inspect.signature(_MAKERS[name])
+def _maker(name: str, losses: Mapping[str, Maker]) -> Maker:
+    module, _, attribute = name.rpartition(".")
+    found = losses.get(name)
+    if found is None and module:
+        try:
+            found = getattr(importlib.import_module(module), attribute, None)
+        except (ImportError, ValueError):  # a name such as "a..b" is no module's
+            found = None
+    if not callable(found):
+        raise ValueError(
+            f"loss must be a known one or module.function of your own that can be imported, got {name!r}. "
+            f"Available: {list(losses)}"
+        )
+    return found
+
+
+def _with_defaults(name: str, maker: Maker, parameters: dict[str, Any]) -> dict[str, Any]:
+    signature = inspect.signature(maker)
     try:
         bound = signature.bind(**parameters)
     except TypeError as error:

@@ -3,14 +3,14 @@
 import ast
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prostate_alm.method.losses import BaseLoss, make_loss
+from prostate_alm.method.losses import LOSSES, BaseLoss, make_loss, parameters_of
 from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, read_config, unknown_keys
 from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
@@ -36,7 +36,7 @@ class Settings(BaseModel, ABC):
 
     member: int = Field(ge=0)
     seed: int = Field(ge=0)
-    loss: Literal["bce", "s_ml", "a_ml", "s_fl", "a_fl", "w_bce", "cb_bce", "msfe", "mbauc", "ldam"]
+    loss: str
     loss_parameters: dict[str, float]
     alm: bool
     mu0: float = Field(gt=0, allow_inf_nan=False)
@@ -117,8 +117,17 @@ class Settings(BaseModel, ABC):
         Args:
             class_counts: (negatives, positives) of the training samples.
         """
-        needed = {"class_counts": class_counts} if self.loss in ("cb_bce", "ldam") else {}
+        needed = {"class_counts": class_counts} if "class_counts" in parameters_of(self.loss) else {}
         return make_loss(self.loss, **needed | self.loss_parameters)
+
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_known(cls, name: str) -> str:
+        try:
+            parameters_of(name)
+        except ValueError as error:
+            raise ValueError(f"must be one of {list(LOSSES)}, or module.function of your own") from error
+        return name
 
     @field_validator("device")
     @classmethod
@@ -247,6 +256,18 @@ def check_command_line() -> None:
     Raises:
         ValueError: one line for each such key.
     """
-    faults = unknown_keys(named_arguments(bundle_arguments()))
+    named = named_arguments(bundle_arguments())
+    faults = unknown_keys(named) + _unnamed_losses(named)
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def _unnamed_losses(named: Mapping[str, Any]) -> list[str]:
+    """Find base losses that are put in place behind the back of `--loss`: results would bear another loss's name."""
+    overlays = [(f"in {path.name}", read_config(path)) for path in config_files(named.get("config_file", ""))[1:]]
+    return [
+        f"base loss must be named by --loss, got {key} {where}. Give --loss module.function: docs/tutorials/extend.md"
+        for where, content in [*overlays, ("in the command line", named)]
+        for key in content
+        if key.lstrip("+").replace("::", "#").startswith("loss_function#base")
+    ]

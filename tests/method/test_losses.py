@@ -198,7 +198,9 @@ def test_copies_and_pickles(name, parameters):
         ("ldam", {"class_counts": (5,)}, r"class_counts must be \(negatives, positives\), .* \(5,\) in ldam"),
         ("ldam", {"max_margin": -1, **COUNTS}, "max_margin must be finite and >= 0, got -1 in ldam"),
         ("ldam", {"scale": 0, **COUNTS}, "scale must be finite and > 0, got 0 in ldam"),
-        ("focal", {}, r"name must be a loss, got 'focal' in make_loss. Available: \['a_fl', "),
+        ("focal", {}, r"loss must be a known one or module.function .*, got 'focal'. Available: \['bce', 's_ml', "),
+        ("nowhere.focal", {}, "loss must be a known one or module.function of your own .*, got 'nowhere.focal'"),
+        ("math.pi", {}, "loss must be a known one or module.function of your own .*, got 'math.pi'"),
     ],
 )
 def test_parameters_out_of_range(name, parameters, message):

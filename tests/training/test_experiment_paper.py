@@ -6,12 +6,12 @@ from statistics import fmean
 
 import pytest
 
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, RATE_COLUMNS, Key, paper_effects, paper_table
+from prostate_alm.training.experiments.paper_tables import RATE_COLUMNS, Key, loss_names, paper_effects, paper_table
 from prostate_alm.training.experiments.plan import in_numbers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EFFECTS = json.loads((GOLDEN / "paper_effects.json").read_text(encoding="utf-8"))
-CODE_NAMES = {name: loss for loss, name in LOSS_NAMES.items()}
+CODE_NAMES = {name: loss for loss, name in loss_names().items()}
 
 
 def test_single_figures_are_those_printed_in_the_paper() -> None:

@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from prostate_alm.method.losses import make_loss
+from prostate_alm.method.losses import LOSSES, make_loss
+from prostate_alm.training.cifar10_member import Cifar10Settings
 from prostate_alm.training.experiments.grid import cells, runs_in_all, runs_to_do, search
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES
+from prostate_alm.training.experiments.paper_tables import loss_names
 from prostate_alm.training.experiments.plan import (
-    LOSS_PARAMETERS,
     Plan,
     in_numbers,
     read_plan,
     start_or_continue,
     started_plan,
 )
+from prostate_alm.training.settings import read_settings
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "cifar10"
 PLANS = BUNDLE / "experiments"
@@ -62,7 +63,7 @@ def test_the_papers_grid_is_that_of_appendix_e() -> None:
     assert set(plan.alm.mu0_rho) == grid
     assert plan.alm.delta == (1.0, 1.5, 2.0)
     assert [loss for loss in plan.losses if not plan.has_alm(loss)] == ["mbauc"]
-    assert set(plan.losses) == set(LOSS_NAMES) - {"ldam"}
+    assert set(plan.losses) == set(loss_names()) - {"ldam"}
 
 
 def test_the_papers_grid_takes_81_candidates_for_each_pair_and_ratio() -> None:
@@ -101,18 +102,28 @@ def test_every_loss_of_the_shipped_plans_can_be_made(name: str) -> None:
             make_loss(cell.loss, **parameters, **counts)
 
 
-@pytest.mark.parametrize("loss", LOSS_PARAMETERS)
-def test_the_parameters_that_a_plan_may_set_are_those_of_the_loss(loss: str) -> None:
-    parameters = dict.fromkeys(LOSS_PARAMETERS[loss], 0.5)
-    counts = {"class_counts": (9, 1)} if loss in ("cb_bce", "ldam") else {}
-    assert set(make_loss(loss, **parameters, **counts).parameters_of_name) >= set(parameters)
-    with pytest.raises(TypeError):
-        make_loss(loss, no_such_parameter=1.0, **counts)
+def test_a_plan_may_set_the_parameters_of_a_loss_and_the_data_give_its_class_counts() -> None:
+    given = {"cb_bce": {"beta": 0.99}, "ldam": {"max_margin": 0.5, "scale": 2.0}}
+    assert set(Plan.model_validate(VALID | {"losses": given}).losses) == {"cb_bce", "ldam"}
+    for loss in LOSSES:
+        with pytest.raises(ValueError, match=rf"parameters of {loss} must be some of .*got \['class_counts'\]"):
+            Plan.model_validate(VALID | {"losses": {loss: {"class_counts": 1.0}}})
 
 
 @pytest.mark.parametrize(("value", "number"), [("N", 9), ("2N", 18), ("N/3", 3), ("2N/3", 6), (1, 1), (0.1, 0.1)])
 def test_a_candidate_may_be_a_multiple_of_the_ratio(value: float | str, number: float) -> None:
     assert in_numbers(value, 9) == number
+
+
+def test_a_loss_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "t_bce", lambda *, tilt=1.0: lambda logits, labels: tilt * logits.mean())
+    plan = Plan.model_validate(VALID | {"losses": {"t_bce": {"tilt": [1, 2]}}})
+    (candidate, _) = plan.loss_candidates("t_bce", 9)
+    assert make_loss("t_bce", **candidate).extra_repr() == "t_bce, tilt=1.0"
+    assert loss_names()["t_bce"] == "T-BCE"
+    given = json.loads((BUNDLE / "train.json").read_text(encoding="utf-8"))
+    fields = {key: given[key] for key in Cifar10Settings.model_fields} | {"loss": "t_bce"}
+    assert read_settings(Cifar10Settings, **fields).ensemble_name == "t_bce-alm"
 
 
 def test_candidates_that_are_the_same_at_a_ratio_are_one() -> None:

@@ -1,12 +1,20 @@
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from prostate_alm.training.cohort_member import CohortSettings
 from prostate_alm.training.config_keys import unknown_keys
-from prostate_alm.training.settings import bundle_configuration, exit_on_usage_error, named_arguments, read_settings
+from prostate_alm.training.settings import (
+    bundle_configuration,
+    check_command_line,
+    exit_on_usage_error,
+    named_arguments,
+    read_settings,
+)
 
 VALID = {
     "dataset_dir": "data",
@@ -52,7 +60,8 @@ def test_the_command_line_gives_true_as_a_word(text: object, value: bool) -> Non
         ("rho", 0.99, "rho must be greater than or equal to 1, got 0.99"),
         ("delta", -0.1, "delta must be greater than or equal to 0, got -0.1"),
         ("threads", 0, "threads must be greater than or equal to 1, got 0"),
-        ("loss", "bcee", "loss must be 'bce', 's_ml'"),
+        ("loss", "bcee", r"loss must be one of \['bce', 's_ml', .*, or module.function of your own, got 'bcee'"),
+        ("loss", "nowhere.bce", "or module.function of your own, got 'nowhere.bce'"),
         ("alm", "perhaps", "alm must be a valid boolean"),
         ("pretrain_epochs", "ten", "pretrain_epochs must be a valid integer"),
         ("device", "gpu", "device must be auto, cpu, or a device that this machine has, got 'gpu'"),
@@ -160,3 +169,28 @@ def test_what_determines_a_run_besides_its_settings_is_recorded(config_file: Pat
     assert recorded["config_files"] == {"train.json": checksum}
     config_file.write_text("{}")
     assert bundle_configuration(arguments, CohortSettings) != recorded
+
+
+def test_a_base_loss_is_named_and_not_put_in_place_unseen(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of `--loss_function#base` would bear the name that `--loss` has: bce."""
+    config_file.write_text('{"loss_function": {"base": "$1"}}')
+    (tmp_path / "mine.json").write_text('{"+loss_function#base": "$2"}')
+    files = f"['{config_file}','{tmp_path / 'mine.json'}']"
+    command = ["monai/bundle/__main__.py", "run", "training", "--config_file", files, "--loss_function::base", "$3"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(ValueError, match="base loss must be named by --loss") as caught:
+        check_command_line()
+    places = [line.split("got ")[1].split(". Give")[0] for line in str(caught.value).splitlines()]
+    assert places == ["+loss_function#base in mine.json", "loss_function::base in the command line"]
+
+
+def test_an_own_loss_bears_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_loss_of_mine.py").write_text("def gap(*, by=1.0):\n    return lambda z, y: by * z.mean()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = read_settings(CohortSettings, **VALID | {"loss": "own_loss_of_mine.gap", "loss_parameters": {"by": 2}})
+    assert settings.ensemble_name.startswith("own_loss_of_mine.gap-")
+    assert settings.make_loss(class_counts=(3, 1))(torch.ones(2), torch.zeros(2)).item() == 2.0
+    with pytest.raises(ValueError, match=r"parameters of own_loss_of_mine.gap must be \['by'\], got \['off'\]"):
+        read_settings(CohortSettings, **VALID | {"loss": "own_loss_of_mine.gap", "loss_parameters": {"off": 2}})

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, paper_effects, rate_columns
+from prostate_alm.training.experiments.paper_tables import loss_names, paper_effects, rate_columns
 from prostate_alm.training.experiments.plan import Pair
 from prostate_alm.training.experiments.tables import Results, figure_at, percent, rate_paths
 
@@ -78,7 +78,7 @@ def _effects(results: Results, pair: Pair | None, *, split: str, ratio: int, col
     table = _PAPER_TABLES.get((pair, split))
     paper = paper_effects(table, ratio, column) if table else {}
     ours: dict[str, float] = {}
-    for loss in LOSS_NAMES:
+    for loss in loss_names():
         if results.has(pair, ratio, loss, "alm"):
             known = Effect(pair, split, ratio, loss, column, None, paper.get(loss))
             effect = _measured(results, known)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from prostate_alm.training.experiments.effects import MEAN, Effect
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.paper_tables import loss_names, rate_columns
 
 _TITLES = {
     "test_auc": "AUC",
@@ -32,7 +32,7 @@ def draw_effects(path: Path, effects: Sequence[Effect], *, title: str) -> None:
         title: what the figure shows.
     """
     ratios, columns = sorted({effect.ratio for effect in effects}), rate_columns(effects[0].pair)
-    losses = [loss for loss in LOSS_NAMES if any(effect.loss == loss for effect in effects)]
+    losses = [loss for loss in loss_names() if any(effect.loss == loss for effect in effects)]
     height = 1.5 + len(ratios) * (0.9 + 0.26 * (len(losses) + 1))
     figure = Figure(figsize=(12, height), layout="constrained")
     grid = figure.subplots(len(ratios), len(columns), squeeze=False, sharex="col", sharey=True)
@@ -41,7 +41,7 @@ def draw_effects(path: Path, effects: Sequence[Effect], *, title: str) -> None:
             own = {effect.loss: effect for effect in effects if (effect.ratio, effect.column) == (ratio, column)}
             _draw_panel(axes, [own[loss] for loss in [*losses, MEAN]])
         line[0].set_ylabel(f"1:{ratio}", fontsize="large", fontweight="bold", rotation=0, labelpad=22)
-        line[0].set_yticks(range(len(losses) + 1), [*(LOSS_NAMES[loss] for loss in losses), "mean"])
+        line[0].set_yticks(range(len(losses) + 1), [*(loss_names()[loss] for loss in losses), "mean"])
         line[0].set_ylim(len(losses) + 0.6, -0.6)
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(_TITLES[column])

@@ -8,27 +8,22 @@ from typing import NamedTuple
 
 from prostate_alm.training.experiments.plan import Pair, in_numbers
 
-LOSS_NAMES = MappingProxyType(
-    {
-        "bce": "BCE",
-        "s_ml": "S-ML",
-        "s_fl": "S-FL",
-        "a_ml": "A-ML",
-        "a_fl": "A-FL",
-        "w_bce": "W-BCE",
-        "cb_bce": "CB-BCE",
-        "msfe": "MSFE",
-        "mbauc": "MBAUC",
-        "ldam": "LDAM",
-    }
-)
-"""Names of the losses in the tables, in the paper's order."""
-
 RATE_COLUMNS = ("test_auc", "fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
 """Columns of tables 2, 5 and 6, in percent."""
 
 COHORT_COLUMNS = ("test_auc", "fpr_at_fn0", "fpr_at_fn1")
 """Columns of table 1, in percent."""
+
+
+def loss_names() -> MappingProxyType[str, str]:
+    """Return the names of the losses as the tables print them, by their names in the code, in the paper's order.
+
+    >>> loss_names()["cb_bce"]
+    'CB-BCE'
+    """
+    from prostate_alm.method.losses import LOSSES  # loads torch, which takes a second
+
+    return MappingProxyType({name: name.upper().replace("_", "-") for name in LOSSES})
 
 
 def rate_columns(pair: Pair | None) -> tuple[str, ...]:
@@ -80,7 +75,7 @@ def paper_effects(name: str, ratio: int, column: str) -> dict[str, float]:
     0.74
     """
     table = paper_table(name)
-    with_both = [loss for loss in LOSS_NAMES if Key(ratio, loss, "alm", column) in table]
+    with_both = [loss for loss in loss_names() if Key(ratio, loss, "alm", column) in table]
     return {
         loss: table[Key(ratio, loss, "alm", column)] - table[Key(ratio, loss, "baseline", column)] for loss in with_both
     }

@@ -15,20 +15,6 @@ from prostate_alm.whole_files import sha256_of_file, write_text_atomically
 
 PLAN_FILE = "plan.json"
 
-LOSS_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "bce": (),
-    "s_ml": ("margin",),
-    "s_fl": ("gamma",),
-    "a_ml": ("margin",),
-    "a_fl": ("gamma",),
-    "w_bce": ("weight",),
-    "cb_bce": ("beta",),
-    "msfe": (),
-    "mbauc": (),
-    "ldam": ("max_margin", "scale"),
-}
-"""Parameters of each loss that a plan may set."""
-
 _SHARE = re.compile(r"(\d*)N(?:/(\d+))?")
 _GIVEN_BY_THE_GRID = {"majority", "minority", "ratio", "loss", "loss_parameters", "alm", "mu0", "rho", "delta"}
 _GIVEN_BY_THE_RUN = {"seed", "member", "output_dir", "resume", "overwrite"}
@@ -157,6 +143,8 @@ def pair_as_name(pair: Pair | None) -> str:
 
 def _faults(plan: Plan) -> list[str]:
     """Return what is wrong between the fields, each in the words of `must be`."""
+    from prostate_alm.method.losses import LOSSES, parameters_of  # loads torch, which takes a second
+
     faults = []
     pairs = plan.pairs or ()
     if any(majority == minority for majority, minority in pairs) or len(set(pairs)) < len(pairs):
@@ -164,11 +152,11 @@ def _faults(plan: Plan) -> list[str]:
     if len(set(plan.ratios)) < len(plan.ratios):
         faults.append(f"ratios must be without repetition, got {list(plan.ratios)}")
     for loss, parameters in plan.losses.items():
-        if loss not in LOSS_PARAMETERS:
-            faults.append(f"losses must be known losses, got {loss!r}, available: {sorted(LOSS_PARAMETERS)}")
-        elif not set(parameters) <= set(LOSS_PARAMETERS[loss]):
-            wanted = sorted(LOSS_PARAMETERS[loss])
-            faults.append(f"parameters of {loss} must be some of {wanted}, got {sorted(parameters)}")
+        wanted = set(parameters_of(loss)) - {"class_counts"} if loss in LOSSES else None
+        if wanted is None:
+            faults.append(f"losses must be known losses, got {loss!r}, available: {sorted(LOSSES)}")
+        elif not set(parameters) <= wanted:
+            faults.append(f"parameters of {loss} must be some of {sorted(wanted)}, got {sorted(parameters)}")
     if not set(plan.baseline_only) <= set(plan.losses):
         faults.append(f"baseline_only must be losses of the plan, got {list(plan.baseline_only)}")
     given = sorted((_GIVEN_BY_THE_GRID | _GIVEN_BY_THE_RUN) & set(plan.settings))

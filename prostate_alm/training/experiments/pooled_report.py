@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.experiments.effects import MEAN
 from prostate_alm.training.experiments.markdown import NONE, grid, signed
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.paper_tables import loss_names, rate_columns
 from prostate_alm.training.experiments.plan import pair_as_name, pair_in_words
 from prostate_alm.training.experiments.replicates import (
     RESAMPLES,
@@ -81,7 +81,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _name(loss: str) -> str:
-    return "mean" if loss == MEAN else LOSS_NAMES[loss]
+    return "mean" if loss == MEAN else loss_names()[loss]
 
 
 def _markdown(
@@ -136,7 +136,7 @@ def _losses(effects: Sequence[PooledEffect]) -> str:
     rows = []
     for own in _rows(effects):
         auc = own[0]
-        name = f"**mean of {auc.losses}**" if auc.loss == MEAN else LOSS_NAMES[auc.loss]
+        name = f"**mean of {auc.losses}**" if auc.loss == MEAN else loss_names()[auc.loss]
         rows.append([f"1:{auc.ratio}", name, str(auc.replicates), f"{auc.rises} of {auc.cells}", *map(_figure, own)])
         if auc.loss == MEAN and auc.paper_all is not None:
             paper = [signed(one.paper_all, one.column) for one in own]
@@ -158,7 +158,7 @@ def _missing(gaps: Sequence[Gap]) -> str:
         cell = gap.cell
         use = "left out" if gap.is_absent else "used"
         key = (str(gap.seed), pair_in_words(cell.pair), f"1:{cell.ratio}", gap.training, gap.reason, use)
-        groups.setdefault(key, []).append(LOSS_NAMES[cell.loss])
+        groups.setdefault(key, []).append(loss_names()[cell.loss])
     header = ["seed", "data", "class ratio", "training", "reason", "cell", "losses"]
     return grid(header, ([*key, ", ".join(losses)] for key, losses in groups.items()))
 
@@ -175,7 +175,7 @@ def draw_pooled_effects(path: Path, effects: Sequence[PooledEffect], *, title: s
 
     some = [effect for effect in effects if effect.split in _DRAWN]
     ratios, columns = sorted({effect.ratio for effect in some}), rate_columns(effects[0].pair)
-    losses = [loss for loss in [*LOSS_NAMES, MEAN] if any(effect.loss == loss for effect in some)]
+    losses = [loss for loss in [*loss_names(), MEAN] if any(effect.loss == loss for effect in some)]
     height = 1.7 + len(ratios) * (0.7 + 0.34 * len(losses))
     figure = Figure(figsize=(13, height), layout="constrained")
     grid = figure.subplots(len(ratios), len(columns), squeeze=False, sharex="col", sharey=True)

@@ -22,7 +22,7 @@ from prostate_alm.training.experiments.bootstrap import (
 )
 from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects
 from prostate_alm.training.experiments.grid import Cell, Training, side_folder
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.paper_tables import loss_names, rate_columns
 from prostate_alm.training.experiments.plan import PLAN_FILE, Pair, Plan
 from prostate_alm.training.experiments.tables import TRAININGS, Results
 from prostate_alm.training.run_folder import METRICS, PREDICTIONS
@@ -135,7 +135,7 @@ def find_gaps(replicates: Sequence[Replicate]) -> list[Gap]:
 def _compared(plan: Plan) -> Iterator[Cell]:
     for pair in plan.tasks:
         for ratio in sorted(plan.ratios):
-            yield from (Cell(pair, ratio, loss) for loss in LOSS_NAMES if loss in plan.losses and plan.has_alm(loss))
+            yield from (Cell(pair, ratio, loss) for loss in loss_names() if loss in plan.losses and plan.has_alm(loss))
 
 
 def _gap(replicate: Replicate, cell: Cell, training: Training) -> tuple[bool, str]:

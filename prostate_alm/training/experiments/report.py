@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prostate_alm.training.experiments.effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
 from prostate_alm.training.experiments.markdown import NONE, grid, signed
-from prostate_alm.training.experiments.paper_tables import LOSS_NAMES, rate_columns
+from prostate_alm.training.experiments.paper_tables import loss_names, rate_columns
 from prostate_alm.training.experiments.plan import pair_as_name, pair_in_words
 from prostate_alm.training.experiments.tables import (
     PARAMETER_COLUMNS,
@@ -86,7 +86,7 @@ def _write_table(output: Path, table: Table) -> Path:
     rows = (
         (
             f"1:{row.key.ratio}",
-            LOSS_NAMES[row.key.loss],
+            loss_names()[row.key.loss],
             row.key.training,
             row.key.column,
             row.ours,
@@ -137,7 +137,7 @@ def _write_effects(output: Path, effects: Sequence[Effect]) -> Path:
 
 def _write_missing(output: Path, missing: Sequence[Missing]) -> Path:
     header = ("table", "class_ratio", "loss", "training", "reason")
-    rows = ((one.table, f"1:{one.ratio}", LOSS_NAMES[one.loss], one.training, one.reason) for one in missing)
+    rows = ((one.table, f"1:{one.ratio}", loss_names()[one.loss], one.training, one.reason) for one in missing)
     return _write_csv(output / "missing.csv", header, rows)
 
 
@@ -155,7 +155,7 @@ def _draw_figures(output: Path, effects: Sequence[Effect]) -> list[Path]:
 
 
 def _loss_name(loss: str) -> str:
-    return "mean" if loss == MEAN else LOSS_NAMES[loss]
+    return "mean" if loss == MEAN else loss_names()[loss]
 
 
 def _markdown(results: Results, tables: Sequence[Table], effects: Sequence[Effect], figures: Sequence[Path]) -> str:
@@ -182,7 +182,7 @@ def _table_parts(table: Table) -> list[str]:
         rows = []
         for _, loss, training in cells:
             own = {row.key.column: row for row in table.rows if row.key[:3] == (ratio, loss, training)}
-            name = f"ALM with {LOSS_NAMES[loss]}" if training == "alm" else LOSS_NAMES[loss]
+            name = f"ALM with {loss_names()[loss]}" if training == "alm" else loss_names()[loss]
             rows.append([name, *([_figure(own[column]) for column in columns] if columns else [_parameters(own)])])
         parts += [f"### 1:{ratio}", grid(header, rows)]
     return parts
@@ -227,7 +227,7 @@ def _effect_rows(effects: Sequence[Effect]) -> list[list[str]]:
     rows = []
     for ratio, loss in dict.fromkeys((effect.ratio, effect.loss) for effect in effects):
         own = [by_place[ratio, loss, column] for column in rate_columns(effects[0].pair)]
-        name = f"**mean of {own[0].losses}**" if loss == MEAN else LOSS_NAMES[loss]
+        name = f"**mean of {own[0].losses}**" if loss == MEAN else loss_names()[loss]
         rows.append([f"1:{ratio}", name, *(_effect(effect) for effect in own)])
         if loss == MEAN and own[0].paper_all is not None:
             rows.append([f"1:{ratio}", "paper's mean of all", *(signed(one.paper_all, one.column) for one in own)])
@@ -246,7 +246,7 @@ def _missing_part(missing: Sequence[Missing]) -> str:
     header = ["table", "class ratio", "training", "losses", "reason"]
     groups: dict[tuple[str, int, str, str], list[str]] = {}
     for one in missing:
-        groups.setdefault((one.table, one.ratio, one.training, one.reason), []).append(LOSS_NAMES[one.loss])
+        groups.setdefault((one.table, one.ratio, one.training, one.reason), []).append(loss_names()[one.loss])
     rows = (
         [table, f"1:{ratio}", training, ", ".join(losses), why]
         for (table, ratio, training, why), losses in groups.items()

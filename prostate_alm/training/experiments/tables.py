@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.training.experiments.grid import Cell, Training, side_folder
-from prostate_alm.training.experiments.paper_tables import COHORT_COLUMNS, LOSS_NAMES, RATE_COLUMNS, Key, paper_table
+from prostate_alm.training.experiments.paper_tables import COHORT_COLUMNS, RATE_COLUMNS, Key, loss_names, paper_table
 from prostate_alm.training.experiments.plan import Pair, Plan, started_plan
 from prostate_alm.training.experiments.run import SELECTION
 from prostate_alm.training.run_folder import METRICS, RunFolder
@@ -191,7 +191,7 @@ def _cells(results: Results, layout: Layout) -> Iterator[tuple[int, str, Trainin
     ratios = sorted({ratio for ratio, *_ in in_paper} | set(results.plan.ratios))
     for ratio in ratios:
         for training in TRAININGS:
-            for loss in LOSS_NAMES:
+            for loss in loss_names():
                 if (ratio, loss, training) in in_paper or results.has(layout.pair, ratio, loss, training):
                     yield ratio, loss, training
 
