@@ -81,13 +81,15 @@ def _counts(selection: Selection) -> Iterator[Doubt]:
 
 
 def _numbers(selection: Selection) -> Iterator[Doubt]:
-    """Yield a doubt where a series begins or breaks off within a run of instance numbers: an end slice was lost."""
+    """Yield a doubt where a run of instance numbers lacks at most one for each b-value: end slices were lost."""
     for series in dict.fromkeys(selection.used):
-        numbers = sorted({one.instance_number for one in series.instances})
-        are_whole = len(numbers) == len(series.instances) and not series.left_out
-        if are_whole and numbers[0] == 2 and numbers[-1] == len(numbers) + 1:
+        numbers = {one.instance_number for one in series.instances}
+        is_whole = len(numbers) == len(series.instances) and not series.left_out and min(numbers) > 0
+        lacking = max(numbers) - len(numbers)
+        if is_whole and 0 < lacking <= max(1, len(series.b_values_s_per_mm2)):
+            absent = ", ".join(str(one) for one in range(1, max(numbers)) if one not in numbers)
             yield Doubt(
-                "slices_may_be_missing", f"images of series {series.number} are numbered from 2 on: 1 is absent."
+                "slices_may_be_missing", f"images of series {series.number} are numbered from 1 on, without {absent}."
             )
 
 

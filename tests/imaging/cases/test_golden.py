@@ -360,6 +360,11 @@ def _an_end_slice_gone(b):
     return b.series(2)[1:] + b.diffusion(3)
 
 
+@case("numbers of diffusion lack the last slice of each b-value but the highest", warnings=("slices_may_be_missing",))
+def _an_end_slice_of_diffusion_gone(b):
+    return b.series(2) + [one for index, one in enumerate(b.diffusion(3)) if index % 6 != 5]
+
+
 @case("T2 and diffusion lie on the same slices but for one", warnings=("slices_may_be_missing",))
 def _another_end_slice_gone(b):
     axial = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
