@@ -31,7 +31,7 @@ def add_watch(commands: Commands) -> None:
         help="answer each study that reaches an Orthanc server",
         description="Answer each study of an Orthanc server that is complete and not yet answered, and store report "
         "and page in the study. Ends with Ctrl-C or SIGTERM (exit code 0). With --once: 0 when every study was "
-        "answered, 1 when some were set aside or failed. docs/pacs.md tells how to set it up.",
+        "answered, 1 when some were set aside, failed or are unfinished. docs/pacs.md tells how to set it up.",
     )
     watch.add_argument("url", metavar="URL", help="of the server's REST interface, e.g. http://127.0.0.1:8042")
     watch.add_argument("--model", type=Path, required=True, metavar="ZIP", help="made by `prostate-alm pack`")
@@ -93,8 +93,11 @@ def _watch(options: argparse.Namespace) -> int:
 def _run(watcher: "Watcher", options: argparse.Namespace) -> int:
     """Watch, and print what becomes of each study."""
     if options.once:
-        results = [_shown(outcome, as_json=options.json) for outcome in watcher.once()]
-        return OK if all(results) else SOME_REFUSED
+        try:
+            results = [_shown(outcome, as_json=options.json) for outcome in watcher.once()]
+        finally:  # also where the server stays away, or Ctrl-C
+            left = [_shown(outcome, as_json=options.json) for outcome in watcher.unfinished()]
+        return OK if all(results) and not left else SOME_REFUSED
     with contextlib.suppress(KeyboardInterrupt):  # how a watcher ends
         for outcome in watcher.follow():
             _shown(outcome, as_json=options.json)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prostate_alm.delivery.orthanc.client import Backoff, NodeError, OrthancNode
+from prostate_alm.delivery.orthanc.client import Backoff, FaultError, NodeError, OrthancNode
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -49,7 +49,7 @@ def node(port: int, **backoff: float) -> OrthancNode:
     return OrthancNode(f"http://127.0.0.1:{port}", backoff=Backoff(**({"first_s": 0.01, "longest_s": 0.02} | backoff)))
 
 
-@pytest.mark.parametrize("away", [502, 503, 504])
+@pytest.mark.parametrize("away", [429, 502, 503, 504])
 def test_a_server_that_comes_back_is_waited_for(proxy: Proxy, away: int) -> None:
     proxy.script = [away, away, away, 200]
     client = node(proxy.server_address[1])
@@ -57,12 +57,37 @@ def test_a_server_that_comes_back_is_waited_for(proxy: Proxy, away: int) -> None
     assert (next(proxy.requests), client.outages) == (4, 3)
 
 
-@pytest.mark.parametrize("final", [400, 409, 500])
-def test_an_answer_that_is_an_error_is_not_asked_for_again(proxy: Proxy, final: int) -> None:
+@pytest.mark.parametrize("wrong", [302, 400, 409, 429, 500, 507])
+def test_a_wrong_answer_is_asked_for_again(proxy: Proxy, wrong: int) -> None:
+    proxy.script = [wrong, wrong, 200]
+    assert node(proxy.server_address[1]).system()["Version"] == "1.2.3"
+    assert next(proxy.requests) == 3
+
+
+@pytest.mark.parametrize("wrong", [302, 400, 409, 500, 507])
+def test_who_asked_is_told_after_four_wrong_answers(proxy: Proxy, wrong: int) -> None:
+    proxy.script = [wrong]
+    with pytest.raises(FaultError, match=f"must be HTTP 200, got {wrong} for GET /studies"):
+        node(proxy.server_address[1]).studies()
+    assert next(proxy.requests) == 4
+
+
+@pytest.mark.parametrize("final", [401, 403])
+def test_a_wrong_password_is_told_at_once(proxy: Proxy, final: int) -> None:
     proxy.script = [final]
-    with pytest.raises(NodeError, match=f"must be HTTP 200, got {final} for GET /studies"):
+    with pytest.raises(NodeError, match=f"must be ones that the server accepts, got HTTP {final}"):
         node(proxy.server_address[1]).studies()
     assert next(proxy.requests) == 1
+
+
+def test_an_answer_of_another_program_is_a_fault(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.script = [200]  # the page of a proxy, where Orthanc's answer should be
+    client = node(proxy.server_address[1])
+    for ask in (client.last_change, lambda: client.changes(0), lambda: client.study("a"), lambda: client.series("a")):
+        with pytest.raises(FaultError, match=r"^the server's answer must be Orthanc's, got "):
+            ask()
+    with pytest.raises(FaultError, match="must be a DICOM file"):
+        client.download("a", tmp_path / "image")
 
 
 def test_patience_ends_with_one_line(proxy: Proxy) -> None:

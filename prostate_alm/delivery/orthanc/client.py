@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -20,7 +21,13 @@ logger = logging.getLogger(__name__)
 METADATA_NUMBER = 4862
 """Of Orthanc's user-defined metadata (1024 to 65535): where the state of a study is kept."""
 
-_AWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+_AWAY = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+_MORE_TRIES = 3  # of a request that the server answers wrongly, before the caller hears of it
 _TIMEOUT_S = (5.0, 120.0)  # to connect, and without a byte
 _CHANGES = 1000  # in one answer
 _TIME_FORMAT = "%Y%m%dT%H%M%S"  # of Orthanc, UTC
@@ -28,6 +35,10 @@ _TIME_FORMAT = "%Y%m%dT%H%M%S"  # of Orthanc, UTC
 
 class NodeError(OSError):
     """The server refused a request, or stayed away longer than the patience; one line without identifiers."""
+
+
+class FaultError(NodeError):
+    """The server is there but answers what it should not (500, full storage, no JSON): to be tried again later."""
 
 
 class GoneError(LookupError):
@@ -44,6 +55,14 @@ class Backoff:
     first_s: float = 1.0
     longest_s: float = 60.0
     patience_s: float | None = None
+
+    def wait_s(self, tries: int) -> float:
+        """Return how long to wait after so many tries in vain.
+
+        >>> [Backoff().wait_s(tries) for tries in (1, 2, 3, 100)]
+        [1.0, 2.0, 4.0, 60.0]
+        """
+        return min(self.first_s * 2.0 ** min(tries - 1, 30), self.longest_s)
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,7 @@ class OrthancNode:
     ca_file: Path | None = None
     backoff: Backoff = field(default_factory=Backoff)
     outages: int = field(default=0, init=False)
+    _was_there: bool = field(default=False, init=False, repr=False)  # so that a broken handshake is an outage
 
     def __post_init__(self) -> None:
         self.url = checked_url(self.url)
@@ -120,29 +140,32 @@ class OrthancNode:
             NodeError: it is no Orthanc.
         """
         try:
-            return {"Version": "", **self._json("/system")}
+            return {"Version": "", **self._request("GET", "/system").json()}
         except (GoneError, TypeError, ValueError):
             raise NodeError(f"the server must be an Orthanc, got another one at {self.url}. Correct the URL.") from None
 
     def studies(self) -> list[str]:
         """Return the identifiers of all studies."""
-        return list(self._json("/studies"))
+        with _understood("/studies"):
+            return [str(one) for one in self._request("GET", "/studies").json()]
 
     def last_change(self) -> int:
         """Return the number of the latest change."""
-        return int(self._json("/changes?last")["Last"])
+        with _understood("/changes?last"):
+            return int(self._request("GET", "/changes?last").json()["Last"])
 
     def changes(self, since: int) -> Changes:
         """Return which studies changed after the change of a number."""
         found: dict[str, None] = {}  # a set in the order of the changes
         while True:
-            page = self._json(f"/changes?since={since}&limit={_CHANGES}")
-            for one in page["Changes"]:
-                if one["ResourceType"] == "Study" and one["ChangeType"] in ("StableStudy", "UpdatedMetadata"):
-                    found[one["ID"]] = None
-            since = int(page["Last"])
-            if page["Done"]:
-                return Changes(tuple(found), since)
+            with _understood("/changes"):
+                page = self._request("GET", f"/changes?since={since}&limit={_CHANGES}").json()
+                for one in page["Changes"]:
+                    if one["ResourceType"] == "Study" and one["ChangeType"] in ("StableStudy", "UpdatedMetadata"):
+                        found[one["ID"]] = None
+                since = int(page["Last"])
+                if page["Done"]:
+                    return Changes(tuple(found), since)
 
     def study(self, study: str) -> StoredStudy:
         """Return whether a study is still arriving, by the server's own clock.
@@ -150,10 +173,11 @@ class OrthancNode:
         Raises:
             GoneError: it is not there.
         """
-        answer = self._json(f"/studies/{study}")
-        now = self._request("GET", "/tools/now").text
-        quiet = datetime.strptime(now, _TIME_FORMAT) - datetime.strptime(answer["LastUpdate"], _TIME_FORMAT)
-        return StoredStudy(bool(answer["IsStable"]), quiet.total_seconds())
+        with _understood("/studies"):
+            answer = self._request("GET", f"/studies/{study}").json()
+            now = self._request("GET", "/tools/now").text
+            quiet = datetime.strptime(now, _TIME_FORMAT) - datetime.strptime(answer["LastUpdate"], _TIME_FORMAT)
+            return StoredStudy(bool(answer["IsStable"]), quiet.total_seconds())
 
     def series(self, study: str) -> tuple[StoredSeries, ...]:
         """Return the series of a study.
@@ -161,11 +185,12 @@ class OrthancNode:
         Raises:
             GoneError: it is not there.
         """
-        answer = self._json(f"/studies/{study}/series?expand")
-        return tuple(
-            StoredSeries(str(one["MainDicomTags"].get("Modality", "")).strip(), tuple(one["Instances"]))
-            for one in answer
-        )
+        with _understood("/studies/.../series"):
+            answer = self._request("GET", f"/studies/{study}/series?expand").json()
+            return tuple(
+                StoredSeries(str(one["MainDicomTags"].get("Modality", "")).strip(), tuple(one["Instances"]))
+                for one in answer
+            )
 
     def download(self, instance: str, path: Path) -> None:
         """Write the DICOM file of an instance.
@@ -173,28 +198,48 @@ class OrthancNode:
         Raises:
             GoneError: it is not there.
         """
-        path.write_bytes(self._request("GET", f"/instances/{instance}/file").content)
+        answer = self._request("GET", f"/instances/{instance}/file")
+        if not answer.headers.get("Content-Type", "").startswith("application/dicom"):
+            raise FaultError("the server's answer must be a DICOM file, got another one for GET /instances/.../file.")
+        path.write_bytes(answer.content)
 
     def store(self, file: bytes, *, study: str) -> None:
         """Store a DICOM file in a study, which does nothing where it is there already.
 
         Raises:
-            NodeError: the server files it under another study; it is taken out again.
+            NodeError: the server files it under another study, and it is taken out again; or the server filters it.
         """
-        answer = self._request("POST", "/instances", data=file).json()
-        if answer["ParentStudy"] == study:
+        with _understood("/instances"):
+            answer = self._request("POST", "/instances", data=file).json()
+            number, parent, status = answer["ID"], answer["ParentStudy"], answer["Status"]
+        if status not in ("Success", "AlreadyStored"):
+            raise NodeError(f"a report must be one that the server takes, got {status}. See the server's filters.")
+        if parent == study:
             return
-        if answer["Status"] == "Success":
-            self._request("DELETE", f"/instances/{answer['ID']}")
+        if status == "Success":
+            self._delete(number)
         raise NodeError(
-            f"a report must be filed under the study of its images, {study}, got {answer['ParentStudy']}. Compare "
-            "PatientID and StudyInstanceUID."
+            f"a report must be filed under the study of its images, {study}, got {parent}. Compare PatientID and "
+            "StudyInstanceUID."
         )
 
     def holds(self, sop_instance_uid: str) -> bool:
         """Return whether the server has an instance."""
-        found = self._request("POST", "/tools/lookup", data=sop_instance_uid.encode()).json()
-        return any(one["Type"] == "Instance" for one in found)
+        return bool(self._instances_of(sop_instance_uid))
+
+    def take_back(self, sop_instance_uid: str) -> None:
+        """Delete an instance wherever it is; a study of nothing else goes with it."""
+        for number in self._instances_of(sop_instance_uid):
+            self._delete(number)
+
+    def _instances_of(self, sop_instance_uid: str) -> list[str]:
+        with _understood("/tools/lookup"):
+            found = self._request("POST", "/tools/lookup", data=sop_instance_uid.encode()).json()
+            return [str(one["ID"]) for one in found if one["Type"] == "Instance"]
+
+    def _delete(self, instance: str) -> None:
+        with contextlib.suppress(GoneError):
+            self._request("DELETE", f"/instances/{instance}")
 
     def metadata(self, study: str) -> tuple[str, str | None]:
         """Return the value kept with a study, '' if none, and the revision to give to `put_metadata`."""
@@ -218,9 +263,6 @@ class OrthancNode:
         answer = self._request("PUT", _place(study), data=value.encode(), headers=headers, allowed=allowed)
         return answer.status_code == HTTPStatus.OK
 
-    def _json(self, path: str) -> Any:
-        return self._request("GET", path).json()
-
     def _request(
         self,
         method: str,
@@ -230,43 +272,48 @@ class OrthancNode:
         headers: Mapping[str, str] | None = None,
         allowed: tuple[int, ...] = (HTTPStatus.OK,),
     ) -> requests.Response:
-        """Return the server's answer; wait while the server is away."""
-        answer = self._patiently(method, path, data, headers)
-        if answer.status_code in allowed:
-            return answer
-        if answer.status_code == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"{method} {path}: not there")
-        if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise NodeError(
-                f"user and password must be ones that the server accepts, got HTTP {answer.status_code} from "
-                f"{self.url}. Give --user and --password-file, and set RemoteAccessAllowed if it is another machine."
-            )
-        raise NodeError(
+        """Return the server's answer; wait while the server is away, and ask again after a wrong answer."""
+        for tries in range(1, _MORE_TRIES + 2):
+            answer = self._patiently(method, path, data, headers)
+            if answer.status_code in allowed:
+                return answer
+            if answer.status_code == HTTPStatus.NOT_FOUND:
+                raise GoneError(f"{method} {path}: not there")
+            if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise NodeError(
+                    f"user and password must be ones that the server accepts, got HTTP {answer.status_code} from "
+                    f"{self.url}. Give --user and --password-file, and set RemoteAccessAllowed for another machine."
+                )
+            if tries <= _MORE_TRIES:
+                time.sleep(self.backoff.wait_s(tries))
+        raise FaultError(
             f"the server's answer must be HTTP {allowed[0]}, got {answer.status_code} for {method} {path}. "
-            "See the server's log."
+            "See the server's log and the room on its disk."
         )
 
     def _patiently(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str] | None
     ) -> requests.Response:
         """Return the first answer of a server that is there."""
-        wait_s, since = self.backoff.first_s, time.monotonic()
+        since, tries = time.monotonic(), 0
         while True:
+            tries += 1
             try:
                 answer = self._session.request(
                     method, self.url + path, data=data, headers=headers, timeout=_TIMEOUT_S, allow_redirects=False
                 )
                 if answer.status_code not in _AWAY:
+                    self._was_there = True
                     return answer
                 trouble = f"HTTP {answer.status_code}"
-            except requests.exceptions.SSLError as error:
-                raise NodeError(
-                    f"the server's certificate must be trusted, got one that is not from {self.url}. Give --ca-file."
-                ) from error
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                if isinstance(error, requests.exceptions.SSLError) and not self._was_there:
+                    raise NodeError(
+                        "the server's certificate must be trusted, got one that is not from "
+                        f"{self.url}. Give --ca-file."
+                    ) from error
                 trouble = type(error).__name__
-            self._pause(trouble, wait_s=wait_s, since=since)
-            wait_s = min(2 * wait_s, self.backoff.longest_s)
+            self._pause(trouble, wait_s=self.backoff.wait_s(tries), since=since)
 
     def _pause(self, trouble: str, *, wait_s: float, since: float) -> None:
         """Wait before the next try, or give up."""
@@ -279,6 +326,17 @@ class OrthancNode:
             )
         logger.warning("%s does not answer (%s); trying again in %g s", self.url, trouble, wait_s)
         time.sleep(wait_s)
+
+
+@contextlib.contextmanager
+def _understood(path: str) -> Iterator[None]:
+    """Make an answer that is none of Orthanc's, say the page of a proxy, a `FaultError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FaultError(
+            f"the server's answer must be Orthanc's, got {type(error).__name__} for {path}. See what stands between."
+        ) from None
 
 
 def checked_url(url: str) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from prostate_alm.delivery.orthanc.client import GoneError, OrthancNode
+from prostate_alm.delivery.orthanc.deposits import DEPOSITS, inherit, is_settled
 from prostate_alm.delivery.orthanc.state import Entry, Ledger
 
 logger = logging.getLogger(__name__)
 
 _SPOOL = "prostate-alm-watch-"
+_LOCK = "lock"
 _PARTING_S = 1.0
 _BEATS = 4  # in the time after which a claim without one is abandoned
 
@@ -85,24 +87,30 @@ def spool_folder() -> Iterator[Path]:
     """Give a folder that only this user can read, removed at the end, and remove those of watchers that were killed.
 
     They hold images of patients. A lock that dies with its process tells which ones are in use. A folder gets its name
-    when it is locked already, or another watcher that starts just now would take it for abandoned.
+    when it is locked already, or another watcher that starts just now would take it for abandoned. What the killed ones
+    had noted (`Deposits`) goes on in the new folder.
     """
     root = Path(tempfile.gettempdir())
-    for left in root.glob(f"{_SPOOL}*"):
-        _remove_abandoned(left)
     new = Path(tempfile.mkdtemp(prefix=f".{_SPOOL}", dir=root))
     folder = new.with_name(new.name.removeprefix("."))
-    with FileLock(new / "lock"):
+    with FileLock(new / _LOCK):
+        for left in root.glob(f"{_SPOOL}*"):
+            _remove_abandoned(left, heir=new)
         new.rename(folder)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            for one in folder.iterdir():
+                if one.name not in (_LOCK, DEPOSITS):
+                    shutil.rmtree(one, ignore_errors=True)
+            if is_settled(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_abandoned(folder: Path) -> None:
+def _remove_abandoned(folder: Path, *, heir: Path) -> None:
     """Remove the folder of a watcher that does not live; another user's stays."""
-    if folder.is_symlink() or not (folder / "lock").is_file():
+    if folder.is_symlink() or not (folder / _LOCK).is_file():
         return
-    with contextlib.suppress(Timeout, OSError), FileLock(folder / "lock", blocking=False):
+    with contextlib.suppress(Timeout, OSError), FileLock(folder / _LOCK, blocking=False):
+        inherit(folder, heir)
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, OrthancNode
+from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, FaultError, OrthancNode
 
 _WRITES = 20  # that others may win before something must be wrong
 
@@ -69,12 +69,17 @@ def next_entry(
         most_attempts: that may end without an answer.
         is_abandoned: whether a claimed or failed entry has stood unchanged for as long as it may.
 
+    A claim of `watcher` itself is one that it could not give back, since the server was in trouble: it goes on with it,
+    and no attempt is counted.
+
     >>> next_entry(None, images="a", watcher="w", most_attempts=3, is_abandoned=False).attempts
     1
     """
     taken = Entry(state="claimed", images=images, attempts=1, watcher=watcher)
     if current is None:
         return taken
+    if current.is_claimed_by(watcher) and current.images == images:
+        return current
     is_held = current.state in ("claimed", "failed") and not is_abandoned
     if current.images != images:
         return None if is_held and current.state == "claimed" else taken
@@ -115,6 +120,7 @@ class Ledger:
         Raises:
             ForeignMetadataError: the value is not of this program.
             GoneError: the study is not there.
+            FaultError: others wrote all the time.
         """
         for _ in range(_WRITES):
             value, revision = self._node.metadata(study)
@@ -127,9 +133,7 @@ class Ledger:
             text = _Ledger(models=models).model_dump_json()
             if self._node.put_metadata(study, text, revision=revision):
                 return wanted
-        raise RuntimeError(
-            f"the state of study {study} must be writable, got {_WRITES} conflicts. See the server's log."
-        )
+        raise FaultError(f"the state of study {study} must be writable, got {_WRITES} conflicts. See the server's log.")
 
 
 def _parsed(value: str) -> _Ledger:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.delivery.orthanc.client import Backoff, GoneError, OrthancNode
+from prostate_alm.delivery.orthanc.client import Backoff, FaultError, GoneError, OrthancNode
+from prostate_alm.delivery.orthanc.deposits import Deposits
 from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError, spool_folder
 from prostate_alm.delivery.orthanc.state import Entry, ForeignMetadataError, Ledger, next_entry
 from prostate_alm.delivery.orthanc.work import Respond, answer_study, cause_of, digest_of, image_instances
 
 logger = logging.getLogger(__name__)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FAREWELL = Backoff(first_s=0.2, patience_s=2.0)  # whoever stops a watcher does not wait for a server
 
 
@@ -63,6 +67,19 @@ class _Held:
     since: float = field(default_factory=time.monotonic)
 
 
+@dataclass
+class _Trouble:
+    """What keeps a study from being looked at, how often in a row, and since when."""
+
+    reason: str = ""
+    times: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+
+class FullError(OSError):
+    """There is no room where the images of a study are kept while it is answered; tried again like a server's fault."""
+
+
 class Watcher:
     """Answer the studies of one server with one model.
 
@@ -89,6 +106,8 @@ class Watcher:
         self._name = uuid.uuid4().hex
         self._held: dict[str, _Held] = {}
         self._next_look: dict[str, float] = {}  # monotonic times; a study that is not here needs no look
+        self._troubles: dict[str, _Trouble] = {}
+        self._given_up: list[Outcome] = []
 
     def redo(self, study: str) -> None:
         """Make a study due again, whatever became of it.
@@ -102,30 +121,59 @@ class Watcher:
             raise ValueError(f"study must be in the server, got {study}. See GET /studies for identifiers.") from None
 
     def once(self) -> Iterator[Outcome]:
-        """Yield what becomes of each study that is in the server now; wait for those that are still arriving."""
+        """Yield what becomes of each study that is in the server now; wait for those that are still arriving.
+
+        A study in trouble for longer than the server's patience is given up: `unfinished` names it.
+        """
         self._greet()
         self._look_at_all()
-        with spool_folder() as spool:
+        with self._working() as (spool, deposits):
             while self._next_look:
-                yield from self._round(spool)
+                yield from self._round(spool, deposits)
+                self._give_up()
                 if self._next_look:
                     time.sleep(self._pace.interval_s)
 
+    def unfinished(self) -> list[Outcome]:
+        """Return the studies that `once` was to answer and did not, wherever it ended."""
+        return [*self._given_up, *map(self._unfinished, self._next_look)]
+
     def follow(self) -> Iterator[Outcome]:
         """Yield what becomes of each study that is in the server or comes to it, without end."""
-        self._greet()
         outages, last = -1, 0
-        with spool_folder() as spool:
+        with self._working() as (spool, deposits):
             while True:
-                if self._node.outages != outages:  # a server that was away forgot whom to tell about which study
-                    outages, last = self._node.outages, self._node.last_change()
-                    self._look_at_all()
-                changes = self._node.changes(last)
-                last = changes.last
-                for study in changes.studies:
-                    self._next_look.setdefault(study, 0.0)
-                yield from self._round(spool)
+                try:
+                    if self._node.outages != outages:  # a server that was away forgot whom to tell about which study
+                        number = self._node.outages
+                        self._greet()
+                        last = self._node.last_change()
+                        self._look_at_all()
+                        outages = number
+                    changes = self._node.changes(last)
+                    last = changes.last
+                    for study in changes.studies:
+                        self._next_look.setdefault(study, 0.0)
+                except FaultError as error:
+                    logger.warning("%s", error)
+                yield from self._round(spool, deposits)
                 time.sleep(self._pace.interval_s)
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[tuple[Path, Deposits]]:
+        """Give a folder for images, and what was stored and not yet seen to be wanted."""
+        with spool_folder() as spool:
+            try:
+                yield spool, Deposits(self._node, model_sha256=self._model, folder=spool)
+            finally:
+                self._part(spool)
+
+    def _part(self, spool: Path) -> None:
+        """Look once more at what was stored; where the server is away the next watcher does so."""
+        deposits = Deposits(self._node.another(_FAREWELL), model_sha256=self._model, folder=spool)
+        with contextlib.suppress(OSError):
+            for study in deposits.studies():
+                deposits.settle(study)
 
     def _greet(self) -> None:
         if not self._node.system().get("CheckRevisions", False):
@@ -139,26 +187,54 @@ class Watcher:
         for study in self._node.studies():
             self._next_look.setdefault(study, 0.0)
 
-    def _round(self, spool: Path) -> Iterator[Outcome]:
+    def _round(self, spool: Path, deposits: Deposits) -> Iterator[Outcome]:
         """Look at each study whose time has come."""
+        for study in deposits.studies():
+            with contextlib.suppress(FaultError):  # the next round may go through
+                deposits.settle(study)
         for study in [one for one, when in self._next_look.items() if when <= time.monotonic()]:
             self._pulse()
             try:
-                wait_s, outcome = self._look(study, spool)
+                wait_s, outcome = self._look(study, spool, deposits)
+                self._troubles.pop(study, None)
             except GoneError:
                 wait_s, outcome = None, None
+            except (FaultError, FullError) as error:
+                wait_s, outcome = self._troubled(study, error), None
             except ForeignMetadataError as error:
                 wait_s, outcome = None, Outcome(study, "set_aside", "foreign_metadata", str(error), 0, 0.0)
             if wait_s is None:
                 del self._next_look[study]
                 self._held.pop(study, None)
+                self._troubles.pop(study, None)
             else:
                 self._next_look[study] = time.monotonic() + wait_s
             if outcome is not None:
                 yield outcome
         self._pulse()
 
-    def _look(self, study: str, spool: Path) -> tuple[float | None, Outcome | None]:
+    def _troubled(self, study: str, error: OSError) -> float:
+        """Note that the server, or a full disk, kept a study from being answered; return when to look again."""
+        trouble = self._troubles.setdefault(study, _Trouble())
+        trouble.times, trouble.reason = trouble.times + 1, str(error)
+        wait_s = self._node.backoff.wait_s(trouble.times)
+        logger.warning("study %s: %s Trying again in %g s", study, error, wait_s)
+        return wait_s
+
+    def _give_up(self) -> None:
+        """Leave studies that were in trouble for longer than the patience."""
+        limit_s = self._node.backoff.patience_s
+        for study, trouble in list(self._troubles.items()):
+            if limit_s is not None and time.monotonic() - trouble.since > limit_s:
+                self._given_up.append(self._unfinished(study))
+                del self._troubles[study], self._next_look[study]
+
+    def _unfinished(self, study: str) -> Outcome:
+        trouble = self._troubles.get(study)
+        reason = trouble.reason if trouble else "it was not its turn yet, is still arriving, or another watcher's"
+        return Outcome(study, "unfinished", "unfinished", reason, 0, 0.0)
+
+    def _look(self, study: str, spool: Path, deposits: Deposits) -> tuple[float | None, Outcome | None]:
         """Return after how long to look again, None for never, and what became of the study if anything did."""
         images = image_instances(self._node, study)
         before = self._ledger.read(study)
@@ -167,6 +243,8 @@ class Watcher:
         stored = self._node.study(study)
         if not stored.is_stable or stored.quiet_s < self._pace.quiet_s:
             return self._pace.interval_s, None
+        if before is not None and not before.is_settled and before.images != digest_of(images):
+            deposits.note(study, before.announced.values())  # an answer to other images, stored in part
         wanted: list[Entry | None] = []
 
         def decide(current: Entry | None) -> Entry | None:
@@ -175,7 +253,8 @@ class Watcher:
 
         entry = self._ledger.change(study, decide)
         if entry is not None and entry.is_claimed_by(self._name):
-            return self._take(study, images, claim=entry, spool=spool)
+            deposits.settle(study)
+            return self._take(study, images, claim=entry, spool=spool, deposits=deposits)
         if entry is not None and entry.is_settled:
             return None, _outcome(study, entry) if wanted[-1] is not None else None
         return self._pace.interval_s, None
@@ -204,7 +283,7 @@ class Watcher:
         return time.monotonic() - held.since >= limit_s
 
     def _take(
-        self, study: str, images: tuple[str, ...], *, claim: Entry, spool: Path
+        self, study: str, images: tuple[str, ...], *, claim: Entry, spool: Path, deposits: Deposits
     ) -> tuple[float | None, Outcome | None]:
         """Answer a study that this watcher has claimed; as `_look`."""
         start = time.monotonic()
@@ -213,14 +292,22 @@ class Watcher:
             with lease.beating(self._pulse):
                 entry = answer_study(
                     self._node, study, images=images, claim=claim, ledger=self._ledger, lease=lease,
-                    respond=self._respond, spool=spool,
+                    respond=self._respond, deposits=deposits, spool=spool,
                 )  # fmt: skip
         except LeaseLostError:
             return self._pace.interval_s, None
         except GoneError:  # an image, or the study
             self._give_back(study, claim)
             return self._pace.interval_s, None
+        except FaultError:
+            self._give_back(study, claim)
+            raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                self._give_back(study, claim)
+                raise FullError(
+                    f"no room for its images in {tempfile.gettempdir()}. Make room, or set TMPDIR."
+                ) from None
             logger.debug("study %s failed", study, exc_info=True)
             return self._failed(study, cause_of(error), since=start)
         except BaseException:  # Ctrl-C, SIGTERM: the next watcher need not wait for the end of the lease

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from prostate_alm.delivery.dicom.encoding import encoded
-from prostate_alm.delivery.orthanc.client import NodeError, OrthancNode
-from prostate_alm.delivery.orthanc.lease import Lease
+from prostate_alm.delivery.orthanc.client import GoneError, NodeError, OrthancNode
+from prostate_alm.delivery.orthanc.deposits import Deposits
+from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError
 from prostate_alm.delivery.orthanc.state import Entry, Ledger
 
 ANSWERED = "answered"
@@ -66,12 +67,14 @@ def answer_study(
     ledger: Ledger,
     lease: Lease,
     respond: Respond,
+    deposits: Deposits,
     spool: Path,
 ) -> Entry:
     """Return the settled entry of a claimed study once all that is answered is in the server.
 
     What is about to be stored is announced in the entry first. An attempt that was cut off after that is completed:
-    what the server has of it stays, and only the rest is stored.
+    what the server has of it stays, and only the rest is stored. A study that was deleted meanwhile would come back as
+    one of the report alone: its entry is gone with it, so that what nobody announces is taken back.
 
     Args:
         node: the server.
@@ -81,10 +84,12 @@ def answer_study(
         ledger: where it is kept.
         lease: tells when the study was taken by another.
         respond: what answers.
+        deposits: what was stored and not yet seen to be announced.
         spool: folder for the images, which are removed from it.
 
     Raises:
         LeaseLostError: another watcher took the study; nothing more is stored.
+        GoneError: the study is not what it was: deleted, or with other images than those that were answered.
     """
     held = {series for series, uid in claim.announced.items() if node.holds(uid)}
     if held and held == set(claim.announced):
@@ -93,16 +98,23 @@ def answer_study(
         for number, instance in enumerate(images):
             node.download(instance, Path(folder, f"{number:06d}.dcm"))
         response = respond(Path(folder))
+    if image_instances(node, study) != tuple(images):
+        raise GoneError("the images that were answered are not those of the study any more")
     if response.code != ANSWERED:
         return settled(claim, code=response.code, reason=response.reason)
     kept = {series: uid for series, uid in claim.announced.items() if series in held}
     announced = {str(one.SeriesInstanceUID): str(one.SOPInstanceUID) for one in response.objects} | kept
     lease.check()
     ledger.change(study, lambda current: announcing(current, announced, watcher=claim.watcher))
+    deposits.note(study, announced.values())
     for one in response.objects:
         if str(one.SeriesInstanceUID) not in kept:
             lease.check()
+            if not (now := ledger.read(study)) or not now.is_claimed_by(claim.watcher):
+                raise LeaseLostError(f"study {study}")
             node.store(encoded(one), study=study)
+    if deposits.settle(study):
+        raise GoneError("the study was deleted while its answer was stored")
     return settled(claim.model_copy(update={"announced": announced}), code=ANSWERED)
 
 
