@@ -22,6 +22,7 @@ VALIDATION_MAJORITY = 100
 
 # streams of member_seed; smaller ones are the trainer's
 _MAJORITY_STREAM, _MINORITY_STREAM, _TEST_STREAM = 101, 102, 103
+_CLASS_STREAM = 110  # and the nine after it
 
 Rows = NDArray[np.int64]
 
@@ -74,6 +75,66 @@ def draw_member(
     ]
     train, validation = (np.concatenate(rows) for rows in zip(*parts, strict=True))
     return train, validation
+
+
+def class_sizes(largest: int, imbalance: float, *, rare: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return how many images each of the ten classes has.
+
+    n_k = largest · imbalance^(-k / 9) (exponential, CIFAR-10-LT), or `largest`, divided by `imbalance` for rare classes.
+
+    Args:
+        largest: images of the largest class, at least 1.
+        imbalance: of the largest class to the smallest, at least 1.
+        rare: numbers of the classes that are rare; None for the exponential profile.
+
+    Raises:
+        Cifar10Error: a number is out of its range, or a class is left without an image.
+
+    Reference:
+        Cui et al. 2019, arXiv:1901.05555; Cao et al. 2019, arXiv:1906.07413: long-tailed CIFAR-10.
+
+    >>> class_sizes(5000, 100)
+    (5000, 2997, 1797, 1077, 646, 387, 232, 139, 83, 50)
+    >>> class_sizes(5000, 100, rare=[3])[2:5]
+    (5000, 50, 5000)
+    """
+    if largest < 1 or not 1 <= imbalance < math.inf:
+        raise Cifar10Error(f"imbalance must be at least 1 and the largest class hold an image, got {imbalance}, {largest}.")
+    last = len(CLASS_NAMES) - 1
+    shares = [k / last if rare is None else float(k in rare) for k in range(len(CLASS_NAMES))]
+    sizes = tuple(round(largest * imbalance**-share) for share in shares)
+    if min(sizes) < 1:
+        raise Cifar10Error(
+            f"imbalance must leave an image of each class, got {imbalance:g} for {largest} of the largest. "
+            f"Choose one below {2 * largest}, or more images."
+        )
+    return sizes
+
+
+def draw_classes(
+    classes: NDArray[np.integer], *, train: Sequence[int], validation: Sequence[int], seed: int, member: int
+) -> tuple[Rows, Rows]:
+    """Draw a member's training and validation images of all ten classes; nested, as the draws of two classes are.
+
+    Args:
+        classes: class of each training image, (N,), see `ImageSet`.
+        train: images of each class for training, see `class_sizes`.
+        validation: images of each class for validation.
+        seed: seed of the experiment.
+        member: number of the member, from 0.
+
+    Returns:
+        Rows of `classes` for training and for validation, no row in both; by class, each part in random order.
+
+    Raises:
+        Cifar10Error: a class has too few images.
+    """
+    parts = [
+        _front_and_back(classes, number, sizes, member_seed(seed, member, _CLASS_STREAM + number))
+        for number, sizes in enumerate(zip(train, validation, strict=True))
+    ]
+    first, second = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+    return first, second
 
 
 def draw_test(

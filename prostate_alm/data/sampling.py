@@ -1,4 +1,4 @@
-"""Mini-batches in which both classes are present."""
+"""Mini-batches in which each class has its share."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,14 +7,14 @@ from torch.utils.data import Sampler
 
 
 class StratifiedBatchSampler(Sampler[list[int]]):
-    """Batches of nearly equal size that each carry their share of the positives.
+    """Batches of nearly equal size that each carry their share of the positives, or of each of several classes.
 
     The constraint compares the positives of a batch with its negatives (Eq. 7 of the paper) and is silent in a batch
-    without one of them. Each epoch visits every sample once; positives and negatives are shuffled separately and dealt
-    out to the batches in turn. The order is a function of seed and epoch only: a resumed run sees the same batches.
+    without one of them. Each epoch visits every sample once; the classes are shuffled separately and dealt out to the
+    batches in turn. The order is a function of seed and epoch only: a resumed run sees the same batches.
 
     Args:
-        labels: 0 or 1 per sample, (N,).
+        labels: 0 or 1 per sample, or the number of its class, (N,).
         batch_size: largest number of samples in a batch, at least 2.
         seed: seed of the order.
         rank: number of this process among those that train together; it gets every `ranks`-th row of each batch.
@@ -33,7 +33,8 @@ class StratifiedBatchSampler(Sampler[list[int]]):
     def __init__(self, labels: Sequence[int], batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {batch_size}. A ranking needs two samples.")
-        self._classes = [np.flatnonzero(np.asarray(labels) == value) for value in (1, 0)]
+        highest = max(1, *labels)
+        self._classes = [np.flatnonzero(np.asarray(labels) == value) for value in range(highest, -1, -1)]
         self._batches = -(-len(labels) // batch_size)
         if len(labels) // self._batches < ranks:
             raise ValueError(
@@ -53,7 +54,7 @@ class StratifiedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self._seed, self._epoch])
-        # positives first, then negatives, dealt like cards: sizes and shares differ by one at most
+        # the highest class first (positives, then negatives), dealt like cards: sizes and shares differ by one at most
         order = np.concatenate([generator.permutation(indices) for indices in self._classes])
         for batch in range(self._batches):
             rows = generator.permutation(order[batch :: self._batches])

@@ -1,10 +1,11 @@
 """One mini-batch as the constraint sees it: scores, labels and sample ids, checked, on one process or many."""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -23,10 +24,30 @@ class NonFiniteLogitsError(ValueError):
 class Batch:
     """Rows of a mini-batch. ``keys`` are sample ids, or their digests once rows of several ranks are joined."""
 
-    logits: Tensor  # (B,), float32 or float64, finite
-    labels: list[int]  # 0 or 1
+    logits: Tensor  # (B,), or (B, K) of K classes; float32 or float64, finite
+    labels: list[int]  # 0 or 1, or 0..K-1
     keys: Sequence[str | int]
     base_weight: float = 1.0  # share of the rank's own rows, times the number of ranks
+
+
+class Constraint(Protocol):
+    """What is added to a base loss: `AugmentedLagrangian`, or `CriticalClasses`, which holds several of them."""
+
+    @property
+    def terms(self) -> Mapping[str, Any]:
+        """Each `AugmentedLagrangian` by the ending of the names of its figures."""
+
+    def join(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Batch:
+        """Return the checked batch, of all ranks together."""
+
+    def of_batch(self, batch: Batch) -> Tensor:
+        """Return the term for a checked batch."""
+
+    def update_multipliers(self) -> None:
+        """Act after an optimizer step that was taken."""
+
+    def discard(self) -> None:
+        """Act after one that was skipped."""
 
 
 def check_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, step: int) -> Batch:
@@ -49,28 +70,61 @@ def check_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, st
     >>> check_batch(torch.zeros(2, 1), torch.tensor([1, 0]), ["a", "b"], step=0).labels
     [1, 0]
     """
-    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
-        raise TypeError(f"sample_ids must be a list of str, got {_short(sample_ids)} in a batch")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be of a floating type, got {logits.dtype} in a batch")
     size = len(sample_ids)
-    for name, tensor in (("logits", logits), ("labels", labels)):
-        if tensor.shape not in ((size,), (size, 1)):
-            raise ValueError(
-                f"{name} must have shape ({size},) or ({size}, 1), one row for each of the sample_ids, "
-                f"got {tuple(tensor.shape)} in a batch"
-            )
+    _check_rows(logits, labels, sample_ids, shapes=((size,), (size, 1)))
     flat = plain(logits).reshape(-1)
     flat = flat if flat.dtype == torch.float64 else flat.float()
     check_finite(flat, sample_ids, step=step)
-    return Batch(flat, _binary(labels), list(sample_ids))
+    return Batch(flat, class_numbers(labels, classes=2, where="a batch"), list(sample_ids))
+
+
+def check_class_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, classes: int, step: int) -> Batch:
+    """Return the checked batch of several classes with logits of shape (B, K) in at least float32.
+
+    Args:
+        logits: (B, K), floating.
+        labels: (B,) or (B, 1), 0..K-1 in any type.
+        sample_ids: B strings.
+        classes: K.
+        step: number of optimizer steps so far, for the message only.
+
+    Returns:
+        The batch; B may be 0.
+
+    Raises:
+        As `check_batch`.
+
+    >>> check_class_batch(torch.zeros(2, 3), torch.tensor([2, 0]), ["a", "b"], classes=3, step=0).labels
+    [2, 0]
+    """
+    _check_rows(logits, labels, sample_ids, shapes=((len(sample_ids), classes),))
+    wide = plain(logits) if logits.dtype == torch.float64 else plain(logits).float()
+    check_finite(wide, sample_ids, step=step)
+    return Batch(wide, class_numbers(labels, classes=classes, where="a batch"), list(sample_ids))
+
+
+def unique_ids(sample_ids: Sequence[str]) -> frozenset[str]:
+    """Return the ids that a constraint knows.
+
+    Raises:
+        TypeError: they are not a sequence of strings.
+        ValueError: one is there twice.
+    """
+    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
+        raise TypeError(f"sample_ids must be a list of str, got {sample_ids!r:.80} in AugmentedLagrangian")
+    times = Counter(sample_ids)
+    repeated = [key for key, count in times.items() if count > 1]
+    if repeated:
+        raise ValueError(f"sample_ids must be unique, got {repeated[:5]} more than once in AugmentedLagrangian")
+    return frozenset(times)
 
 
 def check_finite(logits: Tensor, sample_ids: Sequence[str], *, step: int) -> None:
     """Raise NonFiniteLogitsError with step and samples unless every logit is finite."""
     if not all_finite(logits):
-        rows = (~torch.isfinite(logits.detach().reshape(-1))).nonzero().reshape(-1).tolist()
-        value = logits.detach().reshape(-1)[rows[0]].item()
+        wide = logits.detach().reshape(len(logits), -1)
+        rows = (~torch.isfinite(wide)).any(1).nonzero().reshape(-1).tolist()
+        value = next(one for one in wide[rows[0]].tolist() if not math.isfinite(one))
         raise NonFiniteLogitsError(
             f"logits must be finite, got {value} for {_short([sample_ids[row] for row in rows])} at step {step} "
             "in a batch. Lower the learning rate or mu, or clip the gradient norm."
@@ -134,6 +188,23 @@ def digest(sample_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "big", signed=True)
 
 
+def checked_and_joined(check: Callable[[], Batch], *, mu: float, device: torch.device) -> Batch:
+    """Return a checked batch, of all ranks together where there are several; an error here is told to the others.
+
+    Args:
+        check: returns the rank's own batch, or raises.
+        mu: as for `join_ranks`.
+        device: where tensors of this rank live.
+    """
+    try:
+        batch = check()
+    except (TypeError, ValueError):
+        if is_distributed():
+            refuse_batch(mu=mu, device=device)
+        raise
+    return join_ranks(batch, mu=mu) if is_distributed() else batch
+
+
 def join_ranks(batch: Batch, *, mu: float) -> Batch:
     """Return the rows of all ranks in rank order, the same on every rank, with gradient.
 
@@ -158,12 +229,13 @@ def join_ranks(batch: Batch, *, mu: float) -> Batch:
         )
     if sum(sizes) == 0:
         return batch
-    rows = _exchange(batch, sizes)  # (all rows, 3)
+    rows = _exchange(batch, sizes)  # (all rows, logits + 2)
     start = sum(sizes[: dist.get_rank()])
-    values = rows[:, 0].contiguous().view(torch.float64).to(batch.logits.device, batch.logits.dtype)
+    values = rows[:, :-2].contiguous().view(torch.float64).to(batch.logits.device, batch.logits.dtype)
+    values = values.reshape(len(rows), *batch.logits.shape[1:])
     logits: Tensor = _OwnRows.apply(batch.logits, values, start)  # type: ignore[no-untyped-call]  # torch gives it no types
     weight = _share(len(batch.labels), total=sum(sizes))
-    return Batch(logits, rows[:, 1].tolist(), rows[:, 2].tolist(), weight)
+    return Batch(logits, rows[:, -2].tolist(), rows[:, -1].tolist(), weight)
 
 
 def base_weight(rows: int, *, device: torch.device) -> float:
@@ -205,11 +277,13 @@ def _announce(size: int, mu: float, device: torch.device) -> list[int]:
 
 
 def _exchange(batch: Batch, sizes: list[int]) -> Tensor:
-    own = torch.zeros(max(sizes), 3, dtype=torch.int64)  # bits of the logit, label, digest
-    count = len(batch.labels)
-    own[:count, 0] = batch.logits.detach().double().cpu().view(torch.int64)
-    own[:count, 1] = torch.tensor(batch.labels, dtype=torch.int64)
-    own[:count, 2] = torch.tensor([digest(str(key)) for key in batch.keys], dtype=torch.int64)
+    bits = batch.logits.detach().double().cpu().contiguous().view(torch.int64)
+    bits = bits.reshape(len(batch.labels), math.prod(batch.logits.shape[1:]))
+    count, columns = bits.shape
+    own = torch.zeros(max(sizes), columns + 2, dtype=torch.int64)  # bits of the logits, label, digest
+    own[:count, :-2] = bits
+    own[:count, -2] = torch.tensor(batch.labels, dtype=torch.int64)
+    own[:count, -1] = torch.tensor([digest(str(key)) for key in batch.keys], dtype=torch.int64)
     own = own.to(_wire(batch.logits.device))
     every = [torch.empty_like(own) for _ in sizes]
     dist.all_gather(every, own)
@@ -233,12 +307,37 @@ class _OwnRows(torch.autograd.Function):
         return gradient[ctx.rows] * dist.get_world_size(), None, None
 
 
-def _binary(labels: Tensor) -> list[int]:
+def class_numbers(labels: Tensor, *, classes: int, where: str) -> list[int]:
+    """Return labels of K classes as whole numbers.
+
+    Raises:
+        ValueError: one is not among 0..K-1.
+
+    >>> class_numbers(torch.tensor([2.0, 0.0]), classes=3, where="a batch")
+    [2, 0]
+    """
     values = plain(labels).reshape(-1).tolist()
-    wrong = set(values) - {0, 1}
+    wrong = set(values) - set(range(classes))
     if wrong:
-        raise ValueError(f"labels must be 0 or 1, got {_short(sorted(wrong))} in a batch")
+        rule = "0 or 1" if classes == 2 else f"whole numbers from 0 to {classes - 1}"
+        raise ValueError(f"labels must be {rule}, got {_short(sorted(wrong))} in {where}")
     return [int(value) for value in values]
+
+
+def _check_rows(
+    logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, shapes: Sequence[tuple[int, ...]]
+) -> None:
+    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
+        raise TypeError(f"sample_ids must be a list of str, got {_short(sample_ids)} in a batch")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be of a floating type, got {logits.dtype} in a batch")
+    size = len(sample_ids)
+    for name, tensor, allowed in (("logits", logits, shapes), ("labels", labels, ((size,), (size, 1)))):
+        if tensor.shape not in allowed:
+            raise ValueError(
+                f"{name} must have shape {' or '.join(map(str, allowed))}, one row for each of the sample_ids, "
+                f"got {tuple(tensor.shape)} in a batch"
+            )
 
 
 def _short(values: Sequence[object]) -> str:

@@ -1,8 +1,9 @@
 """The augmented Lagrangian of Eq. 8: a term to add to any loss, with one multiplier for each positive."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,15 +11,15 @@ from torch import Tensor, nn
 
 from prostate_alm.method.batch import (
     Batch,
+    Constraint,
     NonFiniteLogitsError,
     base_weight,
     check_batch,
     check_finite,
+    checked_and_joined,
     digest,
-    is_distributed,
-    join_ranks,
     plain,
-    refuse_batch,
+    unique_ids,
     violation_per_sample,
 )
 from prostate_alm.method.diagnostics import Diagnostics, Record
@@ -128,7 +129,7 @@ class AugmentedLagrangian(nn.Module):
         _check_rules(auc_tolerance=auc_tolerance, auc_patience=auc_patience)
         if mu_max is not None and mu_max < mu:
             raise ValueError(f"mu_max must be at least mu, {mu!r}, got {mu_max!r} in AugmentedLagrangian")
-        self._ids = _unique(sample_ids)
+        self._ids = unique_ids(sample_ids)
         self._id_of_digest: dict[int, str] = {}
         self.margin, self.rho, self.on, self.reduction = float(margin), float(rho), on, reduction
         self.multiplier_max = math.inf if multiplier_max is None else float(multiplier_max)
@@ -159,6 +160,11 @@ class AugmentedLagrangian(nn.Module):
     def mu(self) -> float:
         """The penalty coefficient μ."""
         return self._mu
+
+    @property
+    def terms(self) -> dict[str, "AugmentedLagrangian"]:
+        """The constraints by the ending of their figures' names: this one, without (`CriticalClasses` has several)."""
+        return {"": self}
 
     @property
     def step(self) -> int:
@@ -263,7 +269,7 @@ class AugmentedLagrangian(nn.Module):
         self._pending.clear()
 
     def extra_repr(self) -> str:
-        """Return the parameters, for ``print(term)``."""
+        """Return the parameters."""
         return (
             f"{len(self._ids)} samples, margin={self.margin}, mu={self._mu}, rho={self.rho}, on={self.on!r}, "
             f"reduction={self.reduction!r}, multiplier_max={self.multiplier_max}, mu_max={self.mu_max}"
@@ -271,23 +277,30 @@ class AugmentedLagrangian(nn.Module):
 
     def join(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Batch:
         """Return the checked batch, of all ranks together; the first half of ``forward``, and its errors."""
-        try:
-            batch = check_batch(logits, labels, sample_ids, step=self._step)
-            for key, label in zip(batch.keys, batch.labels, strict=True):
-                if label:
-                    self._known(key)
-        except (TypeError, ValueError):
-            if is_distributed():
-                refuse_batch(mu=self._mu, device=logits.device)
-            raise
-        return join_ranks(batch, mu=self._mu) if is_distributed() else batch
 
-    def of_batch(self, batch: Batch) -> Tensor:
-        """Return the term for a checked batch; the second half of ``forward``."""
-        scores = batch.logits if self.on == "logit" else torch.sigmoid(batch.logits)
-        if len(set(batch.labels)) < 2:
-            return scores.sum() * 0.0  # a zero that backward() can reach, on every rank
-        keys, violation, negatives = violation_per_sample(scores, batch, margin=self.margin)
+        def check() -> Batch:
+            batch = check_batch(logits, labels, sample_ids, step=self._step)
+            self.require_known(key for key, label in zip(sample_ids, batch.labels, strict=True) if label)
+            return batch
+
+        return checked_and_joined(check, mu=self._mu, device=logits.device)
+
+    def require_known(self, sample_ids: Iterable[str]) -> None:
+        """Raise ValueError unless each id was given to the constructor."""
+        for key in sample_ids:
+            self._known(key)
+
+    def of_batch(self, *batches: Batch) -> Tensor:
+        """Return the term for a checked batch; the second half of ``forward``.
+
+        Of several with the same positives in the same order, q_j is the sum and N the number of all their negatives.
+        """
+        scores = [one.logits if self.on == "logit" else torch.sigmoid(one.logits) for one in batches]
+        pairs = [(score, one) for score, one in zip(scores, batches, strict=True) if len(set(one.labels)) == 2]
+        if not pairs:
+            return reduce(add, (score.sum() for score in scores)) * 0.0  # backward() reaches it, on every rank
+        found = [violation_per_sample(score, one, margin=self.margin) for score, one in pairs]
+        keys, violation, negatives = found[0][0], reduce(add, (q for _, q, _ in found)), sum(n for _, _, n in found)
         if self.reduction == "mean":
             violation, negatives = violation / negatives, 1
         ids = [self._known(key) for key in keys]
@@ -330,14 +343,14 @@ class ConstrainedLoss(nn.Module):
 
     Args:
         base: F(θ), called as ``base(logits, labels)``, a mean over the batch (``losses.make_loss``).
-        term: the constraint, or None for the base alone.
+        term: the constraint, an `AugmentedLagrangian` or `CriticalClasses`; None for the base alone.
 
     >>> loss = ConstrainedLoss(nn.BCEWithLogitsLoss(), None)
     >>> loss(torch.tensor([0.0]), torch.tensor([1.0]), ["a"])
     tensor(0.6931)
     """
 
-    def __init__(self, base: nn.Module, term: AugmentedLagrangian | None = None) -> None:
+    def __init__(self, base: nn.Module, term: Constraint | None = None) -> None:
         super().__init__()
         self.base = base
         self.term = term
@@ -347,16 +360,12 @@ class ConstrainedLoss(nn.Module):
         """Return F + term as a scalar.
 
         Args:
-            logits: (B,) or (B, 1), any floating type, finite.
-            labels: (B,) or (B, 1), 0 or 1 in any type.
+            logits: (B,) or (B, 1), any floating type, finite; (B, K) of K classes.
+            labels: (B,) or (B, 1), 0 or 1 in any type; 0..K-1 of K classes.
             sample_ids: B strings.
 
-        Returns:
-            A scalar.
-
         Raises:
-            NonFiniteLogitsError: a logit is NaN or infinite; names the step and the samples.
-            ValueError: as the term.
+            As the term.
         """
         logits = plain(logits)
         if self.term is None:
@@ -366,7 +375,8 @@ class ConstrainedLoss(nn.Module):
             return base * base_weight(len(logits), device=logits.device)
         to_base, to_term = logits.view_as(logits), logits.view_as(logits)
         if self.training and to_base.requires_grad:
-            self.term.measure_gradients(base=to_base, constraint=to_term)
+            for term in self.term.terms.values():
+                term.measure_gradients(base=to_base, constraint=to_term)
         batch = self.term.join(to_term, labels, sample_ids)
         base = self._base(to_base, labels) if len(logits) else to_base.sum()
         return base * batch.base_weight + self.term.of_batch(batch)
@@ -374,16 +384,6 @@ class ConstrainedLoss(nn.Module):
     def _base(self, logits: Tensor, labels: Tensor) -> Tensor:
         value: Tensor = self.base(logits, labels)
         return value
-
-
-def _unique(sample_ids: Sequence[str]) -> frozenset[str]:
-    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
-        raise TypeError(f"sample_ids must be a list of str, got {sample_ids!r:.80} in AugmentedLagrangian")
-    times = Counter(sample_ids)
-    repeated = [key for key, count in times.items() if count > 1]
-    if repeated:
-        raise ValueError(f"sample_ids must be unique, got {repeated[:5]} more than once in AugmentedLagrangian")
-    return frozenset(times)
 
 
 def _check_member(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from prostate_alm.method.batch import plain
 
 Formula = Callable[[Tensor, Tensor], Tensor]
-Maker = Callable[..., Formula]
+Maker = Callable[..., Any]
 """Parameters of a loss, by name, to its formula."""
 
 
@@ -115,8 +115,8 @@ def make_loss(name: str, **parameters: Any) -> BaseLoss:
     >>> loss(torch.tensor([0.0, 0.0]), torch.tensor([1, 0]))  # (3 + 1) / 2 * log 2
     tensor(1.3863)
     """
-    maker = _maker(name, LOSSES)
-    whole = _with_defaults(name, maker, parameters)
+    maker = maker_of(name, LOSSES)
+    whole = with_defaults(name, maker, parameters)
     return BaseLoss(name, maker(**whole), whole)
 
 
@@ -133,7 +133,7 @@ def parameters_of(name: str, losses: Mapping[str, Maker] | None = None) -> tuple
     >>> parameters_of("cb_bce")
     ('class_counts', 'beta')
     """
-    return tuple(inspect.signature(_maker(name, LOSSES if losses is None else losses)).parameters)
+    return tuple(inspect.signature(maker_of(name, LOSSES if losses is None else losses)).parameters)
 
 
 def _bce() -> Formula:
@@ -141,32 +141,32 @@ def _bce() -> Formula:
 
 
 def _s_ml(*, margin: float = 0.5) -> Formula:
-    _check("margin", margin, "s_ml", margin >= 0, ">= 0")
+    check_parameter("margin", margin, "s_ml", margin >= 0, ">= 0")
     return partial(_margin_loss, negative=margin, positive=margin)
 
 
 def _a_ml(*, margin: float = 0.5) -> Formula:
-    _check("margin", margin, "a_ml", margin >= 0, ">= 0")
+    check_parameter("margin", margin, "a_ml", margin >= 0, ">= 0")
     return partial(_margin_loss, negative=0.0, positive=margin)
 
 
 def _s_fl(*, gamma: float = 2.0) -> Formula:
-    _check("gamma", gamma, "s_fl", gamma >= 0, ">= 0")
+    check_parameter("gamma", gamma, "s_fl", gamma >= 0, ">= 0")
     return partial(_focal_loss, negative=gamma, positive=gamma)
 
 
 def _a_fl(*, gamma: float = 2.0) -> Formula:
-    _check("gamma", gamma, "a_fl", gamma >= 0, ">= 0")
+    check_parameter("gamma", gamma, "a_fl", gamma >= 0, ">= 0")
     return partial(_focal_loss, negative=gamma, positive=0.0)
 
 
 def _w_bce(*, weight: float = 2.0) -> Formula:
-    _check("weight", weight, "w_bce", weight > 0, "> 0")
+    check_parameter("weight", weight, "w_bce", weight > 0, "> 0")
     return partial(_weighted_loss, negative=1.0, positive=weight)
 
 
 def _cb_bce(*, class_counts: tuple[int, int], beta: float = 0.999) -> Formula:
-    _check("beta", beta, "cb_bce", 0 <= beta < 1, "in [0, 1)")
+    check_parameter("beta", beta, "cb_bce", 0 <= beta < 1, "in [0, 1)")
     effective = [1 - beta**count for count in _counts(class_counts, "cb_bce")]
     negative, positive = (2 / number / sum(1 / each for each in effective) for number in effective)
     return partial(_weighted_loss, negative=negative, positive=positive)
@@ -181,8 +181,8 @@ def _mbauc() -> Formula:
 
 
 def _ldam(*, class_counts: tuple[int, int], max_margin: float = 0.5, scale: float = 1.0) -> Formula:
-    _check("max_margin", max_margin, "ldam", max_margin >= 0, ">= 0")
-    _check("scale", scale, "ldam", scale > 0, "> 0")
+    check_parameter("max_margin", max_margin, "ldam", max_margin >= 0, ">= 0")
+    check_parameter("scale", scale, "ldam", scale > 0, "> 0")
     counts = _counts(class_counts, "ldam")
     negative, positive = (max_margin * (min(counts) / count) ** 0.25 for count in counts)
     return partial(_margin_loss, negative=negative, positive=positive, scale=scale)
@@ -234,7 +234,12 @@ def _pair_square_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return gap.square() + positive.var(correction=0) + negative.var(correction=0)
 
 
-def _maker(name: str, losses: Mapping[str, Maker]) -> Maker:
+def maker_of(name: str, losses: Mapping[str, Maker]) -> Maker:
+    """Return what makes a loss from its parameters: one of `losses`, or `module.function` of the caller's own.
+
+    Raises:
+        ValueError: there is no such loss.
+    """
     module, _, attribute = name.rpartition(".")
     found = losses.get(name)
     if found is None and module:
@@ -250,7 +255,12 @@ def _maker(name: str, losses: Mapping[str, Maker]) -> Maker:
     return found
 
 
-def _with_defaults(name: str, maker: Maker, parameters: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(name: str, maker: Maker, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return all parameters of a loss.
+
+    Raises:
+        TypeError: a parameter is missing or does not belong to the loss.
+    """
     signature = inspect.signature(maker)
     try:
         bound = signature.bind(**parameters)
@@ -282,6 +292,7 @@ def _counts(class_counts: tuple[int, int], name: str) -> tuple[int, int]:
     return negatives, positives
 
 
-def _check(parameter: str, value: float, name: str, holds: bool, rule: str) -> None:
+def check_parameter(parameter: str, value: float, name: str, holds: bool, rule: str) -> None:
+    """Raise ValueError unless a parameter of a loss is finite and keeps its rule."""
     if not (holds and math.isfinite(value)):
         raise ValueError(f"{parameter} must be finite and {rule}, got {value!r} in {name}")

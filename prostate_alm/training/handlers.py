@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
 
-from prostate_alm.method.lagrangian import AugmentedLagrangian
+from prostate_alm.method.batch import Constraint
 from prostate_alm.training.distributed import is_leader
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Constrained(Protocol):
     """A loss with a constraint that acts, or None where none does."""
 
     @property
-    def term(self) -> AugmentedLagrangian | None:
+    def term(self) -> Constraint | None:
         """The constraint where it acts, else None."""
 
 
@@ -111,7 +111,7 @@ class UpdateMultipliers:
 
 
 class SchedulePenalty:
-    """μ ← ρ μ when the validation AUC fell (Algorithm 1).
+    """μ ← ρ μ when the validation AUC fell (Algorithm 1); that of each critical class by its own AUC.
 
     Args:
         loss: its constraint holds μ, where one acts.
@@ -133,7 +133,9 @@ class SchedulePenalty:
             ValueError: the epoch has not been validated: μ would follow the AUC of another one.
         """
         if self._loss.term is not None:
-            self._loss.term.observe_validation(validated(self._evaluator, trainer)["val_auc"])
+            metrics = validated(self._evaluator, trainer)
+            for suffix, term in self._loss.term.terms.items():
+                term.observe_validation(metrics[f"val_auc{suffix}"])
 
 
 def validated(evaluator: Engine, trainer: Engine) -> dict[str, float]:

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from tqdm import tqdm
 
+from prostate_alm.method.batch import Constraint
 from prostate_alm.method.lagrangian import AugmentedLagrangian
 from prostate_alm.training.distributed import is_leader
 from prostate_alm.training.handlers import validated
@@ -96,7 +97,13 @@ class History:
         self.rows = state["rows"]
 
 
-def _diagnostics(term: AugmentedLagrangian) -> dict[str, float]:
+def _diagnostics(constraint: Constraint) -> dict[str, float]:
+    return {
+        f"{name}{suffix}": value for suffix, term in constraint.terms.items() for name, value in _figures(term).items()
+    }
+
+
+def _figures(term: AugmentedLagrangian) -> dict[str, float]:
     report = term.diagnostics()
     term.reset_diagnostics()
     return {

@@ -14,7 +14,7 @@ _MEMORY_FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
 class CascadeNet(nn.Module):
     """One cascade for each group of channels; their features are concatenated in the fully connected layer.
 
-    f(x) = w · [cascade_1(x_1), cascade_2(x_2), ...] + b, the logit of the positive class.
+    f(x) = w · [cascade_1(x_1), cascade_2(x_2), ...] + b, the logit of the positive class, or one for each of K classes.
 
     A cascade repeats convolution, max-pooling, ReLU and ends with the maximum over what remains of the grid. Pooling
     before ReLU is the same function as ReLU before pooling (both are monotonic) and leaves ReLU less to do. Weights and
@@ -27,9 +27,10 @@ class CascadeNet(nn.Module):
         pooling: window and stride of the max-pooling after each convolution, one entry per spatial axis.
         initial_scale: factor on the convolutions' first weights, above 0. Torch draws them with a sixth of the variance
             that keeps a signal's size through ReLU layers (He et al., 2015): √6 gives that variance.
+        outputs: number of logits: 1 for two classes, K for several.
 
     Raises:
-        ValueError: spatial_dims is not 2 or 3, features and pooling differ in length, or initial_scale is not above 0.
+        ValueError: spatial_dims is not 2 or 3, features and pooling differ in length, or a number is not above 0.
 
     Reference:
         Section 5.2 and appendix B of the paper.
@@ -47,6 +48,7 @@ class CascadeNet(nn.Module):
         features: Sequence[int],
         pooling: Sequence[Sequence[int]],
         initial_scale: float = 1.0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if spatial_dims not in _CONVOLUTION:
@@ -57,11 +59,13 @@ class CascadeNet(nn.Module):
             )
         if not initial_scale > 0:
             raise ValueError(f"initial_scale must be above 0, got {initial_scale}. 1 leaves the weights as drawn.")
+        if outputs < 1:
+            raise ValueError(f"outputs must be at least 1, got {outputs}. It is 1 for two classes.")
         self.path_channels = tuple(path_channels)
         self.paths = nn.ModuleList(
             _cascade(spatial_dims, channels, features=features, pooling=pooling) for channels in path_channels
         )
-        self.classifier = nn.Linear(len(self.path_channels) * features[-1], 1)
+        self.classifier = nn.Linear(len(self.path_channels) * features[-1], outputs)
         self._memory_format = _MEMORY_FORMAT[spatial_dims]
         for convolution in self.paths.modules():
             if isinstance(convolution, nn.Conv2d | nn.Conv3d):
@@ -69,7 +73,7 @@ class CascadeNet(nn.Module):
                 convolution.weight.data = scaled.contiguous(memory_format=self._memory_format)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, 1) of images (B, sum of path_channels, spatial axes...)."""
+        """Return logits (B, outputs) of images (B, sum of path_channels, spatial axes...)."""
         parts = torch.split(image, list(self.path_channels), dim=1)
         features = [
             path(part.contiguous(memory_format=self._memory_format)).flatten(2).amax(2)  # (B, features[-1])
@@ -77,7 +81,7 @@ class CascadeNet(nn.Module):
         ]
         joined = torch.cat(features, dim=1).to(self.classifier.weight.dtype)  # (B, paths * features[-1])
         # A product and a sum, since autocast would round a linear layer: logits of 8 bits tie, and ties are no ranking.
-        logits: torch.Tensor = (joined * self.classifier.weight).sum(1, keepdim=True) + self.classifier.bias  # (B, 1)
+        logits: torch.Tensor = (joined[:, None] * self.classifier.weight).sum(2) + self.classifier.bias  # (B, outputs)
         return logits
 
 

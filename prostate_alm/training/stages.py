@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prostate_alm.data.splits import member_seed
-from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
+from prostate_alm.method.batch import Constraint
+from prostate_alm.method.lagrangian import ConstrainedLoss
 from prostate_alm.training.handlers import KeepBest
 from prostate_alm.training.scores import LABELS, SAMPLE_IDS
 
@@ -34,16 +35,18 @@ class StagedLoss(nn.Module):
         self.is_constrained = True
 
     @property
-    def term(self) -> AugmentedLagrangian | None:
+    def term(self) -> Constraint | None:
         """The constraint where it acts, else None."""
-        term: AugmentedLagrangian | None = self.whole.term if self.is_constrained else None
+        term: Constraint | None = self.whole.term if self.is_constrained else None
         return term
 
     def forward(self, logits: torch.Tensor, targets: Mapping[str, Any]) -> torch.Tensor:
-        """Return the scalar loss of logits (B, 1) and targets (labels (B,), B ids)."""
-        labels = targets[LABELS].to(logits.dtype).flatten()
+        """Return the scalar loss of logits (B, 1), or (B, K) of K classes, and targets (labels (B,), B ids)."""
+        labels = targets[LABELS].flatten()
+        if logits.shape[1] == 1:
+            logits, labels = logits.flatten(), labels.to(logits.dtype)
         loss = self.whole if self.is_constrained else self._base
-        value: torch.Tensor = loss(logits.flatten(), labels, targets[SAMPLE_IDS])
+        value: torch.Tensor = loss(logits, labels, targets[SAMPLE_IDS])
         return value
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from prostate_alm.data.cifar10 import Cifar10Error
-from prostate_alm.data.cifar10_draws import draw_member, draw_test, sample_ids
+from prostate_alm.data.cifar10_draws import class_sizes, draw_classes, draw_member, draw_test, sample_ids
 
 TEN = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
 PAIR = np.repeat([6, 7], 1000)
@@ -180,3 +180,39 @@ def test_the_classes_are_not_changed() -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(Cifar10Error, match=r"got 'validation'\. Available: \['train', 'test'\]"):
         sample_ids("validation", [1])
+
+
+@pytest.mark.parametrize(("imbalance", "published"), [(100, 12406), (200, 11203), (10, 20431), (1, 50000)])
+def test_long_tailed_sizes_are_those_of_the_literature(imbalance: float, published: int) -> None:
+    """Cao et al. round down, so that their totals are lower by less than one image a class."""
+    assert 0 <= sum(class_sizes(5000, imbalance)) - published < 10
+    assert class_sizes(5000, imbalance)[::9] == (5000, 5000 / imbalance)
+
+
+def test_draws_of_ten_classes_have_their_sizes_and_are_nested() -> None:
+    sizes, kept = class_sizes(300, 100), class_sizes(100, 20)
+    train, validation = draw_classes(TEN, train=sizes, validation=kept, seed=0, member=1)
+    assert np.bincount(TEN[train]).tolist() == list(sizes)
+    assert np.bincount(TEN[validation]).tolist() == list(kept)
+    assert not set(train) & set(validation)
+    more, same = draw_classes(TEN, train=class_sizes(300, 10), validation=kept, seed=0, member=1)
+    assert set(train) < set(more)
+    assert validation.tolist() == same.tolist()
+    other = draw_classes(TEN, train=sizes, validation=kept, seed=0, member=2)[0]
+    assert len(set(other) & set(train)) < 0.7 * len(train)
+
+
+@pytest.mark.parametrize(
+    ("largest", "imbalance", "message"),
+    [
+        (100, 0.5, "imbalance must be at least 1 .*, got 0.5"),
+        (0, 10, "the largest class hold an image, got 10, 0"),
+        (100, float("nan"), "imbalance must be at least 1 .*, got nan"),
+        (100, 300, "imbalance must leave an image of each class, got 300 for 100 of the largest. Choose one below 200"),
+    ],
+)
+def test_sizes_that_cannot_be(largest: int, imbalance: float, message: str) -> None:
+    with pytest.raises(Cifar10Error, match=message):
+        class_sizes(largest, imbalance)
+    with pytest.raises(Cifar10Error, match=r"class 0 \(airplane\) must have at least 600 images"):
+        draw_classes(TEN, train=[500] * 10, validation=[100] * 10, seed=0, member=0)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +49,11 @@ def test_seeds_give_different_orders() -> None:
 def test_a_batch_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 2, got 1"):
         StratifiedBatchSampler(LABELS, 1, seed=0)
+
+
+def test_each_batch_carries_its_share_of_each_class() -> None:
+    labels = np.repeat([0, 1, 2], [80, 16, 4])
+    batches = list(StratifiedBatchSampler(labels.tolist(), batch_size=25, seed=3))
+    assert sorted(row for batch in batches for row in batch) == list(range(100))
+    for batch in batches:
+        assert np.bincount(labels[batch], minlength=3).tolist() == [20, 4, 1]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prostate_alm.method.batch import base_weight
+from prostate_alm.method.critical import CriticalClasses
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 
@@ -60,6 +61,38 @@ def train(rank: int | None) -> dict:
     }
 
 
+def train_classes(rank: int | None) -> dict:
+    """Train as `train` does, four classes of which two are critical, each ranked against each other one."""
+    torch.manual_seed(8)
+    network = nn.Linear(6, 4).double()
+    model = network if rank is None else DistributedDataParallel(network)
+    x, _, ids = cohort()
+    labels = torch.arange(SAMPLES) % 4
+    term = CriticalClasses(ids, {3: {}, 1: {"margin": 2.0}}, classes=4, ordered=True, against="each", mu=0.2)
+    loss = ConstrainedLoss(nn.CrossEntropyLoss(), term)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    for step in range(STEPS // 2):
+        both = rows_of_step(step)
+        rows = both[0] + both[1] if rank is None else both[rank]
+        optimizer.zero_grad()
+        loss(model(x[rows].double()), labels[rows], [ids[row] for row in rows]).backward()
+        optimizer.step()
+        term.update_multipliers()
+    return {
+        "network": network.state_dict(),
+        "multipliers": {name: dict(one.multipliers) for name, one in term.terms.items()},
+    }
+
+
+def error_of_classes(label: int) -> str:
+    """Return type and message of the error that a batch with this label raises on this rank."""
+    try:
+        CriticalClasses(["a"], [1], classes=3)(torch.zeros(2, 3), torch.tensor([1, label]), ["a", "n"])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 def padded(rank: int) -> float:
     """Return the term where rank 1 repeats a positive and a negative of rank 0, as a distributed sampler pads."""
     x, labels, ids = cohort()
@@ -96,6 +129,8 @@ def main(rank: int, world: int, folder: Path) -> None:
     )
     found = {
         "trained": train(rank),
+        "trained classes": train_classes(rank),
+        "label": error_of_classes(2 + rank),
         "padded": padded(rank),
         "empty": empty_everywhere(),
         "weight": weight_of(rank),

@@ -53,6 +53,23 @@ def test_multipliers_are_the_same_bits_on_both_ranks(ranks):
     assert ranks[0]["trained"]["multipliers"] == ranks[1]["trained"]["multipliers"]
 
 
+def test_critical_classes_on_two_ranks_equal_one_process(ranks, worker):
+    one = worker.train_classes(None)
+    for rank in ranks:
+        trained = rank["trained classes"]
+        for name, parameter in one["network"].items():
+            torch.testing.assert_close(trained["network"][name], parameter, rtol=0, atol=1e-9)
+        for name, multipliers in one["multipliers"].items():
+            assert trained["multipliers"][name] == pytest.approx(multipliers, abs=1e-9)
+            assert max(multipliers.values()) > 0.1
+    assert ranks[0]["trained classes"]["multipliers"] == ranks[1]["trained classes"]["multipliers"]
+
+
+def test_a_label_that_is_no_class_on_one_rank_reaches_the_other(ranks):
+    assert ranks[1]["label"].startswith("ValueError: labels must be whole numbers from 0 to 2, got [3]")
+    assert ranks[0]["label"].startswith("RuntimeError: every rank must have a valid batch, got an error on rank 1")
+
+
 def test_padded_duplicates_add_nothing(ranks, worker):
     x, labels, ids = worker.cohort()
     term = AugmentedLagrangian.as_printed(ids, mu=0.2, rho=2.0)

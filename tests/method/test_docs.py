@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 def test_the_plain_pytorch_example_runs_and_trains():
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    block, of_classes = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert len(imports) == 3
     names: dict = {}
@@ -21,6 +21,8 @@ def test_the_plain_pytorch_example_runs_and_trains():
     exec(compile(block, "docs/method.md", "exec"), names)
     assert len(names["term"].multipliers) == 20  # the positives, one in ten of 200
     assert 0 < max(names["term"].multipliers.values()) <= 3.0  # the default bound
+    exec(compile(of_classes, "docs/method.md", "exec"), names)
+    assert len(names["term"].terms[""].multipliers) == 20
 
 
 def test_the_picture_is_there_and_small():
@@ -31,7 +33,7 @@ def test_the_picture_is_there_and_small():
 
 def test_the_commands_name_scripts_that_exist():
     scripts = re.findall(r"python ((?:benchmarks|docs)/\S+\.py)", TEXT)
-    assert len(set(scripts)) == 5
+    assert len(set(scripts)) == 6
     assert all((ROOT / script).is_file() for script in scripts)
 
 

@@ -50,6 +50,23 @@ def test_one_class_serves_two_dimensions() -> None:
     assert net(torch.zeros(5, 3, 32, 32)).shape == (5, 1)
 
 
+def test_each_of_several_logits_is_that_of_a_network_with_its_weights() -> None:
+    many = CascadeNet(3, (1, 3), features=(4, 8), pooling=POOLING_3D, outputs=3)
+    image = torch.randn(5, 4, 16, 16, 8)
+    logits = many(image)
+    assert logits.shape == (5, 3)
+    for place in range(3):
+        one = small_net()
+        own = {
+            name: value[place : place + 1] if name.startswith("classifier") else value
+            for name, value in many.state_dict().items()
+        }
+        one.load_state_dict(own)
+        torch.testing.assert_close(one(image)[:, 0], logits[:, place])
+    with pytest.raises(ValueError, match="outputs must be at least 1, got 0"):
+        CascadeNet(2, (3,), features=(4,), pooling=((2, 2),), outputs=0)
+
+
 def test_a_sample_does_not_depend_on_the_others_of_its_batch() -> None:
     net, images = small_net(), torch.randn(4, 4, 16, 16, 8)
     torch.testing.assert_close(net(images)[2:3], net(images[2:3]), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,302 @@
+"""One critical class among the ten of CIFAR-10-LT, each in turn: three losses with the constraint and without it.
+
+    OMP_NUM_THREADS=1 python benchmarks/cifar10_critical.py train DATASET_DIR OUTPUT_DIR [--members 0 1 2 --draws 0]
+    python benchmarks/cifar10_critical.py table OUTPUT_DIR TABLE.csv
+    OMP_NUM_THREADS=1 python benchmarks/cifar10_critical.py overhead
+
+Class k has LARGEST * IMBALANCE^(-k / 9) training images. A member trains FIRST epochs with the loss alone; from there,
+with a new optimizer whose rate falls to 0, SECOND epochs with the loss alone (the baseline) and, for each class, as
+many with the constraint: the paper's order, and one first stage for eleven second ones. LDAM's weights are deferred to
+the second stage. The last state is judged, on all 10 000 test images: no state is chosen. `train` keeps the logits and
+does not train again what is there. `table` gives, of the ensembles (the mean of the members' logits), the error of the
+other classes at 80, 90 and 95 % TPR of the critical class, the FPR there, and the balanced accuracy of the arg-max,
+with 95 % intervals of the change: test images and draws are resampled together, pairs stay pairs. Of the members those
+count that every loss and class has; of the draws those that have any.
+"""
+
+import argparse
+import copy
+import csv
+import math
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prostate_alm.data.cifar10 import Cifar10, ImageSet, read_cifar10
+from prostate_alm.data.cifar10_draws import class_sizes, draw_classes
+from prostate_alm.data.sampling import StratifiedBatchSampler
+from prostate_alm.data.splits import member_seed
+from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
+from prostate_alm.method.class_losses import make_class_loss
+from prostate_alm.method.class_metrics import one_against_rest, rest_error_of_columns
+from prostate_alm.method.critical import CriticalClasses, log_odds
+from prostate_alm.method.lagrangian import ConstrainedLoss
+from prostate_alm.method.metrics import auc, fpr_at_tpr
+from prostate_alm.training.networks import CascadeNet
+
+LARGEST, IMBALANCE, VALIDATION_SHARE = 500, 100, 0.2
+FIRST, SECOND, BATCH_SIZE, RATE = 15, 8, 64, 0.002
+CLASSES, LOSSES, LEVELS = range(10), ("ce", "ldam", "la"), (0.8, 0.9, 0.95)
+NAMES = (*(f"rest_error_at_tpr{100 * t:.0f}" for t in LEVELS), *(f"fpr_at_tpr{100 * t:.0f}" for t in LEVELS))
+COLUMNS = (*NAMES, "balanced_accuracy")
+RESAMPLES = 500
+
+Logits = NDArray[np.float32]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trains = commands.add_parser("train")
+    trains.add_argument("dataset_dir", type=Path)
+    trains.add_argument("output_dir", type=Path)
+    trains.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    trains.add_argument("--members", nargs="+", type=int, default=range(5))
+    trains.add_argument("--draws", nargs="+", type=int, default=range(3))
+    prints = commands.add_parser("table")
+    prints.add_argument("output_dir", type=Path)
+    prints.add_argument("csv_file", type=Path)
+    commands.add_parser("overhead")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "overhead":
+        print_overhead()
+    elif options.command == "table":
+        write_table(options.output_dir, options.csv_file)
+    else:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        data = read_cifar10(options.dataset_dir)
+        np.save(options.output_dir / "labels.npy", data.test.classes)
+        for draw, member, loss in product(options.draws, options.members, options.losses):
+            play(data, loss, draw=draw, member=member, folder=options.output_dir)
+
+
+def play(data: Cifar10, loss: str, *, draw: int, member: int, folder: Path) -> None:
+    """Train the baseline and each critical class of one member from one first stage; keep the logits of the test."""
+    files = {c: file_of(folder, loss, c, draw=draw, member=member) for c in (None, *CLASSES)}
+    if all(file.exists() for file in files.values()):
+        return
+    begun = time.monotonic()
+    sizes = class_sizes(LARGEST, IMBALANCE)
+    kept = [max(1, round(VALIDATION_SHARE * size)) for size in sizes]
+    drawn = draw_classes(data.train.classes, train=sizes, validation=kept, seed=draw, member=member)
+    training, validation = (samples(data.train, rows) for rows in drawn)
+    test = TensorLoader(samples(data.test, np.arange(len(data.test.classes))))
+    seed = member_seed(draw, member, 0, 0)
+    torch.manual_seed(seed)
+    network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4, outputs=10)
+    loader = TensorLoader(training, batches_of(training, seed), augment=mirror_and_shift)
+    counts = () if loss == "ce" else sizes
+    base = make_class_loss(loss, classes=10, **({"class_counts": counts} if counts else {}))
+    base.weighs = False
+    fit(network, ConstrainedLoss(base), loader, TensorLoader(validation), seed=seed, epochs=range(FIRST))
+    base.weighs = True
+    start = copy.deepcopy(network.state_dict())
+    for critical, file in files.items():
+        if file.exists():
+            continue
+        network.load_state_dict(start)
+        ids = [sample["sample_id"] for sample in training]
+        term = None if critical is None else CriticalClasses(ids, [critical], classes=10)
+        whole = ConstrainedLoss(base, term)
+        fit(network, whole, loader, TensorLoader(validation), seed=seed, epochs=range(FIRST, FIRST + SECOND))
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, scored(network, test)[1])
+        partial.replace(file)
+    print(f"{loss} draw {draw} member {member}: {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def file_of(folder: Path, loss: str, critical: int | None, *, draw: int, member: int) -> Path:
+    return folder / f"{loss}-{'baseline' if critical is None else critical}-{draw}-{member}.npy"
+
+
+def samples(images: ImageSet, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    return [
+        {"image": torch.from_numpy(images.images[row]), "label": int(images.classes[row]), "sample_id": str(row)}
+        for row in rows
+    ]
+
+
+def batches_of(training: list[dict[str, Any]], seed: int) -> StratifiedBatchSampler:
+    return StratifiedBatchSampler([sample["label"] for sample in training], batch_size=BATCH_SIZE, seed=seed)
+
+
+def fit(
+    network: nn.Module,
+    loss: ConstrainedLoss,
+    loader: TensorLoader,
+    validation: TensorLoader,
+    *,
+    seed: int,
+    epochs: range,
+) -> None:
+    """Train; the rate falls to 0 along a cosine in the second stage, μ follows the validation AUC of the class."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
+    steps = len(loader) * len(epochs)
+    fall = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 1.0 if epochs.start == 0 else (1 + math.cos(math.pi * step / steps)) / 2
+    )
+    for epoch in epochs:
+        loader.set_seed(member_seed(seed, 0, 1, epoch))
+        network.train()
+        for batch in loader:
+            optimizer.zero_grad()
+            loss(network(batch["image"]), batch["label"], batch["sample_id"]).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            fall.step()
+            if loss.term is not None:
+                loss.term.update_multipliers()
+        if isinstance(loss.term, CriticalClasses):
+            labels, logits = scored(network, validation)
+            for (c, rivals), term in zip(loss.term.rivals.items(), loss.term.terms.values(), strict=True):
+                term.observe_validation(auc(labels == c, log_odds(torch.from_numpy(logits), c, rivals=rivals)))
+
+
+def scored(network: nn.Module, loader: TensorLoader) -> tuple[NDArray[np.int64], Logits]:
+    network.eval()
+    with torch.no_grad():
+        batches = [(batch["label"], network(batch["image"])) for batch in loader]
+    labels, logits = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
+    return labels, logits
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def write_table(folder: Path, csv_file: Path) -> None:
+    """Write a row for each loss, critical class and figure, and their means, and print those."""
+    labels = np.load(folder / "labels.npy")
+    rows = []
+    for loss in LOSSES:
+        pairs = {c: list(ensembles(folder, loss, c)) for c in CLASSES}
+        if all(pairs.values()):
+            rows += table_rows(labels, loss, pairs)
+    with csv_file.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        if row["critical"] == "mean":
+            print("  ".join(f"{value:>22}" if key == "figure" else f"{value:>7}" for key, value in row.items()))
+
+
+def ensembles(folder: Path, loss: str, critical: int) -> Iterator[tuple[Logits, Logits]]:
+    """Yield the mean logits of the baseline and of the constraint of each draw, over the members that all have."""
+    for draw in range(3):
+        members = [
+            m
+            for m in range(5)
+            if all(file_of(folder, one, c, draw=draw, member=m).exists() for one in LOSSES for c in (None, *CLASSES))
+        ]
+        if members:
+            yield tuple(  # type: ignore[misc]  # of two
+                np.mean([np.load(file_of(folder, loss, c, draw=draw, member=m)) for m in members], axis=0)
+                for c in (None, critical)
+            )
+
+
+def table_rows(
+    labels: NDArray[np.int64], loss: str, pairs: dict[int, list[tuple[Logits, Logits]]]
+) -> list[dict[str, Any]]:
+    """Return a row for each class and figure: without, with, change, and the interval of the change, in percent."""
+    reduced = {c: [[reduce(labels, logits, c) for logits in pair] for pair in own] for c, own in pairs.items()}
+    found = changes(reduced, labels, None)  # (classes, 2, columns)
+    random = np.random.default_rng(0)
+    drawn = np.array([changes(reduced, labels, random) for _ in range(RESAMPLES)])  # (resamples, classes, 2, columns)
+    low, high = np.quantile(drawn[:, :, 1] - drawn[:, :, 0], [0.025, 0.975], axis=0)
+    low_mean, high_mean = np.quantile((drawn[:, :, 1] - drawn[:, :, 0]).mean(axis=1), [0.025, 0.975], axis=0)
+    draws = len(pairs[0])
+    rows = [
+        row_of(loss, str(c), draws, column, found[c, :, i], (low[c, i], high[c, i]))
+        for c, (i, column) in product(CLASSES, enumerate(COLUMNS))
+    ]
+    mean = found.mean(axis=0)
+    return rows + [
+        row_of(loss, "mean", draws, column, mean[:, i], (low_mean[i], high_mean[i])) for i, column in enumerate(COLUMNS)
+    ]
+
+
+def row_of(
+    loss: str, critical: str, draws: int, figure: str, pair: NDArray[np.float64], bounds: tuple[float, float]
+) -> dict[str, Any]:
+    return {
+        "loss": loss,
+        "critical": critical,
+        "draws": draws,
+        "figure": figure,
+        "without": f"{pair[0]:.1f}",
+        "with": f"{pair[1]:.1f}",
+        "change": f"{pair[1] - pair[0]:+.2f}",
+        "low": f"{bounds[0]:+.2f}",
+        "high": f"{bounds[1]:+.2f}",
+    }
+
+
+def reduce(labels: NDArray[np.int64], logits: Logits, critical: int) -> NDArray[np.float64]:
+    """Return all that the figures need, (n, 3): critical score, right among the rest, right by the arg-max."""
+    _, columns = one_against_rest(labels, logits, critical=critical)
+    return np.column_stack([columns, logits.argmax(axis=1) == labels])
+
+
+def changes(
+    reduced: dict[int, list[list[NDArray[np.float64]]]], labels: NDArray[np.int64], random: np.random.Generator | None
+) -> NDArray[np.float64]:
+    """Return the figures without and with the constraint, the mean over the draws, (classes, 2, columns)."""
+    rows, picked = np.arange(len(labels)), np.arange(len(reduced[0]))
+    if random is not None:
+        rows = np.concatenate([random.choice(own, len(own)) for own in (np.flatnonzero(labels == c) for c in CLASSES)])
+        picked = random.integers(len(picked), size=len(picked))
+    return np.array(
+        [
+            np.mean([[figures(labels[rows], one[rows], c) for one in reduced[c][d]] for d in picked], axis=0)
+            for c in CLASSES
+        ]
+    )
+
+
+def figures(labels: NDArray[np.int64], columns: NDArray[np.float64], critical: int) -> list[float]:
+    truth = labels == critical
+    errors = [rest_error_of_columns(truth, columns, tpr=tpr) for tpr in LEVELS]
+    rates = [fpr_at_tpr(truth, columns[:, 0], tpr) for tpr in LEVELS]
+    recalls = [columns[labels == k, 2].mean() for k in np.unique(labels)]
+    return [100 * float(value) for value in (*errors, *rates, np.mean(recalls))]
+
+
+# --- the cost -----------------------------------------------------------------------------------------------------
+
+
+def print_overhead(steps: int = 60) -> None:
+    """Print by how much the constraint lengthens a training step: both in turns, the median of each."""
+    labels = torch.arange(BATCH_SIZE) % 10
+    ids, images = [str(i) for i in range(BATCH_SIZE)], torch.randn(BATCH_SIZE, 3, 32, 32)
+    network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4, outputs=10)
+    base = make_class_loss("ce", classes=10)
+    both = ConstrainedLoss(base), ConstrainedLoss(base, CriticalClasses(ids, [3], classes=10))
+    times: list[list[float]] = [[], []]
+    for _ in range(steps):
+        for loss, own in zip(both, times, strict=True):
+            begun = time.process_time()
+            step(network, loss, images, labels, ids)
+            own.append(time.process_time() - begun)
+    without, with_ = (float(np.median(own)) for own in times)
+    print(
+        f"step {1000 * without:.1f} ms, with the constraint {1000 * with_:.1f} ms: {100 * (with_ / without - 1):+.1f} %"
+    )
+
+
+def step(network: nn.Module, loss: ConstrainedLoss, images: Tensor, labels: Tensor, ids: list[str]) -> None:
+    loss(network(images), labels, ids).backward()
+    if loss.term is not None:
+        loss.term.update_multipliers()
+
+
+if __name__ == "__main__":
+    main()
