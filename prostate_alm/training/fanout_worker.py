@@ -8,10 +8,12 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from queue import Queue
 from typing import Any, NoReturn
 
 
@@ -89,12 +91,27 @@ def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _receive(tasks: "Queue[str]") -> None:
+    """Pass on what comes; end the process where the one that gives the tasks is gone before they are done.
+
+    At once: another one may want the member's folder, and resumes what the last epoch left.
+    """
+    for line in sys.stdin:
+        tasks.put(line)
+    if tasks.unfinished_tasks:
+        os._exit(1)
+    tasks.put("")
+
+
 def main() -> None:
     """Do the tasks of standard input until it ends."""
     signal.signal(signal.SIGTERM, _interrupt)
-    for line in sys.stdin:
+    tasks: Queue[str] = Queue()
+    threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
+    while line := tasks.get():
         task = json.loads(line)
         failure = run_bundle_command(task["arguments"], Path(task["log_file"]))
+        tasks.task_done()
         sys.stdout.write(json.dumps({"failure": failure}) + "\n")
         sys.stdout.flush()
 

@@ -226,6 +226,8 @@ def run_member(member: Member, training: Training) -> dict[str, Any]:
     """
     if member.folder.is_finished:
         logger.info("%s is finished already; its results stay as they are", member.folder.path)
+        if is_leader() and member.settings.parent_run_id is None:  # of an ensemble's members the ensemble takes care
+            tracking.log_member(member.folder.path, tracking_uri=tracking.resolve_uri(member.settings.tracking_uri))
         return _report(member, member.folder.read_json(run_folder.METRICS))
     if not is_leader():
         training.run()

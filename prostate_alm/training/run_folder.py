@@ -17,6 +17,7 @@ _ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTO
 BUNDLE_FILES = "bundle"
 """Folder with the config files that the run was made with: the bundle may change, the run stays readable."""
 LOCK = ".lock"
+_ENDING_S = 1.0  # that a killed process may take to be gone
 DTYPE = "dtype"
 """Key of the configuration: which precision `auto` chose when the run began. It goes on with that on any machine."""
 ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
@@ -68,7 +69,7 @@ class RunFolder:
             RunFolderError: another process holds it.
         """
         try:
-            return FileLock(self.file(LOCK), timeout=0).acquire()
+            return FileLock(self.file(LOCK), timeout=_ENDING_S).acquire()
         except Timeout as error:
             raise RunFolderError(
                 f"output_dir must not be in use by another process, got {self.path}. Wait until that has ended."

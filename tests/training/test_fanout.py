@@ -14,6 +14,7 @@ import pytest
 
 from prostate_alm.data.cifar10 import write_stand_in
 from prostate_alm.training.fanout import MemberTask, Outcome, run_tasks
+from prostate_alm.training.run_folder import RunFolder
 
 CONFIG_FILE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10" / "train.json"
 
@@ -72,19 +73,38 @@ def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, threads
             assert contents[0] == contents[1], (number, file)
 
 
-def test_a_process_that_dies_is_reported_and_replaced(images: Path, tmp_path: Path) -> None:
-    # the first member trains long enough to be killed in the middle; the second takes a new process
-    long, short = (make_tasks(images, tmp_path, 2, alm_epochs=n) for n in (100_000, 1))
+def running(tasks: list[MemberTask]) -> subprocess.Popen[bytes]:
+    """Start a process that runs tasks and prints how they ended."""
     script = (
         "import sys, pickle; from prostate_alm.training.fanout import run_tasks\n"
         "for outcome in run_tasks(pickle.load(sys.stdin.buffer), jobs=1):\n"
         "    print(outcome.task.output_dir.name, outcome.failure, flush=True)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(tasks))
+    process.stdin.close()
+    return process
+
+
+def test_a_process_whose_parent_is_killed_ends_at_once_and_leaves_the_folder_free(images: Path, tmp_path: Path) -> None:
+    (long,) = make_tasks(images, tmp_path, 1, alm_epochs=100_000)
+    with running([long]) as parent:
+        worker = training_process(parent.pid, long.log_file)
+        parent.kill()
+        deadline = time.monotonic() + 20  # it would train for hours
+        while Path(f"/proc/{worker}/cmdline").is_file() and Path(f"/proc/{worker}/cmdline").read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    with RunFolder(long.output_dir).lock():
+        pass
+
+
+def test_a_process_that_dies_is_reported_and_replaced(images: Path, tmp_path: Path) -> None:
+    # the first member trains long enough to be killed in the middle; the second takes a new process
+    long, short = (make_tasks(images, tmp_path, 2, alm_epochs=n) for n in (100_000, 1))
+    with running([long[0], short[1]]) as process:
         assert process.stdout is not None
-        process.stdin.write(pickle.dumps([long[0], short[1]]))
-        process.stdin.close()
         os.kill(training_process(process.pid, long[0].log_file), signal.SIGKILL)
         lines = process.stdout.read().decode().splitlines()
     assert lines == ["member-00 the process ended with code -9 (out of memory?)", "member-01 None"]

@@ -3,7 +3,7 @@
 The files in the folders of results are the truth; a store holds a copy of them, which can be made at any time.
 """
 
-from prostate_alm.training.tracking.ensemble_run import fail_ensemble_run, log_ensemble, start_ensemble_run
+from prostate_alm.training.tracking.ensemble_run import fail_ensemble_run, log_ensemble, log_member, start_ensemble_run
 from prostate_alm.training.tracking.member_run import MemberRun, resume_member_run, start_member_run
 from prostate_alm.training.tracking.store import StoreUnreachableError, prepare_store
 from prostate_alm.training.tracking.sync import SyncReport, sync_results
@@ -17,6 +17,7 @@ __all__ = [
     "SyncReport",
     "fail_ensemble_run",
     "log_ensemble",
+    "log_member",
     "prepare_store",
     "resolve_uri",
     "resume_member_run",

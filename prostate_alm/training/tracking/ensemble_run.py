@@ -96,6 +96,21 @@ def log_ensemble(folder: Path, *, tracking_uri: str) -> str | None:
         return None
 
 
+def log_member(folder: Path, *, tracking_uri: str) -> None:
+    """Log what the store lacks of a finished member that was trained alone; a kill may have come after its results.
+
+    Args:
+        folder: the member's folder.
+        tracking_uri: see `resolve_uri`. Of a store that is away a warning tells.
+    """
+    if is_away(tracking_uri):
+        return
+    try:
+        complete_member(open_store(tracking_uri), MemberFolder(folder))
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, folder, error)
+
+
 def finished_ensemble(folder: Path) -> EnsembleFolder:
     """Return a folder as that of a finished ensemble.
 

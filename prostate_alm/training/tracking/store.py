@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException, RestException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from prostate_alm.training.tracking.fresh_store import ensure_made
 from prostate_alm.training.tracking_uri import DEFAULT_URI, NO_TRACKING, sqlite_path
 
 DEFAULT_FOLDER = Path("outputs")
@@ -92,13 +93,15 @@ def is_unreachable(tracking_uri: str, error: Exception) -> bool:
 
 
 def open_store(tracking_uri: str) -> StoreClient:
-    """Open a store; the tables of a fresh SQLite store are made, by one process at a time.
+    """Open a store; the tables of a fresh SQLite store are made, by one process at a time, all or none.
 
     Raises:
         StoreUnreachableError: the server does not answer.
         MlflowException, OSError, SQLAlchemyError: the store cannot be used.
     """
     with _store_lock(tracking_uri):
+        if (path := sqlite_path(tracking_uri)) is not None:
+            ensure_made(path)
         client = StoreClient(tracking_uri)
         client.search_experiments(max_results=1)
     return client
