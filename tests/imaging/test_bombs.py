@@ -68,9 +68,9 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-# In a process of its own: the peak of the children of this one is that of all tests, and starts with its own size.
+# In a process of its own, whose peak is VmHWM: ru_maxrss starts at the size of the process that started it.
 REFUSED = """
-import resource, sys, time
+import re, resource, sys, time
 from pathlib import Path
 from prostate_alm.imaging.apart import call_apart
 from prostate_alm.imaging.dicom import StudyRefused
@@ -80,9 +80,10 @@ try:
     load_study(Path(sys.argv[1]))
 except StudyRefused as refused:
     seconds = time.monotonic() - begin
-    here, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    apart = call_apart(resource.getrusage, resource.RUSAGE_SELF)
-    print(refused.code, seconds, max(one.ru_maxrss for one in (here, ended, apart)))
+    here = int(re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1])
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    apart = call_apart(resource.getrusage, resource.RUSAGE_SELF).ru_maxrss
+    print(refused.code, seconds, max(here, ended, apart))
 """
 
 
