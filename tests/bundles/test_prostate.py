@@ -221,7 +221,7 @@ def test_two_processes_train_as_one_does(cohort: Path, tmp_path: Path) -> None:
     assert together.stdout.count("results: together") == 1
     for column in ("val_loss", "alm_q_mean", "alm_lambda_maximum"):
         one, two = (history(tmp_path / name, column) for name in ("alone", "together"))
-        assert two == pytest.approx(one, rel=1e-6), column
+        assert two == pytest.approx(one, rel=1e-4), column  # rounding is 1e-6 of it, a wrong sum percents
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert len(runs) == 4  # a parent and a member for each of the two trainings
 
