@@ -11,7 +11,7 @@ train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
 
 test: .venv/dev.stamp lint  ## everything that must hold
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
