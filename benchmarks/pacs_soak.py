@@ -29,7 +29,7 @@ from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, OrthancNode  #
 from prostate_alm.delivery.orthanc.work import digest_of, image_instances  # noqa: E402
 
 FAULTS, SLOW_S = 0.05, 0.02
-SENDERS, KILL_S, SETTLED_S, LIMIT_S = 2, (4.0, 12.0), 15, 3600.0
+SENDERS, KILL_S, SETTLED_S, LIMIT_S = 4, (8.0, 24.0), 15, 7200.0
 
 
 def main() -> None:

@@ -236,3 +236,11 @@ def test_an_interrupted_build_says_so_and_goes_on_the_next_time(
     assert [one["id"] for one in json.loads((tmp_path / "c.json").read_text())["studies"]] == names
     assert (tmp_path / "c" / names[5] / "study.json").stat().st_mtime_ns == kept
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == names
+
+
+def test_names_of_files_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = tmp_path / "\x1b]0;owned\x07\x1b[2J.json"
+    assert main(["manifest", "check", str(evil)]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert "\\x1b]0;owned\\x07\\x1b[2J.json" in error

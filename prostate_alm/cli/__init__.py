@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prostate_alm import __version__
 from prostate_alm.cli import bundle, data, doctor, pack, predict, training, watch
-from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, print_error
+from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         doctor found a problem, 2 for input that cannot be used, 130 when interrupted, 141 when the reader of the output
         has gone (as `head` does).
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pydicom").disabled = True  # it quotes odd values, which may be identifiers
     try:
         options = _parse(arguments)
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break into the farewell
-        print("interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
+        say("interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
         return INTERRUPTED
     return code
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from prostate_alm.cli.parser import OK, Commands, add_group
+from prostate_alm.cli.parser import OK, Commands, add_group, say
 
 
 def add_bundle(commands: Commands) -> None:
@@ -21,5 +21,5 @@ def add_bundle(commands: Commands) -> None:
 def _print_path(options: argparse.Namespace) -> int:
     from prostate_alm.shipped import shipped_bundle
 
-    print(shipped_bundle(options.name))
+    say(shipped_bundle(options.name))
     return OK

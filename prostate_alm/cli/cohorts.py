@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, Parser, add_group
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, Parser, add_group, say
 from prostate_alm.progress import progress_bar
 
 
@@ -80,13 +80,13 @@ def print_build(result: Any, options: argparse.Namespace, *, unlabelled: str = "
             "refused": [study.model_dump() for study in manifest.refused],
             "unlabelled": len(result.unlabelled),
         }
-        print(json.dumps(summary | figures, indent=1))
+        say(json.dumps(summary | figures, indent=1))
         return SOME_REFUSED if manifest.refused else OK
-    print(f"{len(manifest.studies)} studies: {options.output}")
+    say(f"{len(manifest.studies)} studies: {options.output}")
     for study in manifest.refused:
-        print(f"refused {study.id} ({study.code}): {study.reason}")
+        say(f"refused {study.id} ({study.code}): {study.reason}")
     if result.unlabelled:
-        print(f"{len(result.unlabelled)} {unlabelled} have no label and were left out")
+        say(f"{len(result.unlabelled)} {unlabelled} have no label and were left out")
     return SOME_REFUSED if manifest.refused else OK
 
 
@@ -112,7 +112,7 @@ def _import_collection(options: argparse.Namespace) -> int:
     labels = [study.label for study in result.manifest.studies]
     code = print_build(result, options, unlabelled="studies", positives=sum(labels))
     if not options.json:
-        print(f"{sum(labels)} of {len(labels)} are positive ({100 * sum(labels) / len(labels):.1f} %)")
+        say(f"{sum(labels)} of {len(labels)} are positive ({100 * sum(labels) / len(labels):.1f} %)")
     return code
 
 
@@ -142,7 +142,7 @@ def _export_bids(options: argparse.Namespace) -> int:
     progress = progress_bar("writing studies", unit="study")
     folder = export_bids(manifest, options.manifest, folder=options.bids, progress=progress)
     if options.json:
-        print(json.dumps({"bids": str(folder), "studies": len(manifest.studies)}, indent=1))
+        say(json.dumps({"bids": str(folder), "studies": len(manifest.studies)}, indent=1))
     else:
-        print(f"{len(manifest.studies)} studies: {folder}")
+        say(f"{len(manifest.studies)} studies: {folder}")
     return OK

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from prostate_alm.cli.cohorts import add_export, add_import, add_plan, print_build
-from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, print_error
+from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, print_error, say
 from prostate_alm.progress import progress_bar
 
 
@@ -59,7 +59,7 @@ def _make_phantom(options: argparse.Namespace) -> int:
         progress=progress_bar("making studies", unit="study"),
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    print(f"{options.studies} studies with labels.csv: {folder}")
+    say(f"{options.studies} studies with labels.csv: {folder}")
     return OK
 
 
@@ -93,7 +93,7 @@ def _explain_study(options: argparse.Namespace) -> int:
     from prostate_alm.imaging.study import explain_study
 
     selection = explain_study(options.directory, rules=chosen_rules(options.rules))
-    print(json.dumps(selection.to_dict(), indent=1) if options.json else selection.to_text())
+    say(json.dumps(selection.to_dict(), indent=1) if options.json else selection.to_text())
     if selection.refused is None:
         return OK
     print_error(f"{selection.refused.code}: {selection.refused.reason}")
@@ -145,10 +145,10 @@ def _make_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.recipe import difference_in_words, make_and_check, record_checksums
 
     if options.record:
-        print(record_checksums(options.recipe, options.folder, progress=progress_bar))
+        say(record_checksums(options.recipe, options.folder, progress=progress_bar))
         return OK
     made = make_and_check(options.recipe, options.folder, progress=progress_bar)
-    print(made.manifest)
+    say(made.manifest)
     if not made.differing:
         return OK
     print_error(difference_in_words(options.recipe, made.differing))
@@ -183,9 +183,9 @@ def _check_manifest(options: argparse.Namespace) -> int:
     manifest = read_manifest(options.manifest)
     faults = check_files(manifest, options.manifest, progress=progress_bar("checking volumes", unit="study"))
     if options.json:
-        print(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
+        say(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
     elif not faults:
-        print(f"{len(manifest.studies)} studies, all volumes as the manifest says")
+        say(f"{len(manifest.studies)} studies, all volumes as the manifest says")
     for fault in faults:
         print_error(fault)
     return USAGE_ERROR if faults else OK

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.cli.parser import OK, SOME_FAILED, Commands
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, say
 from prostate_alm.cli.watch import PASSWORD_VARIABLE, USER_VARIABLE
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def _examine(options: argparse.Namespace) -> int:
     counts = {level: sum(one.level == level for one in findings) for level in ("problem", "note")}
     if options.json:
         summary = {"problems": counts["problem"], "notes": counts["note"]}
-        print(json.dumps({**summary, "findings": [asdict(one) for one in findings]}, indent=1))
+        say(json.dumps({**summary, "findings": [asdict(one) for one in findings]}, indent=1))
     else:
-        print("\n".join(_lines(findings)))
-        print(f"{_counted(counts['problem'], 'problem')}, {_counted(counts['note'], 'note')}")
+        say("\n".join(_lines(findings)))
+        say(f"{_counted(counts['problem'], 'problem')}, {_counted(counts['note'], 'note')}")
     return SOME_FAILED if counts["problem"] else OK
 
 

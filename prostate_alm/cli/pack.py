@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from prostate_alm.cli.parser import OK, Commands
+from prostate_alm.cli.parser import OK, Commands, say
 from prostate_alm.progress import progress_bar
 from prostate_alm.shipped import find_bundle
 
@@ -36,6 +36,7 @@ def add_pack(commands: Commands) -> None:
     )
     pack.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="(default: prostate, as shipped)")
     pack.add_argument("--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
+    pack.add_argument("--sign", type=Path, metavar="KEY", help="Ed25519 private key (PEM) that signs the pack")
     pack.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     pack.add_argument("--json", action="store_true", help="print JSON")
     pack.set_defaults(action=_pack)
@@ -54,6 +55,7 @@ def _pack(options: argparse.Namespace) -> int:
         manifest=options.manifest,
         bundle=options.bundle,
         licence=options.license,
+        key=options.sign,
         overwrite=options.overwrite,
         progress=progress_bar("reading training studies", unit="study"),
         **chosen,
@@ -62,14 +64,14 @@ def _pack(options: argparse.Namespace) -> int:
     points = [point.model_dump() for point in card.operating_points]
     if options.json:
         summary = {"output": str(options.output), "sha256": sha256, "name": card.name, "version": card.version}
-        print(json.dumps({**summary, "members": card.members, "operating_points": points}, indent=1))
+        say(json.dumps({**summary, "members": card.members, "operating_points": points}, indent=1))
         return OK
     for point in card.operating_points:
         default = ", the default" if point.target_tpr == card.default_target_tpr else ""
-        print(
+        say(
             f"target TPR {100 * point.target_tpr:g} %: threshold {point.threshold:.3f}, FPR {100 * point.fpr:.1f} % "
             f"[{100 * point.fpr_low:.1f}, {100 * point.fpr_high:.1f}] on {point.positives} positives and "
             f"{point.negatives} negatives{default}"
         )
-    print(f"{card.members} members: {options.output}\nSHA-256 {sha256}")
+    say(f"{card.members} members: {options.output}\nSHA-256 {sha256}")
     return OK

@@ -1,8 +1,10 @@
 """What all commands share: exit codes, the parser, errors in one line."""
 
 import argparse
+import logging
 import sys
-from typing import Any, NoReturn, TypeAlias
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeAlias
 
 OK, SOME_REFUSED, USAGE_ERROR = 0, 1, 2
 SOME_FAILED = SOME_REFUSED
@@ -20,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with an error of one line."""
-        self.exit(USAGE_ERROR, f"error: {message}. See: {self.prog} --help\n")
+        self.exit(USAGE_ERROR, printable(f"error: {message}. See: {self.prog} --help\n"))
 
 
 def add_group(commands: Commands, name: str, text: str) -> Commands:
@@ -29,6 +31,39 @@ def add_group(commands: Commands, name: str, text: str) -> Commands:
     return group.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says whose models are opened."""
+    parser.add_argument(
+        "--trust",
+        type=Path,
+        metavar="KEYS",
+        help="refuse a model that is neither signed by one of these keys nor has one of these SHA-256: file or folder, "
+        "see docs/packing.md (default: $PROSTATE_ALM_TRUST; without it any model is taken)",
+    )
+
+
+def printable(text: str) -> str:
+    r"""Return a text without what steers a terminal: names of files, packs and studies are those of strangers.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
+def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print a text as a terminal may show it."""
+    print(printable(str(text)), file=file, flush=flush)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats what is logged as `say` prints it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return printable(super().format(record))
+
+
 def print_error(message: str) -> None:
     """Print an error as one line."""
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}", file=sys.stderr)

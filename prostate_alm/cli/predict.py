@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, print_error
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_trust, print_error, say
 from prostate_alm.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def add_predict(commands: Commands) -> None:
         "studies", type=Path, nargs="+", metavar="STUDY", help="folder, zip, DICOMDIR, or folder of many studies"
     )
     predict.add_argument("--model", type=Path, required=True, metavar="ZIP", help="packed model, see prostate-alm pack")
+    add_trust(predict)
     predict.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the answers")
     predict.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: the model's)")
     predict.add_argument(
@@ -57,11 +58,12 @@ def add_predict(commands: Commands) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.archive import Job, answer_archive
     from prostate_alm.delivery.package.described import describe_package
+    from prostate_alm.delivery.package.trust import chosen_trust
     from prostate_alm.delivery.sources import find_sources
     from prostate_alm.imaging.rulebook import read_rules
 
     sources = find_sources(options.studies)
-    model = describe_package(options.model)
+    model = describe_package(options.model, trust=chosen_trust(options.trust))
     point = model.card.operating_point(options.target_tpr)
     job = Job(
         model=options.model,
@@ -83,7 +85,7 @@ def _predict(options: argparse.Namespace) -> int:
         )
     )
     if options.json:
-        print(json.dumps([one.answer.model_dump(mode="json") for one in outcomes if one.conflict is None], indent=1))
+        say(json.dumps([one.answer.model_dump(mode="json") for one in outcomes if one.conflict is None], indent=1))
     else:
         _print_outcomes(outcomes, options.output)
     for one in outcomes:
@@ -97,12 +99,12 @@ def _print_outcomes(outcomes: Sequence["Outcome"], folder: Path) -> None:
     from prostate_alm.delivery.prediction import NOTICE
 
     for one in outcomes:
-        print(_line(one.answer, one.path.stem))
+        say(_line(one.answer, one.path.stem))
     answered = sum(one.answer.status == "answered" for one in outcomes)
     kept = sum(one.kept for one in outcomes)
     before = f" ({kept} of them before)" if kept else ""
-    print(f"{answered} studies answered, {len(outcomes) - answered} refused{before}: {folder}")
-    print(NOTICE)
+    say(f"{answered} studies answered, {len(outcomes) - answered} refused{before}: {folder}")
+    say(NOTICE)
 
 
 def _line(answer: Any, name: str) -> str:

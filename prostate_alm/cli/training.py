@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, print_error
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, print_error, say
 from prostate_alm.progress import progress_bar
 from prostate_alm.shipped import find_bundle, find_plan
 
@@ -73,7 +73,7 @@ def _register_ensemble(options: argparse.Namespace) -> int:
     from prostate_alm.training.ensemble_training import log_model
 
     uri = tracking.resolve_uri(options.tracking_uri)
-    print(log_model(options.directory, options.bundle, tracking_uri=uri, register_as=options.name, alias=options.alias))
+    say(log_model(options.directory, options.bundle, tracking_uri=uri, register_as=options.name, alias=options.alias))
     return OK
 
 
@@ -101,7 +101,7 @@ def _train_ensemble(options: argparse.Namespace) -> int:
     )
     if options.json:
         failures = {str(member): reason for member, reason in report.failures.items()}
-        print(json.dumps({"folder": str(report.folder), "failures": failures, "metrics": report.metrics}, indent=1))
+        say(json.dumps({"folder": str(report.folder), "failures": failures, "metrics": report.metrics}, indent=1))
     elif report.metrics:
         _print_ensemble(report.folder, report.metrics)
     for member, reason in sorted(report.failures.items()):
@@ -119,7 +119,7 @@ def _evaluate_ensemble(options: argparse.Namespace) -> int:
 
     metrics = evaluate_ensemble(options.directory, baseline=options.baseline or baseline_of(options.directory))
     if options.json:
-        print(json.dumps(metrics, indent=1))
+        say(json.dumps(metrics, indent=1))
     else:
         _print_ensemble(options.directory, metrics)
     return OK
@@ -141,18 +141,18 @@ def _evaluate_sites(options: argparse.Namespace) -> int:
         progress=progress_bar("reading studies", unit="study"),
     )
     if options.json:
-        print(json.dumps(report, indent=1))
+        say(json.dumps(report, indent=1))
     else:
-        print(to_text(report))
-        print(f"results: {options.directory / SITES}")
+        say(to_text(report))
+        say(f"results: {options.directory / SITES}")
     return OK
 
 
 def _print_ensemble(folder: Path, metrics: dict[str, Any]) -> None:
     from prostate_alm.training.ensemble import to_text
 
-    print(to_text(metrics))
-    print(f"results: {folder}")
+    say(to_text(metrics))
+    say(f"results: {folder}")
 
 
 def add_experiment(commands: Commands) -> None:
@@ -209,9 +209,9 @@ def _run_experiment(options: argparse.Namespace) -> int:
         on_progress=show_standing(plan.name),
     )
     if options.json:
-        print(json.dumps(dataclasses.asdict(report), indent=1))
+        say(json.dumps(dataclasses.asdict(report), indent=1))
     else:
-        print(f"{report.done} of {report.total} members, {len(report.ensembles)} ensembles")
+        say(f"{report.done} of {report.total} members, {len(report.ensembles)} ensembles")
     for folder, reason in sorted(report.failures.items()):
         print_error(f"{folder}: {reason}")
     return OK if report.is_complete else SOME_FAILED
@@ -228,7 +228,7 @@ def _report_experiment(options: argparse.Namespace) -> int:
     else:
         paths = write_report(first, options.output or first / "report")
     files = [str(path) for path in paths]
-    print(json.dumps(files, indent=1) if options.json else "\n".join(files))
+    say(json.dumps(files, indent=1) if options.json else "\n".join(files))
     return OK
 
 
@@ -250,7 +250,5 @@ def _sync_tracking(options: argparse.Namespace) -> int:
     from prostate_alm.training import tracking
 
     uri = tracking.resolve_uri(options.tracking_uri)
-    print(
-        tracking.sync_results(options.directory, tracking_uri=uri, progress=progress_bar("logging results")).to_text()
-    )
+    say(tracking.sync_results(options.directory, tracking_uri=uri, progress=progress_bar("logging results")).to_text())
     return OK

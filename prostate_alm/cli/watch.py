@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_trust, say
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.orthanc.client import OrthancNode
@@ -35,6 +35,7 @@ def add_watch(commands: Commands) -> None:
     )
     watch.add_argument("url", metavar="URL", help="of the server's REST interface, e.g. http://127.0.0.1:8042")
     watch.add_argument("--model", type=Path, required=True, metavar="ZIP", help="made by `prostate-alm pack`")
+    add_trust(watch)
     watch.add_argument("--once", action="store_true", help="answer what is in the server now, and end")
     watch.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: that of the model)")
     watch.add_argument(
@@ -69,10 +70,11 @@ def _watch(options: argparse.Namespace) -> int:
     node = _node(options)  # before the model: it is the faster one to be wrong
     from prostate_alm.delivery.orthanc.answer import responder
     from prostate_alm.delivery.package.opened import open_package
+    from prostate_alm.delivery.package.trust import chosen_trust
     from prostate_alm.delivery.prediction import NOTICE
     from prostate_alm.imaging.rulebook import chosen_rules
 
-    model = open_package(options.model)
+    model = open_package(options.model, trust=chosen_trust(options.trust))
     watcher = Watcher(
         node,
         responder(model, target_tpr=options.target_tpr, rules=chosen_rules(options.rules)),
@@ -80,7 +82,7 @@ def _watch(options: argparse.Namespace) -> int:
         pace=pace,
         pulse=lambda: options.heartbeat and options.heartbeat.touch(),
     )
-    print(f"{node.url}: answered by {model.identity.name} {model.identity.version}. {NOTICE}", file=sys.stderr)
+    say(f"{node.url}: answered by {model.identity.name} {model.identity.version}. {NOTICE}", file=sys.stderr)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for study in options.redo:
@@ -127,8 +129,8 @@ def _node(options: argparse.Namespace) -> "OrthancNode":
 def _shown(outcome: "Outcome", *, as_json: bool) -> bool:
     """Print what became of a study, and return whether it was answered."""
     if as_json:
-        print(json.dumps(asdict(outcome)), flush=True)
+        say(json.dumps(asdict(outcome)), flush=True)
     else:
         reason = f": {outcome.reason}" if outcome.reason else f" in {outcome.wall_s:.1f} s"
-        print(f"{outcome.study} {outcome.state} ({outcome.code}){reason}", flush=True)
+        say(f"{outcome.study} {outcome.state} ({outcome.code}){reason}", flush=True)
     return outcome.state == "done"

@@ -1,8 +1,10 @@
 """What a packed model says of itself: network, grid, operating points, calibration and the range of its training."""
 
+import math
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 FORMAT_VERSION = 1
 """Number of the layout of packed models; a reader refuses greater ones."""
@@ -13,8 +15,21 @@ CARD_KEY = "prostate_alm"
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Window = Annotated[int, Field(ge=1, le=16)]
 Voxels = Annotated[int, Field(ge=1, le=1024)]
-SpacingMm = Annotated[float, Field(gt=0, le=100)]
+SpacingMm = Annotated[float, Field(ge=0.05, le=100)]
 BValue = Annotated[float, Field(ge=0, le=10_000)]
+
+WEIGHTS_MAX, VALUES_MAX = 1 << 25, 1 << 26
+"""Most weights of all members, and most values of an image or of a layer: 128 and 256 MiB in float32."""
+
+
+def _plain(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text must be printable, got control characters")
+    return text
+
+
+Text = Annotated[str, Field(max_length=300), AfterValidator(_plain)]
+"""One line that a terminal may show."""
 
 
 class _Frozen(BaseModel):
@@ -34,6 +49,21 @@ class NetworkSpec(_Frozen):
         if len(self.features) != len(self.pooling):
             raise ValueError(f"pooling must have {len(self.features)} entries, got {len(self.pooling)}")
         return self
+
+    @property
+    def weights(self) -> int:
+        """How many numbers one member has."""
+        layers = ((before, *self.features) for before in self.path_channels)
+        convolutions = sum((27 * a + 1) * b for path in layers for a, b in pairwise(path))
+        return convolutions + len(self.path_channels) * self.features[-1] + 1
+
+    def values(self, image_size: tuple[int, ...]) -> int:
+        """Return how many numbers the largest layer of a path makes of an image; 0 where nothing is left of it."""
+        sizes, largest = image_size, 0
+        for features, window in zip(self.features, self.pooling, strict=True):
+            largest = max(largest, features * math.prod(sizes))
+            sizes = tuple(size // part for size, part in zip(sizes, window, strict=True))
+        return largest if math.prod(sizes) else 0
 
 
 class GridSpec(_Frozen):
@@ -101,7 +131,7 @@ class TrainingRange(_Frozen):
     dwi_spacing_mm: tuple[tuple[float, float], ...] | None = None
     field_strength_t: tuple[float, float] | None = None
     b_values_acquired_s_per_mm2: tuple[tuple[float, ...], ...] = ()
-    manufacturers: tuple[str, ...] = ()
+    manufacturers: tuple[Text, ...] = ()
     intensity_variation: tuple[tuple[float, float], ...] | None = None
 
 
@@ -122,12 +152,12 @@ class ModelCard(_Frozen):
     """All that prediction needs besides the weights; stored as `prostate_alm` in the pack's `configs/metadata.json`."""
 
     format_version: int = Field(ge=1)
-    name: str
-    version: str
-    created_by: str
-    ensemble: str
-    experiment: str
-    data: str
+    name: Text
+    version: Text
+    created_by: Text
+    ensemble: Text
+    experiment: Text
+    data: Text
     data_is_synthetic: bool
     members: int = Field(ge=1, le=1000)
     dtype: Literal["float32"] = "float32"
@@ -144,6 +174,13 @@ class ModelCard(_Frozen):
         channels = 1 + len(self.grid.b_values_s_per_mm2)  # T2 and each b-value
         if sum(self.network.path_channels) != channels:
             raise ValueError(f"network must take {channels} channels, got {list(self.network.path_channels)}")
+        if self.members * self.network.weights > WEIGHTS_MAX:
+            raise ValueError(
+                f"members must have at most {WEIGHTS_MAX} weights, got {self.members * self.network.weights}"
+            )
+        of_layer = self.network.values(self.grid.image_size)
+        if not 0 < max(of_layer, channels * math.prod(self.grid.normalised_size)) <= VALUES_MAX or not of_layer:
+            raise ValueError(f"images and layers must have 1 to {VALUES_MAX} values, got others")
         self.operating_point()
         return self
 

@@ -3,8 +3,11 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -255,6 +258,77 @@ def test_weights_that_do_not_fit_are_refused(files: Files, repacked: Callable[..
         assert code_of(repacked({**files, archive.MODEL: saved(changed)})) == "invalid_model"
     for content in (b"", b"text", files[archive.MODEL][:1000]):
         assert code_of(repacked({**files, archive.MODEL: content})) == "invalid_model"
+
+
+GIANT = {"path_channels": [1, 3], "features": [16, 1024, 2048], "pooling": [[2, 2, 1], [2, 2, 2], [2, 2, 2]]}
+REPORT = """
+import re, sys
+from pathlib import Path
+from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.opened import open_package
+for path in sys.argv[1:]:
+    try:
+        open_package(Path(path))
+    except PackageError as error:
+        print(error.code)
+peak_kib = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]  # its own, not the parent's
+print("torch._dynamo" in sys.modules, int(peak_kib) // 1024)
+"""
+
+
+class Filled:
+    """Takes 10 GB when it is unpickled, without any code of the pack."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (10_000_000_000,)
+
+
+def test_packs_that_announce_much_are_refused_in_little_memory(
+    files: Files, repacked: Callable[..., Path], packed_file: Path, tmp_path: Path
+) -> None:
+    state = torch.load(io.BytesIO(files[archive.MODEL]), weights_only=True)
+    repeated = {key: torch.zeros(()).expand(value.shape) for key, value in state.items()}
+    giants = CascadeNet(3, (1, 3), features=(16, 1024, 2048), pooling=GIANT["pooling"]).state_dict()
+    announced = {
+        f"members.{n}.{key}": torch.zeros(()).expand(one.shape) for n in range(3) for key, one in giants.items()
+    }
+    grid = json.loads(files[archive.METADATA])["prostate_alm"]["grid"]
+    shared = {key: torch.zeros(2 * value.numel())[: value.numel()].view(value.shape) for key, value in state.items()}
+    attacks = [
+        {**files, archive.MODEL: saved(repeated)},
+        {**files, archive.MODEL: saved(shared)},
+        {**with_card(files, network=GIANT), archive.MODEL: saved(announced)},
+        {**files, archive.MODEL: saved({"members.0": Filled()})},
+        {**files, archive.MODEL: saved({"members.0": torch.empty(1 << 40, device="meta")})},
+        with_card(files, grid=grid | {"normalised_size": [1024] * 3, "image_size": [1024] * 3}),
+        with_card(files, grid=grid | {"spacing_mm": [1e-300] * 3}),
+        with_card(files, grid=grid | {"image_size": [1, 1, 1]}),
+    ]
+    paths = [repacked(attack).rename(tmp_path / f"{number}.zip") for number, attack in enumerate(attacks)]
+    assert paths[2].stat().st_size < 200_000
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, *paths, packed_file], capture_output=True, text=True, check=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )  # fmt: skip
+    *codes, last = done.stdout.splitlines()
+    has_dynamo, peak_mib = last.split()
+    assert codes == ["invalid_model"] * len(attacks)
+    assert (has_dynamo, list(temporary.iterdir())) == ("False", [])
+    assert 100 < int(peak_mib) < 1024
+
+
+def test_what_is_neither_file_nor_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    assert code_of(tmp_path / "pipe.zip") == "no_model"
+    assert code_of(Path("/dev/zero")) == "no_model"
+
+
+def test_text_of_a_card_that_steers_a_terminal_is_refused(files: Files, repacked: Callable[..., Path]) -> None:
+    for text in ("\x1b[2Jmine", "a\nb", "a\u202eb", "x" * 301):
+        assert code_of(repacked(with_card(files, name=text))) == "invalid_model"
+        assert code_of(repacked(with_card(files, data=text))) == "invalid_model"
 
 
 def test_the_card_finds_its_operating_points(packed_model: PackedModel) -> None:

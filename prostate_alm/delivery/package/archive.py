@@ -7,7 +7,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +15,9 @@ from prostate_alm.whole_files import write_bytes_atomically
 
 METADATA, INFERENCE, MEMBER_TRAINING = "configs/metadata.json", "configs/inference.json", "configs/member_train.json"
 MODEL, README, LICENSE, CHECKSUMS = "models/model.pt", "docs/README.md", "LICENSE", "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.sig"
+"""Of a signed pack: the Ed25519 signature of its checksums, 64 bytes."""
+
 CONTENT = (METADATA, INFERENCE, MEMBER_TRAINING, MODEL, README, LICENSE)
 """What a packed model holds besides the checksums of these; nothing less and nothing more."""
 
@@ -29,8 +32,8 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 class Limits:
     """The largest pack that is read; a hundred members of the default network have 15 MB."""
 
-    archive_bytes: int = 1 << 30
-    model_bytes: int = 1 << 30
+    archive_bytes: int = 160 << 20
+    model_bytes: int = 136 << 20
     other_file_bytes: int = 16 << 20
     entries: int = 32
 
@@ -42,8 +45,8 @@ class Limits:
 class PackageError(ValueError):
     """A packed model that cannot be used, or an ensemble that cannot be packed; `code` is stable.
 
-    Codes: `no_model`, `unsafe_model`, `incomplete_model`, `tampered_model`, `newer_model`, `invalid_model` of a pack;
-    `not_packable` of an ensemble.
+    Codes: `no_model`, `unsafe_model`, `incomplete_model`, `tampered_model`, `newer_model`, `invalid_model`,
+    `untrusted_model` of a pack; `not_packable` of an ensemble.
     """
 
     def __init__(self, code: str, reason: str) -> None:
@@ -58,9 +61,13 @@ class PackContent:
 
     files: Mapping[str, bytes]
     sha256: str
+    checksums: bytes
+    signature: bytes | None
 
 
-def write_archive(path: Path, files: Mapping[str, bytes], *, name: str) -> None:
+def write_archive(
+    path: Path, files: Mapping[str, bytes], *, name: str, sign: Callable[[bytes], bytes] | None = None
+) -> None:
     """Write files and their checksums below one folder of a zip, atomically.
 
     Nothing is compressed: weights hardly shrink, and what compression writes depends on the version of zlib.
@@ -69,8 +76,11 @@ def write_archive(path: Path, files: Mapping[str, bytes], *, name: str) -> None:
         path: the zip; one that is there is replaced.
         files: one for each name of `CONTENT`.
         name: of the folder; matches `NAME_PATTERN`.
+        sign: checksums -> signature; None for a pack without one.
     """
     complete = {**files, CHECKSUMS: _checksums(files)}
+    if sign is not None:
+        complete[SIGNATURE] = sign(complete[CHECKSUMS])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(complete):
@@ -107,11 +117,16 @@ def read_content(path: Path, *, limits: Limits = Limits()) -> PackContent:
         digest = hashlib.sha256(content).hexdigest()
     _require_names(files, path.name)
     _require_checksums(files, path.name)
-    return PackContent({name: files[name] for name in CONTENT}, digest)
+    kept = {name: files[name] for name in CONTENT}
+    return PackContent(kept, digest, checksums=files[CHECKSUMS], signature=files.get(SIGNATURE))
 
 
 def _read_archive_bytes(path: Path, limits: Limits) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise PackageError(
+                "no_model", f"model must be a file or a folder, got another thing at {path}. Give the packed zip."
+            )
         with path.open("rb") as stream:
             content = stream.read(limits.archive_bytes + 1)
     except OSError as error:
@@ -212,7 +227,7 @@ def _read_folder(folder: Path, limits: Limits) -> dict[str, bytes]:
 
 def _require_names(files: Mapping[str, bytes], name: str) -> None:
     wanted = {*CONTENT, CHECKSUMS}
-    missing, unknown = sorted(wanted - files.keys()), sorted(files.keys() - wanted)
+    missing, unknown = sorted(wanted - files.keys()), sorted(files.keys() - wanted - {SIGNATURE})
     if missing:
         raise PackageError(
             "incomplete_model", f"model must hold {missing[0]}, got none in {name}. Pack it with: prostate-alm pack"

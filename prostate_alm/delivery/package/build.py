@@ -22,6 +22,7 @@ from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.ensemble import TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package.readme import model_card_text
+from prostate_alm.delivery.package.trust import read_signing_key
 from prostate_alm.method.calibration import fit_platt
 from prostate_alm.method.operating_point import choose_operating_point
 from prostate_alm.progress import Progress, silent
@@ -44,6 +45,7 @@ def pack_ensemble(
     bundle: Path | None = None,
     manifest: Path | None = None,
     licence: Path | None = None,
+    key: Path | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ModelCard:
@@ -61,6 +63,7 @@ def pack_ensemble(
         bundle: folder of the ensemble's bundle; None for the one that is shipped.
         manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
         licence: text file with the licence of the weights; None for that of this package.
+        key: PEM file of the Ed25519 private key that signs it; None for a pack without a signature.
         overwrite: replace an output that is there.
         progress: called with the studies read and in all.
 
@@ -70,8 +73,10 @@ def pack_ensemble(
     Raises:
         PackageError: the ensemble cannot be packed; one line that says what to do.
         ManifestError: the manifest cannot be read.
+        ValueError: the key is no such key.
         OSError: the output cannot be written.
     """
+    sign = None if key is None else read_signing_key(key).sign
     name = output.stem if name is None else name
     _require_arguments(output, name, target_tprs, overwrite=overwrite)
     ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest, progress=progress)
@@ -84,7 +89,7 @@ def pack_ensemble(
         archive.README: model_card_text(ensemble, card).encode(),
         archive.LICENSE: licence.read_bytes() if licence else _own_licence(),
     }
-    archive.write_archive(output, files, name=name)
+    archive.write_archive(output, files, name=name, sign=sign)
     return card
 
 

@@ -1,6 +1,7 @@
 """What a packed model says of itself, read without its network: asking does not wait for torch."""
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,14 @@ from pydantic import ValidationError
 from prostate_alm.delivery.card import CARD_KEY, FORMAT_VERSION, ModelCard
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.trust import Trust
 from prostate_alm.delivery.prediction import ModelIdentity
+from prostate_alm.shipped import shipped_bundle
+
+logger = logging.getLogger(__name__)
+
+_CONFIGS = {archive.INFERENCE: "inference.json", archive.MEMBER_TRAINING: "train.json"}
+"""Config files in a pack, which MONAI's commands execute -> their names in the bundle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +29,27 @@ class DescribedModel:
     weights: bytes = field(repr=False)
 
 
-def describe_package(path: Path) -> DescribedModel:
+def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedModel:
     """Read a packed model, the zip or the folder that it was unpacked to, up to its weights.
 
+    Args:
+        path: the zip or the folder.
+        trust: who must have packed it; None for anybody, and a warning where its configs are not those of this version.
+
     Raises:
-        PackageError: not a packed model, or one that is unsafe, incomplete, tampered with or newer than this package;
-            `code` tells which.
+        PackageError: not a packed model, or one that is unsafe, incomplete, tampered with, not trusted or newer than
+            this package; `code` tells which.
     """
     content = archive.read_content(path)
+    if trust is not None:
+        trust.require(content, path.name)
+    elif foreign := [name for name, own in _CONFIGS.items() if content.files[name] != _own_config(own)]:
+        logger.warning(
+            "%s in %s: not what this version of prostate-alm writes. MONAI's commands would run what it says; predict "
+            "and watch do not.",
+            " and ".join(foreign),
+            path.name,
+        )
     card = _read_card(content.files[archive.METADATA], path.name)
     identity = ModelIdentity(
         name=card.name,
@@ -39,6 +60,10 @@ def describe_package(path: Path) -> DescribedModel:
         data_is_synthetic=card.data_is_synthetic,
     )
     return DescribedModel(card, identity, content.files[archive.MODEL])
+
+
+def _own_config(name: str) -> bytes:
+    return (shipped_bundle("prostate") / name).read_bytes()
 
 
 def _read_card(content: bytes, name: str) -> ModelCard:

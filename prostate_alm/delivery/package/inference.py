@@ -5,6 +5,7 @@ from pathlib import Path
 from prostate_alm.delivery.answers import answer_name, answer_to_json
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.opened import open_package
+from prostate_alm.delivery.package.trust import chosen_trust
 from prostate_alm.training.settings import check_command_line, exit_on_usage_error
 from prostate_alm.whole_files import write_text_atomically
 
@@ -36,7 +37,8 @@ def _answer(bundle_root: Path, study_dir: str | None, output_dir: str | None, ta
         raise PackageError(
             "no_study", "study_dir and output_dir must be folders, got none. Give --study_dir, --output_dir"
         )
-    answer = predict_folder(Path(study_dir), open_package(bundle_root), target_tpr=target_tpr).answer
+    model = open_package(bundle_root, trust=chosen_trust(None))
+    answer = predict_folder(Path(study_dir), model, target_tpr=target_tpr).answer
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / answer_name(answer), answer_to_json(answer)
