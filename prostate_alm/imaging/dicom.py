@@ -15,7 +15,7 @@ from prostate_alm.imaging.header import ANATOMIC_REGION, Header, headers_of
 from prostate_alm.imaging.kinds import (
     component_of,
     contrast_of,
-    has_gradient,
+    gradient_of,
     own_name,
     phase_encoding,
     planned_slices,
@@ -225,7 +225,7 @@ def _instance(header: Header, series: Series, pixels: Pixels, rules: Rules, *, i
         slice_location_mm=header.number("SliceLocation"),
         b_value_s_per_mm2=b_value.b_value_s_per_mm2,
         b_value_source=b_value.source,
-        directionality=b_value.directionality or ("DIRECTIONAL" if has_gradient(header) else ""),
+        directionality=b_value.directionality or gradient_of(header),
         component=component_of(header, image_type, series.description, rules),
         contrast=contrast_of(header, image_type, series.description, rules),
         derivation=header.text("DerivationDescription"),

@@ -138,7 +138,7 @@ class Header:
             tag = _tag(keyword)
             for layer in self._standard:
                 found = layer.value(tag)
-                if found is not None and found != "" and not (_is_several(found) and not found):
+                if found is not None and found != "" and not (is_several(found) and not found):
                     return found
         return None
 
@@ -147,14 +147,14 @@ class Header:
         found = self.value(*keywords)
         if found is None:
             return ""
-        parts = found if _is_several(found) else (found,)
+        parts = found if is_several(found) else (found,)
         line = " ".join("\\".join(as_text(part) for part in parts).split())
         return line if line.isprintable() else "".join(filter(str.isprintable, line))  # no escapes on a terminal
 
     def numbers(self, *keywords: str, count: int) -> tuple[float, ...] | None:
         """Return a value of exactly `count` numbers, else None."""
         found = self.value(*keywords)
-        parts = tuple(found) if _is_several(found) else (found,)
+        parts = tuple(found) if is_several(found) else (found,)
         values = tuple(as_number(part) for part in parts)
         complete = tuple(value for value in values if value is not None)
         return complete if len(complete) == len(values) == count else None
@@ -196,7 +196,7 @@ def as_number(value: Any) -> float | None:
     >>> as_number(b"400 "), as_number(b"1000001400\\8\\0\\0"), as_number("nan"), as_number(None)
     (400.0, 1000001400.0, None, None)
     """
-    if _is_several(value):
+    if is_several(value):
         value = value[0] if value else None
     if value is None:
         return None
@@ -213,7 +213,7 @@ def as_text(value: Any) -> str:
     return text.strip("\0 \t\r\n")
 
 
-def _is_several(value: Any) -> bool:
+def is_several(value: Any) -> bool:
     """Return whether a value is one of several; `isinstance` would take ten times as long for an abstract class."""
     return type(value) in (MultiValue, list)  # raw binary numbers become a list
 

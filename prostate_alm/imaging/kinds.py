@@ -7,10 +7,12 @@ name is no name of an image: the map and the computed image carry that of the ac
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
+from typing import Any
 
-from prostate_alm.imaging.bvalue import is_b_value_range
-from prostate_alm.imaging.header import Header, as_number, as_text
+from prostate_alm.imaging.bvalue import is_b_value_range, sequence_name
+from prostate_alm.imaging.header import Header, as_number, as_text, is_several
 from prostate_alm.imaging.rulebook import Rules, found_in
 
 MAGNITUDE = "magnitude"
@@ -21,7 +23,7 @@ IMAGED = {PLAIN: 3, "in_phase": 2, "fat_suppressed": 1, "opposed_phase": 0}
 _COMPONENTS = {
     **dict.fromkeys(("M", "MAGNITUDE", "MAG"), MAGNITUDE),
     **dict.fromkeys(("P", "PHASE", "PHASE MAP", "PHASEMAP"), "phase"),
-    **dict.fromkeys(("R", "REAL"), "real"),
+    **dict.fromkeys(("R", "REAL", "CR"), "real"),  # Philips: CR is real with its phase corrected
     **dict.fromkeys(("I", "IMAGINARY", "IMAG"), "imaginary"),
 }
 _GE_COMPONENTS = {1: "phase", 2: "real", 3: "imaginary"}  # (0043,xx2F); 0 is magnitude
@@ -34,6 +36,14 @@ _PARTS_OF_DIXON = {
 _STIR_INVERSION_MS = (80.0, 300.0)  # fat is nulled at 150 to 230 ms, from 1 to 3 T
 _CSA_POLARITY, _CSA_VALUE = b"PhaseEncodingDirectionPositive\0", 100  # bytes from an entry's name to its first value
 _LEAST_OF_A_DIRECTION = 0.5  # length of a gradient's unit vector; an isotropic image has none
+_DIRECTIONS, _ORIENTATION = 0x00189076, 0x00189089
+_VENDORS_VECTORS: tuple[tuple[int, str, tuple[int, ...], str], ...] = (
+    (0x0019, "SIEMENS MR HEADER", (0x0E,), "d"),
+    (0x2005, "Philips MR Imaging DD 001", (0xB0, 0xB1, 0xB2), "f"),
+    (0x0065, "Image Private Header", (0x37,), "d"),
+    (0x0019, "GEMS_ACQU_01", (0xBB, 0xBC, 0xBD), ""),
+)
+"""Group, creator, the element of three numbers or the three of one, and their type where a file has lost it."""
 
 
 def component_of(header: Header, image_type: Sequence[str], description: str, rules: Rules) -> str:
@@ -123,13 +133,21 @@ def image_kind(
     return "direction" if is_direction else "trace"
 
 
-def has_gradient(header: Header) -> bool:
-    """Return whether (0018,9089) names the direction of an image's diffusion gradient; an isotropic one has none.
+def gradient_of(header: Header) -> str:
+    """Return DIRECTIONAL or BMATRIX where a vector names the direction of an image's diffusion gradient, else ''.
 
-    Reference: DICOM PS3.3 C.8.13.5.9 (MR Diffusion macro).
+    BMATRIX for the vendors' own: an image that calls itself a trace may have kept the vector of one of its parts. An
+    isotropic image has none, or zeros.
+
+    Reference: DICOM PS3.3 C.8.13.5.9, Diffusion Gradient Orientation (0018,9089), at the top or in (0018,9076).
     """
-    vector = header.numbers("DiffusionGradientOrientation", count=3)
-    return vector is not None and math.hypot(*vector) > _LEAST_OF_A_DIRECTION
+    nested = (item.value(_ORIENTATION) for layer in header.layers for item in layer.sequence(_DIRECTIONS))
+    if any(_is_direction([value]) for value in (header.value("DiffusionGradientOrientation"), *nested)):
+        return "DIRECTIONAL"
+    for group, creator, elements, layout in _VENDORS_VECTORS:
+        if _is_direction([_unpacked(header.private(group, creator, element), layout) for element in elements]):
+            return "BMATRIX"
+    return ""
 
 
 def own_name(description: str, protocol: str) -> str:
@@ -184,7 +202,7 @@ def _is_inverted(header: Header, description: str, rules: Rules) -> bool:
     delay_ms = header.number("InversionTime", "InversionTimes")
     if delay_ms is not None and _STIR_INVERSION_MS[0] <= delay_ms <= _STIR_INVERSION_MS[1]:
         return header.text("InversionRecovery") != "NO" and "SPAIR" not in description.upper()
-    return found_in(description, rules.inversion_patterns)
+    return found_in(f"{description}\\{sequence_name(header)}", rules.inversion_patterns)
 
 
 def _part_of_dixon(image_type: Sequence[str], description: str, rules: Rules) -> str:
@@ -215,3 +233,18 @@ def _before_underscore(word: str) -> str:
     """Return M of M_SE, where Philips adds the sequence to the component."""
     head, underscore, _ = word.partition("_")
     return head if underscore and len(head) == 1 else ""
+
+
+def _is_direction(values: Sequence[Any]) -> bool:
+    """Return whether values, one of three numbers or three of one, are a vector of a length above 0."""
+    parts = [as_number(part) for value in values for part in (value if is_several(value) else (value,))]
+    numbers = [one for one in parts if one is not None]
+    return len(numbers) == len(parts) == 3 and math.hypot(*numbers) > _LEAST_OF_A_DIRECTION
+
+
+def _unpacked(value: Any, layout: str) -> Any:
+    """Return the numbers of bytes that have lost their type; everything else as it is."""
+    if isinstance(value, bytes) and layout and value and len(value) % struct.calcsize(layout) == 0:
+        return list(struct.unpack(f"<{len(value) // struct.calcsize(layout)}{layout}", value))
+    text = as_text(value) if isinstance(value, bytes) else None
+    return text.split("\\") if text else value

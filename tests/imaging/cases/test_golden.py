@@ -6,6 +6,7 @@ it differs from the plain study. Truth is DICOM's meaning of the element, or wha
 """
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,11 @@ def _rival(b, **changes: Any) -> list[Dataset]:
     return b.study() + b.series(9, **changes)
 
 
+def _undirected(b, **elements: Any) -> list[Dataset]:
+    """Return diffusion whose ImageType does not say that it is a trace."""
+    return b.diffusion(3, ImageType=["ORIGINAL", "PRIMARY", "M", "ND"], **elements)
+
+
 # What an image is: component
 _OTHER = {"roles": {9: "other"}}
 
@@ -121,6 +127,16 @@ def _stir_by_its_inversion_time(b):
 @case("PS3.3 C.8.13.3.1: Acquisition Contrast (0008,9209)", **_OTHER)
 def _stir_of_an_enhanced_object(b):
     return [*b.study(), b.enhanced(b.series(9), AcquisitionContrast="STIR")]
+
+
+@case("Siemens: turbo inversion recovery by its sequence name", **_OTHER)
+def _stir_by_its_sequence_name(b):
+    return _rival(b, SequenceName="*tir2d1_15")
+
+
+@case("a map of relaxation times is no image", roles={9: "adc"})
+def _t2_map(b):
+    return _rival(b, SeriesDescription="T2 map")
 
 
 @case("STIR alone is no T2", refused="no_t2", says="inversion recovery")
@@ -212,6 +228,45 @@ def _protocol_named_with_calc(b):
 @case("PS3.3 C.8.13.5.9: a unit vector in (0018,9089) is a direction", refused="no_diffusion")
 def _one_direction_by_its_vector(b):
     return b.series(2) + b.diffusion(3, DiffusionGradientOrientation=[0.0, 0.0, 1.0])
+
+
+@case("PS3.3 C.8.13.5.9: the vector lies in the item of (0018,9076)", refused="no_diffusion")
+def _one_direction_by_its_nested_vector(b):
+    item = b.item(DiffusionGradientOrientation=[0.0, 1.0, 0.0])
+    return b.series(2) + _undirected(b, DiffusionGradientDirectionSequence=[item])
+
+
+@case("Siemens: (0019,xx0E) is the gradient's unit vector", refused="no_diffusion")
+def _one_direction_by_the_vector_of_siemens(b):
+    return b.series(2) + _private(_undirected(b), 0x19, "SIEMENS MR HEADER", 0x0E, "FD", [0.0, 0.6, 0.8])
+
+
+@case("the same where de-identification left bytes", refused="no_diffusion")
+def _one_direction_by_the_bytes_of_siemens(b):
+    return b.series(2) + _private(
+        _undirected(b), 0x19, "SIEMENS MR HEADER", 0x0E, "UN", struct.pack("<3d", 0.0, 0.6, 0.8)
+    )
+
+
+@case("Philips: (2005,xxB0) to B2 are the gradient's unit vector", refused="no_diffusion")
+def _one_direction_by_the_vector_of_philips(b):
+    images = _undirected(b)
+    for element, value in ((0xB0, 1.0), (0xB1, 0.0), (0xB2, 0.0)):
+        _private(images, 0x2005, "Philips MR Imaging DD 001", element, "FL", value)
+    return b.series(2) + images
+
+
+@case("GE: (0019,xxBB) to BD are the gradient's unit vector", refused="no_diffusion")
+def _one_direction_by_the_vector_of_ge(b):
+    images = _undirected(b)
+    for element, value in ((0xBB, "0"), (0xBC, "1"), (0xBD, "0")):
+        _private(images, 0x19, "GEMS_ACQU_01", element, "DS", value)
+    return b.series(2) + images
+
+
+@case("a vector of zeros is that of an isotropic image", has_plain_voxels=True)
+def _no_direction_by_the_vector_of_uih(b):
+    return b.series(2) + _private(_undirected(b), 0x65, "Image Private Header", 0x37, "FD", [0.0, 0.0, 0.0])
 
 
 @case("GE: (0021,xx5A) 4 is right to left", refused="no_diffusion")
