@@ -1,5 +1,6 @@
 """Bundles, plans and recipes that come with the package, found from any folder; a user's own file goes first."""
 
+import json
 from pathlib import Path
 
 BUNDLES, RECIPES = "bundles", "data_manifest"
@@ -53,7 +54,8 @@ def find_bundle(given: str) -> Path:
     """Return the bundle that a user names.
 
     Args:
-        given: a folder with `train.json`, a config file, or the name of a shipped bundle, `bundles/` before it or not.
+        given: a folder with `train.json`, a config file, an overlay beside its `train.json`, or the name of a shipped
+            bundle or overlay, `bundles/` before it or not.
 
     Returns:
         The path as it was given when it is there or nothing of that name is shipped; else that of the shipped bundle.
@@ -64,7 +66,27 @@ def find_bundle(given: str) -> Path:
     path = Path(given)
     if path.is_file() or (path / TRAINING_CONFIG).is_file():
         return path
-    return shipped_folder(BUNDLES) / path.name if _relative_to(path, BUNDLES).as_posix() in bundle_names() else path
+    inside = _relative_to(path, BUNDLES)
+    overlay = shipped_folder(BUNDLES) / inside
+    if inside.as_posix() in bundle_names() or (not inside.is_absolute() and overlay.is_file()):
+        return overlay
+    return path
+
+
+def config_files_of(config_file: Path) -> list[Path]:
+    """Return the config files that the bundle command takes for one of them: an overlay lies over its `train.json`.
+
+    Args:
+        config_file: a config of a training, or an overlay, which does not say itself what `training` is.
+
+    >>> [path.name for path in config_files_of(shipped_bundle("cifar10") / "long_tailed.json")]
+    ['train.json', 'long_tailed.json']
+    """
+    below = config_file.with_name(TRAINING_CONFIG)
+    if config_file.name == TRAINING_CONFIG or not below.is_file():
+        return [config_file]
+    content = json.loads(config_file.read_text(encoding="utf-8"))
+    return [config_file] if "training" in content else [below, config_file]
 
 
 def find_plan(given: str) -> Path:

@@ -97,6 +97,22 @@ def rest_error_at_tpr(labels: ArrayLike, logits: ArrayLike, *, critical: int, tp
     return rest_error_of_columns(*reduced, tpr=tpr)
 
 
+def mean_rest_accuracy(is_critical: ArrayLike, columns: NDArray[Any]) -> float:
+    """Return 1 - rest error in the mean over all TPRs from 0 to 1, of what `one_against_rest` returned.
+
+    It is the mean over the other samples of P(a critical one scores higher), ties half, where the arg-max of the others
+    is right, and 0 where it is wrong. For two classes it is the AUC: it orders states of a network of several, and
+    sees what they make of the other classes, too.
+
+    >>> mean_rest_accuracy([1, 1, 0, 0], np.array([[3.0, 0], [1.0, 0], [2.0, 1], [0.0, 0]]))
+    0.25
+    """
+    truth = np.asarray(is_critical, dtype=bool)
+    positive, scores, right = np.sort(columns[truth, 0]), columns[~truth, 0], columns[~truth, 1] > 0
+    not_above = np.searchsorted(positive, scores, side="left") + np.searchsorted(positive, scores, side="right")
+    return float(np.mean(np.where(right, 1.0 - not_above / (2.0 * len(positive)), 0.0)))
+
+
 def one_against_rest(labels: ArrayLike, logits: ArrayLike, *, critical: int) -> tuple[NDArray[np.bool_], Floats]:
     """Return what the figures of one critical class are made of: whether a sample is critical, and two columns.
 

@@ -19,17 +19,22 @@ from prostate_alm.training.settings import Settings
 DOWNLOAD_FOLDER = Path("data")
 
 
-class Cifar10Settings(Settings):
-    """Settings of a member that tells two classes of CIFAR-10 apart; the minority is the positive class.
-
-    There are `ratio` images of the majority for one of the minority, in training, validation and test.
-    """
+class ImageSettings(Settings):
+    """Settings of a member that is trained on images of CIFAR-10."""
 
     not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
         "dataset_dir"
     }  # the images are known by their content
 
     dataset_dir: Path | None
+
+
+class Cifar10Settings(ImageSettings):
+    """Settings of a member that tells two classes of CIFAR-10 apart; the minority is the positive class.
+
+    There are `ratio` images of the majority for one of the minority, in training, validation and test.
+    """
+
     majority: int
     minority: int
     ratio: float = Field(gt=0, allow_inf_nan=False)
@@ -74,16 +79,16 @@ class Cifar10Settings(Settings):
         splits = [("train", data.train, train), ("train", data.train, validation)]
         splits += [("test", data.test, test), ("test", data.test, extra)]
         first, second, third, fourth = (_samples(name, part, rows, positive=minority) for name, part, rows in splits)
-        digest = _digest(sample for part in (first, second, third, fourth) for sample in part)
+        digest = digest_of(sample for part in (first, second, third, fourth) for sample in part)
         return Samples(first, second, third, fourth, identity={"data_sha256": digest})
 
 
-def prepare_member(settings: Cifar10Settings) -> Member:
+def prepare_member(settings: ImageSettings) -> Member:
     """Prepare a member of the CIFAR-10 bundle: see `member.prepare`."""
     return prepare("cifar10", settings)
 
 
-def open_member(settings: Cifar10Settings) -> Member:
+def open_member(settings: ImageSettings) -> Member:
     """Open a trained member of the CIFAR-10 bundle to evaluate it again: see `member.open_trained`."""
     return open_trained("cifar10", settings)
 
@@ -96,7 +101,7 @@ def _samples(name: str, images: ImageSet, rows: np.ndarray, *, positive: int) ->
     ]
 
 
-def _digest(samples: Iterable[Sample]) -> str:
+def digest_of(samples: Iterable[Sample]) -> str:
     """Return the SHA-256 of all images of a member: another copy of the data set shows."""
     digest = hashlib.sha256()
     for sample in samples:

@@ -46,6 +46,7 @@ class Training:
         handlers: those of the trainer, in the order of Algorithm 1; others may stand between them.
         evaluator: MONAI's, of the validation.
         evaluated: loaders by the name of their split; None for a split that the member does not have.
+        metrics: makes what takes the scores of an evaluation.
 
     Raises:
         ValueError: a handler is missing or in another place.
@@ -55,6 +56,7 @@ class Training:
     handlers: Sequence[Any]
     evaluator: SupervisedEvaluator
     evaluated: Mapping[str, Loader | None]
+    metrics: Callable[[], RankingMetrics] = RankingMetrics
 
     def __post_init__(self) -> None:
         for kind in ORDER:
@@ -115,7 +117,7 @@ class Training:
             inferer=self.evaluator.inferer,
             decollate=False,
         )
-        metrics = RankingMetrics()
+        metrics = self.metrics()
         metrics.attach(evaluator, "ranking")
         evaluator.run()
         return metrics

@@ -4,7 +4,7 @@ import csv
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prostate_alm.method.class_metrics import critical_scores
 from prostate_alm.method.metrics import (
+    Interval,
     TooFewPositivesWarning,
     auc,
     bootstrap_interval,
@@ -21,8 +23,10 @@ from prostate_alm.method.metrics import (
     fpr_at_tpr,
 )
 from prostate_alm.training import results
+from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores, Metric
 from prostate_alm.training.run_folder import (
     CONFIG,
+    CONFUSION,
     ENSEMBLE,
     MEMBERS_TABLE,
     METRICS,
@@ -36,7 +40,7 @@ from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 MEMBERS_MIN = 2
 RESAMPLES = 1000
 _MEMBER_NAME = re.compile(r"member-(\d{2,})")
-_METRICS: dict[str, Callable[[Any, Any], float]] = {
+METRICS_OF_TWO: dict[str, Callable[[Any, Any], float]] = {
     "auc": auc,
     **{f"fpr_at_tpr{level}": partial(fpr_at_tpr, tpr=level / 100) for level in TPR_LEVELS_PERCENT},
 }
@@ -51,7 +55,7 @@ def _metrics_of(labels: "Floats") -> dict[str, Callable[[Any, Any], float]]:
         for count in results.FALSE_NEGATIVES
         if count < labels.sum()
     }
-    return _METRICS | at_false_negatives
+    return METRICS_OF_TWO | at_false_negatives
 
 
 class EnsembleError(ValueError):
@@ -60,16 +64,30 @@ class EnsembleError(ValueError):
 
 @dataclass(frozen=True)
 class Scores:
-    """Test scores: ids, split (`test` or `test_extra`) and label of N samples, the logits of M members."""
+    """Test scores: ids, split (`test` or `test_extra`) and label of N samples, the logits of M members.
+
+    Of several classes `labels` and `logits` are those of the first critical one, and `of_members` has all.
+    """
 
     sample_ids: list[str]
     splits: list[str]
     labels: Floats  # (N,)
     logits: Floats  # (M, N)
+    of_members: tuple[ClassScores, ...] = ()
+
+    @property
+    def class_scores(self) -> ClassScores | None:
+        """The mean of the members' logits of several classes; None of two."""
+        if not self.of_members:
+            return None
+        return replace(self.of_members[0], logits=np.mean([member.logits for member in self.of_members], axis=0))
 
     @property
     def mean(self) -> Floats:
-        """Mean over the members, (N,): the ensemble's logits (section 5.2 of the paper)."""
+        """Mean over the members, (N,), of several classes the log-odds of the mean: the logits of section 5.2."""
+        classes = self.class_scores
+        if classes is not None:
+            return critical_scores(classes.logits, classes.critical[0])
         mean: Floats = self.logits.mean(axis=0)
         return mean
 
@@ -118,18 +136,22 @@ def evaluate_ensemble(folder: Path, *, baseline: Path | None = None) -> dict[str
 def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
     members = _require_members(folder)
     about = _describe(folder, members)
-    scores = _read_scores(list(members.values()))
-    reference = (baseline.name, _read_baseline(scores, baseline)) if baseline else None
+    scores = _read_scores(list(members.values()), about["settings"])
+    reference = (baseline.name, _read_baseline(scores, baseline, about["settings"])) if baseline else None
     expected = about.get("members", len(members))
     content: dict[str, Any] = {
         "members": list(members),
         "failed": sorted(set(range(expected)) - set(members)),
         "ensemble": _figures(scores),
-        "intervals": {name: _intervals(*scores.of(name, scores.mean)) for name in scores.test_sets},
+        "intervals": {
+            name: _intervals(*scores.of(name, scores.mean)) | _class_intervals(scores.class_scores)
+            for name in scores.test_sets
+        },
         **_member_statistics([member.read_json(METRICS) for member in members.values()]),
         "against_baseline": None if reference is None else {"baseline": reference[0], **_compare(scores, reference[1])},
     }
     write_predictions(folder / PREDICTIONS, scores)
+    results.write_confusion(folder / CONFUSION, scores.class_scores)
     _write_members(folder / MEMBERS_TABLE, members)
     _draw(folder / ROC_FIGURE, scores, reference=reference)
     RunFolder(folder).write_json(METRICS, content)  # last: it says that the ensemble is evaluated
@@ -169,7 +191,7 @@ def _describe(folder: Path, members: Mapping[int, RunFolder]) -> dict[str, Any]:
     return about
 
 
-def _read_scores(members: Sequence[RunFolder]) -> Scores:
+def _read_scores(members: Sequence[RunFolder], settings: Mapping[str, Any]) -> Scores:
     tables = [_read_test_rows(member.file(PREDICTIONS)) for member in members]
     keys = [[(row["sample_id"], row["split"], row["label"]) for row in table] for table in tables]
     for member, own in zip(members, keys, strict=True):
@@ -180,7 +202,18 @@ def _read_scores(members: Sequence[RunFolder]) -> Scores:
             )
     logits = np.array([[float(row["logit"]) for row in table] for table in tables])
     ids, splits, labels = zip(*keys[0], strict=True)
-    return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits)
+    classes = tuple(of_classes for table in tables if (of_classes := _class_scores(table, settings)))
+    return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits, classes)
+
+
+def _class_scores(rows: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> ClassScores | None:
+    """Return the logits of several classes in a table of predictions; None where it has those of two."""
+    columns = [name for name in rows[0] if name.startswith(LOGIT) and name != "logit_std"]
+    if CLASS not in rows[0]:
+        return None
+    logits = np.array([[float(row[name]) for name in columns] for row in rows])
+    classes = np.array([int(row[CLASS]) for row in rows])
+    return ClassScores(classes, logits, tuple(settings["critical"]), bool(settings["ordered"]))
 
 
 def read_predictions(path: Path) -> Scores:
@@ -202,7 +235,7 @@ def _read_test_rows(path: Path) -> list[dict[str, str]]:
 
 def _figures(scores: Scores) -> dict[str, dict[str, float]]:
     labels, logits = scores.of("test", scores.mean)
-    figures = {"test": results.summarise(labels, logits)}
+    figures = {"test": results.summarise(labels, logits) | results.class_figures(scores.class_scores)}
     if "test_extra" in scores.splits:
         extra = scores.mean[np.array(scores.splits) == "test_extra"]
         figures |= results.summarise_extra(labels, logits, extra_logits=extra)
@@ -217,6 +250,24 @@ def _intervals(labels: Floats, logits: Floats) -> dict[str, list[float]]:
     return {name: [interval.low, interval.high] for name, interval in found.items()}
 
 
+def _class_intervals(scores: ClassScores | None) -> dict[str, list[float]]:
+    found = {} if scores is None else _class_bootstrap(scores, [scores], lambda metric: metric)
+    return {name: [interval.low, interval.high] for name, interval in found.items()}
+
+
+def _class_bootstrap(
+    first: ClassScores, scores: Sequence[ClassScores], of_columns: Callable[[Metric], Metric]
+) -> dict[str, Interval]:
+    """Return the intervals of the figures of each critical class; the columns of all `scores` side by side."""
+    found = {}
+    for critical in first.critical:
+        reduced = [one.of(critical) for one in scores]
+        columns = np.hstack([own for _, own in reduced])
+        for name, metric in first.metrics_of(critical).items():
+            found[name] = bootstrap_interval(reduced[0][0], columns, metric=of_columns(metric), resamples=RESAMPLES)
+    return found
+
+
 def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return mean and standard deviation over the members of each figure, by split."""
     mean: dict[str, Any] = {}
@@ -228,8 +279,8 @@ def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"member_mean": mean, "member_std": deviation}
 
 
-def _compare(scores: Scores, other: Floats) -> dict[str, Any]:
-    """Return the differences to the logits (N,) of a baseline: DeLong's test, paired bootstrap intervals.
+def _compare(scores: Scores, other: Scores) -> dict[str, Any]:
+    """Return the differences to a baseline: DeLong's test, paired bootstrap intervals.
 
     A test set with a single sample of a class is left out: it has no variance, and nothing can be compared.
     """
@@ -238,46 +289,65 @@ def _compare(scores: Scores, other: Floats) -> dict[str, Any]:
         labels, ours = scores.of(name, scores.mean)
         if min(labels.sum(), len(labels) - labels.sum()) < 2:
             continue
-        theirs = scores.of(name, other)[1]
+        theirs = other.of(name, other.mean)[1]
         test = delong_test(labels, ours, theirs)
         both = np.stack([ours, theirs], axis=1)
         comparison[name] = {"auc_difference": test.auc_a - test.auc_b, "z": test.z, "p_value": test.p_value}
-        for key, metric in _metrics_of(labels).items():
-            interval = bootstrap_interval(labels, both, metric=partial(_difference, metric), resamples=RESAMPLES)
+        found = {
+            key: bootstrap_interval(labels, both, metric=partial(_difference, metric), resamples=RESAMPLES)
+            for key, metric in _metrics_of(labels).items()
+        }
+        ours_of_classes, theirs_of_classes = scores.class_scores, other.class_scores
+        if ours_of_classes is not None and theirs_of_classes is not None:
+            pair = [ours_of_classes, theirs_of_classes]
+            found |= _class_bootstrap(ours_of_classes, pair, lambda metric: partial(_class_difference, metric))
+        for key, interval in found.items():
             comparison[name] |= {f"{key}_difference": interval.estimate, f"{key}_difference_low": interval.low}
             comparison[name] |= {f"{key}_difference_high": interval.high}
     return comparison
+
+
+def _class_difference(metric: Metric, labels: Floats, columns: Floats) -> float:
+    ours, theirs = np.hsplit(columns, 2)
+    return metric(labels, ours) - metric(labels, theirs)
 
 
 def _difference(metric: Callable[[Any, Any], float], labels: Floats, pair: Floats) -> float:
     return float(metric(labels, pair[:, 0]) - metric(labels, pair[:, 1]))
 
 
-def _read_baseline(scores: Scores, baseline: Path) -> Floats:
+def _read_baseline(scores: Scores, baseline: Path, settings: Mapping[str, Any]) -> Scores:
     path = baseline / PREDICTIONS
     if not path.is_file():
         raise EnsembleError(
             f"baseline must be an evaluated ensemble, got {baseline} without {PREDICTIONS}. "
             f"Evaluate it first: prostate-alm ensemble evaluate {baseline}"
         )
-    by_id = {row["sample_id"]: float(row["logit"]) for row in _read_test_rows(path)}
+    by_id = {row["sample_id"]: row for row in _read_test_rows(path)}
     if set(by_id) != set(scores.sample_ids):
         raise EnsembleError(
             f"baseline must be evaluated on the same {len(scores.sample_ids)} test samples, got {len(by_id)} in "
             f"{path}, not the same ones. Compare ensembles of the same data."
         )
-    return np.array([by_id[key] for key in scores.sample_ids])
+    rows = [by_id[key] for key in scores.sample_ids]
+    of_classes = _class_scores(rows, settings)
+    logits = np.array([[float(row["logit"]) for row in rows]])
+    return replace(scores, logits=logits, of_members=() if of_classes is None else (of_classes,))
 
 
 def write_predictions(path: Path, scores: Scores) -> None:
-    """Write one row per sample: mean and standard deviation of the members' logits with all their digits."""
+    """Write one row per sample: mean and standard deviation of the members' logits with all their digits.
+
+    Of several classes the class and the mean logits of all follow, as in the members' tables.
+    """
     spread = scores.logits.std(axis=0, ddof=1)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("sample_id", "split", "label", "logit", "logit_std"))
-        columns = (scores.sample_ids, scores.splits, scores.labels, scores.mean, spread)
-        for key, split, label, logit, deviation in zip(*columns, strict=True):
-            writer.writerow((key, split, int(label), repr(float(logit)), repr(float(deviation))))
+        classes = scores.class_scores
+        writer.writerow(("sample_id", "split", "label", "logit", "logit_std", *results.class_columns(classes)))
+        columns = (scores.sample_ids, scores.splits, scores.labels, scores.mean, spread, results.class_cells(classes))
+        for key, split, label, logit, deviation, cells in zip(*columns, strict=False):
+            writer.writerow((key, split, int(label), repr(float(logit)), repr(float(deviation)), *cells))
 
 
 def _write_members(path: Path, members: Mapping[int, RunFolder]) -> None:
@@ -290,33 +360,10 @@ def _write_members(path: Path, members: Mapping[int, RunFolder]) -> None:
     results.write_history(path, rows)
 
 
-def _draw(path: Path, scores: Scores, *, reference: tuple[str, Floats] | None) -> None:
+def _draw(path: Path, scores: Scores, *, reference: tuple[str, Scores] | None) -> None:
     name = scores.test_sets[-1]  # all positives where there are more than in the test set: a smoother curve
     labels, mean = scores.of(name, scores.mean)
     curves = {"ensemble": mean}
     if reference is not None:
-        curves[reference[0]] = scores.of(name, reference[1])[1]
+        curves[reference[0]] = scores.of(name, reference[1].mean)[1]
     results.draw_ensemble_roc(path, labels, curves, members=[scores.of(name, row)[1] for row in scores.logits])
-
-
-def to_text(metrics: Mapping[str, Any]) -> str:
-    """Return the figures of an ensemble as a table for a terminal, in percent with their intervals.
-
-    Args:
-        metrics: content of `metrics.json`.
-    """
-    lines = [f"{'':20} {'AUC':>22}" + "".join(f" {f'FPR at {level} % TPR':>22}" for level in TPR_LEVELS_PERCENT)]
-    for name, intervals in metrics["intervals"].items():
-        figures = metrics["ensemble"][name]
-        bounds = {key: tuple(100 * bound for bound in intervals[key]) for key in _METRICS}
-        cells = [f"{100 * figures[key]:.1f} [{low:.1f}, {high:.1f}]" for key, (low, high) in bounds.items()]
-        lines.append(f"{name.replace('_', ' '):20}" + "".join(f" {cell:>22}" for cell in cells))
-    mean, deviation = metrics["member_mean"]["test"], metrics["member_std"]["test"]
-    cells = [f"{100 * mean[key]:.1f} ± {100 * deviation[key]:.1f}" for key in _METRICS]
-    lines.append(f"{'members, test':20}" + "".join(f" {cell:>22}" for cell in cells))
-    against = metrics["against_baseline"]
-    if against and "test" in against:
-        cells = [f"{100 * against['test'][f'{key}_difference']:+.1f}" for key in _METRICS]
-        lines.append(f"{'test, difference':20}" + "".join(f" {cell:>22}" for cell in cells))
-        lines.append(f"against {against['baseline']}: p = {against['test']['p_value']:.2g} (DeLong)")
-    return "\n".join(lines)

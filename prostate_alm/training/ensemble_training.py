@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prostate_alm.progress import Progress, silent
-from prostate_alm.shipped import TRAINING_CONFIG
+from prostate_alm.shipped import TRAINING_CONFIG, config_files_of
 from prostate_alm.training import tracking
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
@@ -37,7 +37,7 @@ def config_file_of(bundle: Path) -> Path:
     """Return the config file of a bundle.
 
     Args:
-        bundle: folder of the bundle, or a config file itself.
+        bundle: folder of the bundle, a config file itself, or an overlay beside it.
 
     Raises:
         EnsembleError: there is no such file.
@@ -69,7 +69,7 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 def _parser(config_file: Path, overrides: Mapping[str, Any]) -> Any:
     from monai.bundle import ConfigParser
 
-    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_file(config_file)))
+    parser = ConfigParser(copy.deepcopy(ConfigParser.load_config_files(list(map(str, config_files_of(config_file))))))
     parser.update(dict(overrides))
     return parser
 
@@ -82,7 +82,7 @@ def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Set
     Raises:
         EnsembleError: an override is not known to the config file.
     """
-    faults = unknown_keys({"config_file": str(config_file), **overrides})
+    faults = unknown_keys({"config_file": list(map(str, config_files_of(config_file))), **overrides})
     if faults:
         raise EnsembleError(faults[0])
     settings: Settings = _parser(config_file, overrides).get_parsed_content("given_settings")
@@ -171,8 +171,10 @@ def log_model(
     """
     from prostate_alm.training.tracking.packed_model import log_packed_model  # takes seconds, needed here only
 
+    about = RunFolder(folder).read_json(ENSEMBLE)
     config_file = config_file_of(bundle)
-    overrides = RunFolder(folder).read_json(ENSEMBLE).get("overrides", {})
+    config_file = config_file.with_name(about.get("config_file", config_file.name))
+    overrides = about.get("overrides", {})
     metadata = RunFolder(config_file.parent).read_json("metadata.json")
     image = metadata["network_data_format"]["inputs"]["image"]
     shape = (2, image["num_channels"], *image["spatial_shape"])
@@ -211,6 +213,7 @@ def claim_folder(
         "data": settings.data_name,
         "name": settings.ensemble_name,
         "settings": own,
+        **({} if config_file.name == TRAINING_CONFIG else {"config_file": config_file.name}),
         "overrides": {name: value for name, value in overrides.items() if name not in type(settings).model_fields},
         "versions": {name: version(name) for name in ("prostate-alm", "torch", "monai")},
     }

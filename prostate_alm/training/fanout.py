@@ -14,6 +14,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any, Literal, get_args
 
 from prostate_alm.data.workers import available_workers
+from prostate_alm.shipped import config_files_of
 from prostate_alm.training.run_folder import RunFolder
 
 Executor = Literal["local", "ray"]
@@ -30,7 +31,7 @@ _FAREWELL_S = 10.0
 
 @dataclass(frozen=True)
 class MemberTask:
-    """One run of a bundle's training: its config file, the member's folder and the overrides of the command."""
+    """One run of a bundle's training: its config file or overlay, the member's folder, the command's overrides."""
 
     config_file: Path
     output_dir: Path
@@ -38,7 +39,12 @@ class MemberTask:
 
     def arguments(self) -> list[str]:
         """Return what follows `python -m monai.bundle`; a run that was interrupted is resumed."""
-        named = {"config_file": self.config_file, **self.overrides, "output_dir": self.output_dir, "resume": True}
+        named = {
+            "config_file": _files(self.config_file),
+            **self.overrides,
+            "output_dir": self.output_dir,
+            "resume": True,
+        }
         pairs = [(f"--{name}", _word(value)) for name, value in named.items()]
         return ["run", "training", *(part for pair in pairs for part in pair)]
 
@@ -58,6 +64,12 @@ class Outcome:
 
     task: MemberTask
     failure: str | None
+
+
+def _files(config_file: Path) -> Any:
+    """Return the config file as the bundle command takes it: one, or a list where it is an overlay."""
+    first, *others = config_files_of(config_file)
+    return [str(path) for path in (first, *others)] if others else first
 
 
 def _word(value: Any) -> str:

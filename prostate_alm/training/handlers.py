@@ -53,6 +53,27 @@ class SeedEpochs:
             randomize(seed)
 
 
+class DeferWeights:
+    """Let the base loss weigh its classes in the last epochs only, as LDAM-DRW does; a loss without weights stays.
+
+    Args:
+        loss: its base has the weights (`class_losses.ClassLoss.weighs`).
+        from_epoch: first epoch with weights, from 1.
+    """
+
+    def __init__(self, loss: nn.Module, from_epoch: int) -> None:
+        self._loss = loss
+        self._from_epoch = from_epoch
+
+    def attach(self, trainer: Engine) -> None:
+        """Act at the start of each epoch of `trainer`."""
+        trainer.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        self._loss.weighs = trainer.state.epoch >= self._from_epoch
+
+
 class ClipGradients:
     """Clip the norm of the gradient; skip the optimizer step when the gradient is not finite.
 

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import torch
 from monai.utils import set_determinism
+from torch import nn
 
 from prostate_alm.data.splits import member_seed
-from prostate_alm.method.losses import BaseLoss
 from prostate_alm.training import results, run_folder, tracking
 from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.engines import Training
@@ -210,10 +210,10 @@ def member_run(member: Member) -> Iterator[tracking.MemberRun]:
         raise
 
 
-def base_loss(member: Member) -> BaseLoss:
+def base_loss(member: Member) -> nn.Module:
     """Return F(θ) of the member's settings."""
-    positives = sum(member.train_labels)
-    return member.settings.make_loss(class_counts=(len(member.train_labels) - positives, positives))
+    labels = member.train_labels
+    return member.settings.make_loss(class_counts=tuple(labels.count(k) for k in range(member.settings.classes)))
 
 
 def run_member(member: Member, training: Training) -> dict[str, Any]:
@@ -249,6 +249,7 @@ def write_results(member: Member, training: Training) -> dict[str, Any]:
     splits = training.scores()
     metrics = results.summarise_splits(splits)
     results.write_predictions(folder.file(run_folder.PREDICTIONS), splits)
+    results.write_confusion(folder.file(run_folder.CONFUSION), splits["test"].class_scores)
     results.write_history(folder.file(run_folder.HISTORY), training.history)
     results.draw_roc(folder.file(run_folder.ROC_FIGURE), splits["test"].labels, splits["test"].logits)
     torch.save(training.network.state_dict(), folder.file(run_folder.MODEL))

@@ -1,7 +1,9 @@
 """What a trained member leaves behind: figures, predictions, a ROC curve and the weights."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import itertools
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prostate_alm.method.metrics import auc, fpr_at_false_negatives, roc_points
+from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_false_negatives, roc_points
+from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores
 from prostate_alm.training.scores import RankingMetrics, fpr_at_high_tpr
 
 matplotlib.rcParams["svg.hashsalt"] = "prostate-alm"
 
+CONFUSION_TPR_PERCENT = 95
 FALSE_NEGATIVES = (0, 1)
 TEST_DRAWS = 100
 
@@ -52,11 +56,22 @@ def summarise_splits(splits: Mapping[str, RankingMetrics]) -> dict[str, dict[str
     Args:
         splits: scores by name of the split.
     """
-    figures = {name: summarise(splits[name].labels, splits[name].logits) for name in ("validation", "test")}
+    figures = {name: _figures(splits[name]) for name in ("validation", "test")}
     if "test_extra" in splits:
         test, extra = splits["test"], splits["test_extra"]
         figures |= summarise_extra(test.labels, test.logits, extra_logits=extra.logits)
     return figures
+
+
+def _figures(scores: RankingMetrics) -> dict[str, float]:
+    return summarise(scores.labels, scores.logits) | class_figures(scores.class_scores)
+
+
+def class_figures(scores: ClassScores | None) -> dict[str, float]:
+    """Return the figures that several classes have besides those of two; none of two."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewPositivesWarning)  # results state the number of positives
+        return {} if scores is None else scores.figures()
 
 
 def summarise_extra(labels: np.ndarray, logits: np.ndarray, *, extra_logits: np.ndarray) -> dict[str, dict[str, float]]:
@@ -81,13 +96,40 @@ def summarise_extra(labels: np.ndarray, logits: np.ndarray, *, extra_logits: np.
 
 
 def write_predictions(path: Path, splits: Mapping[str, RankingMetrics]) -> None:
-    """Write one row per sample: `sample_id`, `split`, `label` and `logit` with all its digits."""
+    """Write one row per sample: `sample_id`, `split`, `label` and `logit` with all its digits.
+
+    Of several classes these are whether it is of the first critical one, and its log-odds; `class` and the logits of
+    all classes follow, `logit_0` and so on.
+    """
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("sample_id", "split", "label", "logit"))
+        writer.writerow(("sample_id", "split", "label", "logit", *class_columns(splits["test"].class_scores)))
         for split, scores in splits.items():
-            for row in zip(scores.sample_ids, scores.labels, scores.logits, strict=True):
-                writer.writerow((row[0], split, int(row[1]), repr(float(row[2]))))
+            rows = zip(scores.sample_ids, scores.labels, scores.logits, class_cells(scores.class_scores), strict=False)
+            for key, label, logit, cells in rows:
+                writer.writerow((key, split, int(label), repr(float(logit)), *cells))
+
+
+def class_columns(scores: ClassScores | None) -> list[str]:
+    """Return the names of the columns that several classes have in a table of predictions; none of two."""
+    return [] if scores is None else [CLASS, *(f"{LOGIT}{k}" for k in range(scores.logits.shape[1]))]
+
+
+def class_cells(scores: ClassScores | None) -> Iterable[list[str]]:
+    """Return what stands in those columns for each sample."""
+    if scores is None:
+        return itertools.repeat([])
+    pairs = zip(scores.classes, scores.logits, strict=True)
+    return ([str(int(one)), *(repr(float(logit)) for logit in logits)] for one, logits in pairs)
+
+
+def write_confusion(path: Path, scores: ClassScores | None) -> None:
+    """Write who is called what where each critical class is found at CONFUSION_TPR_PERCENT; nothing of two classes."""
+    if scores is None:
+        return
+    table = scores.confusion(tpr_percent=CONFUSION_TPR_PERCENT)
+    rows = [{CLASS: k} | {f"called_{j}": int(count) for j, count in enumerate(row)} for k, row in enumerate(table)]
+    write_history(path, rows)
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -13,7 +13,8 @@ from prostate_alm.whole_files import write_text_atomically
 
 CONFIG, CHECKPOINT, MODEL, METRICS = "config.json", "checkpoint.pt", "model.pt", "metrics.json"
 PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING = "predictions.csv", "roc.png", "history.csv", "tracking.json"
-_ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING)
+CONFUSION = "confusion.csv"
+_ALL_FILES = (CONFIG, CHECKPOINT, MODEL, METRICS, PREDICTIONS, ROC_FIGURE, HISTORY, TRACKING, CONFUSION)
 BUNDLE_FILES = "bundle"
 """Folder with the config files that the run was made with: the bundle may change, the run stays readable."""
 LOCK = ".lock"

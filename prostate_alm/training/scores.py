@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,15 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
 
+from prostate_alm.method.class_metrics import (
+    balanced_accuracy,
+    critical_scores,
+    mean_rest_accuracy,
+    require_critical,
+    suffix_of,
+)
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_tpr
+from prostate_alm.training.class_scores import ClassScores
 
 LABELS, SAMPLE_IDS = "label", "sample_id"
 """Keys of a batch's targets."""
@@ -57,6 +65,11 @@ class RankingMetrics(Metric):
         """Logits in the order of evaluation, (N,)."""
         return np.concatenate(self._logits)
 
+    @property
+    def class_scores(self) -> ClassScores | None:
+        """Scores of several classes; None where there are two."""
+        return None
+
     def completed(self, engine: Engine, name: str) -> None:
         """Put the metrics into the state of an engine, each by its own name; `name` is the one that MONAI compares."""
         engine.state.metrics |= self.compute()
@@ -75,6 +88,78 @@ class RankingMetrics(Metric):
             "val_loss": cross_entropy,
             "val_score": area - step * math.tanh(cross_entropy) / 2,
             **{f"val_{name}": value for name, value in fpr_at_high_tpr(labels, logits).items()},
+        }
+
+
+class ClassMetrics(RankingMetrics):
+    """As `RankingMetrics` for the gravest critical class among K, and the figures of all critical ones.
+
+    `val_auc` is the mean AUC over the critical classes; where there are several, `val_auc_class3` and so on are those
+    of each, by which its μ moves. `val_loss` is the cross-entropy of K classes. `val_score` orders states by the mean
+    over the critical classes of `mean_rest_accuracy`: by the AUC alone the other classes would pay unseen.
+
+    Args:
+        classes: K.
+        critical: numbers of the critical classes, the gravest first.
+        ordered: whether their order is one of gravity.
+
+    Attributes:
+        labels: (N,) float64, 1 for samples of the first critical class.
+        logits: (N,) float64, its log-odds against all others.
+    """
+
+    def __init__(self, *, classes: int, critical: Sequence[int], ordered: bool = False) -> None:
+        self._count, self._critical, self._ordered = classes, require_critical(critical, classes=classes), ordered
+        super().__init__()
+
+    def update(self, output: tuple[torch.Tensor, Mapping[str, Any]]) -> None:
+        """Take the logits (B, K) and the targets, class numbers (B,) and ids, of a batch."""
+        logits, targets = output
+        if logits.shape[1] != self._count:
+            raise ValueError(
+                f"logits must have shape (B, {self._count}), got {tuple(logits.shape)} in ClassMetrics. "
+                "Give network_def as many outputs as there are classes."
+            )
+        self.sample_ids.extend(targets[SAMPLE_IDS])
+        self._labels.append(targets[LABELS].flatten().double().cpu().numpy())
+        self._logits.append(logits.double().cpu().numpy())
+
+    @property
+    def class_scores(self) -> ClassScores:
+        """What was seen."""
+        classes = np.concatenate(self._labels).astype(np.int64)
+        return ClassScores(classes, np.concatenate(self._logits), self._critical, self._ordered)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """1 for samples of the first critical class, (N,)."""
+        return np.asarray(self.class_scores.classes == self._critical[0], dtype=np.float64)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Log-odds of the first critical class, (N,)."""
+        return critical_scores(self.class_scores.logits, self._critical[0])
+
+    def compute(self) -> dict[str, float]:
+        """Return the metrics by name, each starting with `val_`; none where a critical class or the others lack."""
+        scores = self.class_scores
+        reduced = {c: scores.of(c) for c in self._critical}
+        if any(len(np.unique(labels)) < 2 for labels, _ in reduced.values()):
+            return {}
+        areas = {c: auc(labels, columns[:, 0]) for c, (labels, columns) in reduced.items()}
+        accuracy = float(np.mean([mean_rest_accuracy(labels, columns) for labels, columns in reduced.values()]))
+        own = scores.logits[np.arange(len(scores.classes)), scores.classes]
+        cross_entropy = float(np.mean(np.logaddexp.reduce(scores.logits, axis=1) - own))
+        step = min(0.5 / (y.sum() * (len(y) - y.sum())) for y, _ in reduced.values()) / len(areas)
+        return {
+            "val_auc": float(np.mean(list(areas.values()))),
+            "val_loss": cross_entropy,
+            "val_score": accuracy - step * math.tanh(cross_entropy) / 2,
+            **{f"val_{name}": value for name, value in fpr_at_high_tpr(self.labels, self.logits).items()},
+            "val_balanced_accuracy": balanced_accuracy(
+                scores.classes, scores.logits.argmax(axis=1), classes=self._count
+            ),
+            **{f"val_auc{suffix_of(c, self._critical)}": value for c, value in areas.items()},
         }
 
 

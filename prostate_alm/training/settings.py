@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import nn
 
-from prostate_alm.method.losses import LOSSES, BaseLoss, make_loss, parameters_of
+from prostate_alm.method.losses import LOSSES, Maker, make_loss, parameters_of
 from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, read_config, unknown_keys
 from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
@@ -54,6 +55,10 @@ class Settings(BaseModel, ABC):
     parent_run_id: str | None
     resume: bool
     overwrite: bool
+
+    classes: ClassVar[int] = 2
+    losses: ClassVar[Mapping[str, Maker]] = LOSSES
+    """The base losses that the bundle has; `module.function` besides."""
 
     not_in_config: ClassVar[frozenset[str]] = frozenset(
         {"output_dir", "tracking_uri", "parent_run_id", "resume", "overwrite", "device"}
@@ -106,27 +111,32 @@ class Settings(BaseModel, ABC):
     @model_validator(mode="after")
     def _loss_has_these_parameters(self) -> Self:
         try:
-            self.make_loss(class_counts=(1, 1))
+            self.make_loss(class_counts=(1,) * self.classes)
         except TypeError as error:  # a parameter that the loss does not have
             raise ValueError(str(error)) from error
         return self
 
-    def make_loss(self, *, class_counts: tuple[int, int]) -> BaseLoss:
+    def make_loss(self, *, class_counts: tuple[int, ...]) -> nn.Module:
         """Return F(θ); losses that weigh classes get the number of training samples of each.
 
         Args:
-            class_counts: (negatives, positives) of the training samples.
+            class_counts: (negatives, positives) of the training samples, or the number of each of several classes.
         """
-        needed = {"class_counts": class_counts} if "class_counts" in parameters_of(self.loss) else {}
-        return make_loss(self.loss, **needed | self.loss_parameters)
+        needs_counts = "class_counts" in parameters_of(self.loss, self.losses)
+        parameters = self.loss_parameters | ({"class_counts": class_counts} if needs_counts else {})
+        return self.loss_named(self.loss, parameters)
+
+    def loss_named(self, name: str, parameters: Mapping[str, Any]) -> nn.Module:
+        """Return a base loss of the bundle by its name."""
+        return make_loss(name, **parameters)
 
     @field_validator("loss")
     @classmethod
     def _loss_is_known(cls, name: str) -> str:
         try:
-            parameters_of(name)
+            parameters_of(name, cls.losses)
         except ValueError as error:
-            raise ValueError(f"must be one of {list(LOSSES)}, or module.function of your own") from error
+            raise ValueError(f"must be one of {list(cls.losses)}, or module.function of your own") from error
         return name
 
     @field_validator("device")

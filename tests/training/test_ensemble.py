@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from prostate_alm.training.ensemble import EnsembleError, evaluate_ensemble, to_text
+from prostate_alm.training.ensemble import EnsembleError, evaluate_ensemble
+from prostate_alm.training.ensemble_text import to_text
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -10,7 +10,10 @@ _MAIN = {
     "fpr_at_tpr100": "FPR at 100 % TPR",
     "fpr_at_tpr95": "FPR at 95 % TPR",
     "fpr_at_tpr90": "FPR at 90 % TPR",
+    **{f"rest_error_at_tpr{t}": f"error of the other classes at {t} % TPR" for t in (80, 90, 95)},
+    "balanced_accuracy": "balanced accuracy",
 }
+_MORE_IS_BETTER = ("auc", "balanced_accuracy")
 _SETS = {
     "test": "the test set",
     "test_all_positives": "the test set with all positives",
@@ -69,7 +72,7 @@ def members_table(folder: EnsembleFolder) -> dict[str, list[Any]]:
     """Return the columns of the table on the ensemble's run: the ensemble first, then its members."""
     rows: list[dict[str, Any]] = [_table_row("ensemble", folder.metrics.get("ensemble", {}))]
     rows += [_table_row(member.name, member.metrics) for member in folder.members()]
-    return {column: [row[column] for row in rows] for column in rows[0]}
+    return {column: [row.get(column) for row in rows] for column in rows[0]}
 
 
 def _table_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def _table_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": name,
         "validation AUC": validation.get("auc"),
-        **{f"test {words}": test.get(key) for key, words in _MAIN.items()},
+        **{f"test {words}": test[key] for key, words in _MAIN.items() if key in test},
     }
 
 
@@ -159,7 +162,7 @@ def _gain(key: str, difference: Mapping[str, Any]) -> str:
     value, *ends = (difference.get(f"{key}_difference{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
-    sign = 1 if key == "auc" else -1  # fewer false positives are a gain
+    sign = 1 if key in _MORE_IS_BETTER else -1  # fewer false positives are a gain
     known = [sign * end for end in ends if end is not None]
     interval = sorted(known) if len(known) == len(ends) else None
     return f"{_percent(sign * value, sign='+')}{_interval(interval, sign='+')}"

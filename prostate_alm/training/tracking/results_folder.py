@@ -20,8 +20,16 @@ _MEMBER_FILES = (
     run_folder.METRICS,
     run_folder.PREDICTIONS,
     run_folder.HISTORY,
+    run_folder.CONFUSION,
 )
-_ENSEMBLE_FILES = (run_folder.ROC_FIGURE, ENSEMBLE, run_folder.METRICS, run_folder.PREDICTIONS, MEMBERS_TABLE)
+_ENSEMBLE_FILES = (
+    run_folder.ROC_FIGURE,
+    ENSEMBLE,
+    run_folder.METRICS,
+    run_folder.PREDICTIONS,
+    MEMBERS_TABLE,
+    run_folder.CONFUSION,
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""The overlay of CIFAR-10 with ten classes, some of them critical, as a user runs it, on a stand-in of the data set."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from prostate_alm.data.cifar10 import write_stand_in
+from prostate_alm.training.cifar10_classes_member import Cifar10ClassesSettings
+from prostate_alm.training.settings import read_settings
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
+SIZES = ("--train_images", 40, "--validation_images", 20, "--imbalance", 10, "--batch_size", 32)
+SHORT = (*SIZES, "--pretrain_epochs", 1, "--alm_epochs", 2, "--deferred_epochs", 1)
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stand_in(tmp_path_factory.mktemp("cifar"), images_per_class=60)
+
+
+def test_the_command_trains_a_member_with_two_critical_classes(run_cifar10: Run, images: Path, tmp_path: Path) -> None:
+    chosen = ("--critical", "['cat','ship']", "--ordered", "true", "--profile", "rare", "--loss", "ldam")
+    given = ("--dataset_dir", images, "--output_dir", "OUT", "--tracking_uri", "none")
+    done = run_cifar10("training", ("train.json", "long_tailed.json"), tmp_path, *chosen, *given, *SHORT)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "OUT" / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    of_validation = [int(row["class"]) for row in rows if row["split"] == "validation"]
+    assert np.bincount(of_validation).tolist() == [20, 20, 20, 2, 20, 20, 20, 20, 2, 20]
+    assert sum(row["split"] == "test" for row in rows) == 600
+    with (tmp_path / "OUT" / "history.csv").open() as stream:
+        history = list(csv.DictReader(stream))
+    assert history[0]["alm_mu_class3"] == ""  # the first stage has no constraint
+    assert all(float(history[-1][f"alm_lambda_maximum_class{c}"]) > 0 for c in (3, 8))
+    assert {"val_auc_class3", "val_auc_class8", "val_balanced_accuracy"} <= set(history[0])
+    figures = json.loads((tmp_path / "OUT" / "metrics.json").read_text())["test"]
+    assert {"rest_error_at_tpr90", "rest_error_at_tpr90_class8", "balanced_accuracy"} <= set(figures)
+    saved = torch.load(tmp_path / "OUT" / "checkpoint.pt", weights_only=True)
+    states = [value for key, value in saved["loss"].items() if key.endswith("_extra_state")]
+    assert len(states) == 2
+    assert all(state["multipliers"] for state in states)
+
+
+def test_an_ensemble_of_the_overlay_is_evaluated_and_logged(
+    images: Path, clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "prostate_alm.cli", "ensemble", "train", "cifar10/long_tailed.json"]
+    command += ["--members", "2", "--jobs", "1", "--dataset_dir", str(images), "--critical", "3"]
+    command += [*map(str, SIZES), "--alm_epochs", "1", "--deferred_epochs", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "rest error at tpr90" in done.stdout
+    folder = tmp_path / "outputs" / "cifar10-critical-3" / "long_tailed-1-10" / "ce-alm"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("cifar10-critical-3").experiment_id])
+    (run,) = [one for one in runs if one.info.run_name == "ce-alm long_tailed-1-10"]
+    assert (run.data.params["critical"], run.data.params["loss"]) == ("[3]", "ce")
+    for name in ("rest_error_at_tpr90", "balanced_accuracy"):
+        assert run.data.metrics[f"test_{name}"] == pytest.approx(metrics["ensemble"]["test"][name])
+    assert "error of the other classes at 90 % TPR" in run.data.tags["mlflow.note.content"]
+    assert "confusion.csv" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    (model,) = tmp_path.rglob("MLmodel")
+    outputs = model.read_text().split("outputs: '")[1].split("'")[0]
+    assert json.loads(outputs)[0]["tensor-spec"]["shape"] == [-1, 10]
+
+
+def given(**changes: Any) -> dict[str, Any]:
+    config = json.loads((BUNDLE / "train.json").read_text()) | json.loads((BUNDLE / "long_tailed.json").read_text())
+    return {key: config[key] for key in Cifar10ClassesSettings.model_fields} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"critical": "kat"}, "critical must be .*class must be a name or a number from 0 to 9 of CIFAR-10, got 'kat'"),
+        ({"critical": 10}, "class must be a name or a number from 0 to 9 of CIFAR-10, got 10"),
+        ({"critical": [3, "cat"]}, r"critical must name each class once, got \[3, 3\] of 10 classes"),
+        ({"critical": list(range(10))}, "critical must name at least one class and leave at least one"),
+        ({"critical": []}, "critical must name at least one class and leave at least one"),
+        ({"imbalance": 0.5}, "imbalance must be greater than or equal to 1, got 0.5. Change --imbalance"),
+        ({"loss": "bce"}, r"loss must be one of \['ce', 'w_ce', .*got 'bce'. Change --loss"),
+        ({"loss": "ce", "loss_parameters": {"tau": 2}}, r"parameters of ce must be \[\], got \['tau'\]"),
+        ({"profile": "flat"}, "profile must be 'long_tailed' or 'rare', got 'flat'"),
+    ],
+)
+def test_a_fault_of_the_caller_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_settings(Cifar10ClassesSettings, **given(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_imbalance_that_leaves_no_image_of_a_critical_class_is_told(images: Path) -> None:
+    settings = read_settings(Cifar10ClassesSettings, **given(dataset_dir=images, train_images=40, validation_images=20))
+    with pytest.raises(ValueError, match="imbalance must leave an image of each class, got 100 for 40 of the largest"):
+        settings.read_samples()
