@@ -86,7 +86,11 @@ def _parts(series: Series, rules: Rules) -> list[Series]:
     if not images or not all(has_geometry(one) and same_plane(images[0], one) for one in images):
         return [series]
     is_diffusion = any(one.kind != "none" for one in images)
-    splits = (_by_component, _by_timing) if is_diffusion else (_by_component, _by_contrast, _by_echo, _by_repeat)
+    splits = (
+        (_by_component, _by_timing, _without_repeats)
+        if is_diffusion
+        else (_by_component, _by_contrast, _by_echo, _by_repeat)
+    )
     parts = [series]
     for split in splits:
         parts = [part for one in parts for part in split(one, rules)]
@@ -118,15 +122,36 @@ def _by_repeat(series: Series, rules: Rules) -> list[Series]:
     images = series.instances
     if len(images) == positions(images) or all("GR" in one.scanning_sequence for one in images):
         return [series]
-    at_position: dict[float, list[Instance]] = {}
-    for one in sorted(images, key=lambda one: (one.acquisition_number, one.acquired_at, one.instance_number)):
-        height = next((h for h in at_position if abs(h - height_mm(one)) <= POSITION_TOLERANCE_MM), height_mm(one))
-        at_position.setdefault(height, []).append(one)
-    for repeats in at_position.values():
+    at_position = _at_positions(images)
+    for repeats in at_position:
         if len({(one.acquisition_number, one.acquired_at) for one in repeats}) < len(repeats):
             return [series]
-    rank = {id(one): index for repeats in at_position.values() for index, one in enumerate(repeats)}
+    rank = {id(one): index for repeats in at_position for index, one in enumerate(repeats)}
     return _grouped(series, lambda one: rank[id(one)])
+
+
+def _without_repeats(series: Series, rules: Rules) -> list[Series]:
+    """Leave out all but the first of several images without diffusion weighting at every position.
+
+    They have no direction, so each is the same measurement; for b > 0 several images may be several directions.
+    """
+    zero = [one for one in series.instances if one.kind == "trace" and one.b_value_s_per_mm2 == 0]
+    at_position = _at_positions(zero)
+    if len({len(repeats) for repeats in at_position}) != 1 or len(zero) == len(at_position):
+        return [series]
+    again = {id(one) for repeats in at_position for one in repeats[1:]}
+    told = LeftOut(f"repeats of b 0 ({len(again)})", is_doubtful=False)
+    kept = tuple(one for one in series.instances if id(one) not in again)
+    return [replace(series, instances=kept, left_out=(*series.left_out, told))]
+
+
+def _at_positions(images: Iterable[Instance]) -> list[list[Instance]]:
+    """Return the images at each slice position, in the order of acquisition."""
+    found: dict[float, list[Instance]] = {}
+    for one in sorted(images, key=lambda one: (one.acquisition_number, one.acquired_at, one.instance_number)):
+        height = next((h for h in found if abs(h - height_mm(one)) <= POSITION_TOLERANCE_MM), height_mm(one))
+        found.setdefault(height, []).append(one)
+    return list(found.values())
 
 
 def _by_timing(series: Series, rules: Rules) -> list[Series]:
@@ -142,6 +167,10 @@ def _by_timing(series: Series, rules: Rules) -> list[Series]:
         return [series]
     index = {id(one): number for number, group in enumerate(groups) for one in group}
     return _grouped(series, lambda one: index.get(id(one), 0))
+
+
+_SPLITS = (_by_component, _by_contrast, _by_echo, _by_repeat)
+_SPLITS_OF_DIFFUSION = (_by_component, _by_timing, _without_repeats)
 
 
 def timing_difference(first: Instance, second: Instance, rules: Rules) -> str | None:

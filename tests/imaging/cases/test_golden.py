@@ -489,6 +489,18 @@ def _lowest_b_value_twice(b):
     return b.study() + _own(b, b.diffusion(3, b_values=(50.0,)), "twice")
 
 
+@case("b = 0 has no direction: each repeat of it is the same measurement", dwi={3: (0.0, 800.0)})
+def _b_zero_three_times(b):
+    repeats = [one for tag in ("2", "3") for one in _own(b, b.diffusion(3, b_values=(0.0,)), tag)]
+    return b.series(2) + b.diffusion(3, b_values=(0.0, 800.0)) + repeats
+
+
+@case("above 0 several images at a position may be directions", refused="no_diffusion", dwi={})
+def _b_800_twice(b):
+    images = b.diffusion(3, b_values=(0.0, 800.0), ImageType=["ORIGINAL", "PRIMARY", "M", "ND"])
+    return b.series(2) + images + _own(b, b.diffusion(3, b_values=(800.0,)), "2")
+
+
 @case("S0 depends on the echo time", refused="one_b_value", says="echo times")
 def _echo_time_by_b_value(b):
     dwi = b.diffusion(3)
