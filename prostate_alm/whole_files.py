@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,22 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # there is one only when writing failed
+
+
+@contextmanager
+def partial_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path` to fill, which the caller then gives its name; after an error it is gone.
+
+    One that a kill left is emptied.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

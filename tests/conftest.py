@@ -1,5 +1,7 @@
 """What the tests of several rooms share: a synthetic cohort, its manifest, and the data beside the repository."""
 
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,27 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder `shared` with the real study beside the repository")
     return SHARED
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a disk of 12 MB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture
+def fill_disk(small_disk: Path) -> Callable[[int], Path]:
+    """Return a function that leaves so many KiB on the small disk, and gives the file that takes the rest."""
+
+    def fill(left_kib: int) -> Path:
+        ballast = small_disk / "ballast"
+        with ballast.open("wb", buffering=0) as stream:
+            stream.write(bytes((12 << 20) - (left_kib << 10)))
+        return ballast
+
+    return fill

@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from prostate_alm import __version__
 from prostate_alm.cli import bundle, data, doctor, pack, predict, training, watch
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
+from prostate_alm.full_disk import full_disk_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pydicom").disabled = True  # it quotes odd values, which may be identifiers
+    options = argparse.Namespace()
     try:
         options = _parse(arguments)
         code: int = options.action(options)
@@ -32,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # what is left in the buffer must not be tried again when the interpreter ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
-    except (ValueError, OSError) as error:
-        print_error(_one_line(error))
+    except Exception as error:
+        full = full_disk_line(error, _places(options))
+        if full is None and not isinstance(error, ValueError | OSError):
+            raise
+        print_error(full or _one_line(error))
         return USAGE_ERROR
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break into the farewell
@@ -50,6 +56,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
     return options
+
+
+def _places(options: argparse.Namespace) -> list[Path]:
+    """Return the files and folders that a command may write to: what it was given, and where it was given."""
+    given = [one for value in vars(options).values() for one in (value if isinstance(value, list) else [value])]
+    return [*(one for one in given if isinstance(one, Path)), Path()]
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from prostate_alm.data.cohorts.bids import ACQUIRED_KEY, COMPUTED_KEY, PARTICIPA
 from prostate_alm.data.convert import nifti_bytes
 from prostate_alm.data.manifest import Manifest, ManifestError, StudyRecord, check_files, repeats
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import partial_folder
 
 BIDS_VERSION = "1.10.0"
 
@@ -69,23 +70,21 @@ def export_bids(manifest: Manifest, manifest_path: Path, *, folder: Path, progre
         more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ManifestError(faults[0] + more)
     subjects = _subjects(manifest)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for done, (study, subject, session) in enumerate(_places(subjects), start=1):
-        _write_study(
-            study,
-            manifest,
-            manifest_path.parent,
-            partial / subject / session,
-            "_".join(filter(None, (subject, session))),
-        )
-        progress(done, len(manifest.studies))
-    _write_tables(subjects, partial)
-    _write_description(manifest, partial)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+    with partial_folder(folder) as partial:
+        for done, (study, subject, session) in enumerate(_places(subjects), start=1):
+            _write_study(
+                study,
+                manifest,
+                manifest_path.parent,
+                partial / subject / session,
+                "_".join(filter(None, (subject, session))),
+            )
+            progress(done, len(manifest.studies))
+        _write_tables(subjects, partial)
+        _write_description(manifest, partial)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from prostate_alm.data.manifest import DiffusionChannel, ManifestError, RefusedS
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.volume import StudyVolumes, load_study
-from prostate_alm.whole_files import sha256_of_file
+from prostate_alm.whole_files import partial_folder, sha256_of_file
 
 T2_FILE, DWI_FILE, SIDECAR_FILE = "t2.nii.gz", "dwi.nii.gz", "study.json"
 SOFTWARE = f"prostate-alm {__version__}"
@@ -184,11 +183,9 @@ def convert_source(source: StudySource, output_dir: Path) -> Sidecar:
     if earlier and _made_of(earlier) == wanted:
         return earlier
     volumes = source.read()
-    partial = output_dir.with_name(f".{output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    sidecar = _write(volumes, partial, source=source, source_sha256=source_sha256)
-    _move(partial, output_dir)
+    with partial_folder(output_dir) as partial:
+        sidecar = _write(volumes, partial, source=source, source_sha256=source_sha256)
+        _move(partial, output_dir)
     return sidecar
 
 
@@ -234,13 +231,18 @@ def _write(volumes: StudyVolumes, folder: Path, *, source: StudySource, source_s
         b_values_s_per_mm2=volumes.b_values_s_per_mm2,
         b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
         b_values_computed=volumes.b_values_computed,
-        series=tuple(volumes.selection.to_dict()["series"]),
+        series=tuple(_without_words(row) for row in volumes.selection.to_dict()["series"]),
         sha256={name: sha256_of_file(folder / name) for name in (T2_FILE, DWI_FILE)},
         rules_sha256=source.rules_sha256,
         diffusion_channels=source.diffusion_channels,
     )
     (folder / SIDECAR_FILE).write_text(sidecar.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
     return sidecar
+
+
+def _without_words(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the selection without what was typed at the scanner, which may be a name."""
+    return {key: value for key, value in row.items() if key != "description"}
 
 
 def nifti_bytes(voxels: NDArray[np.float32], affine_ras_mm: NDArray[np.float64]) -> bytes:

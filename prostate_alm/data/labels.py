@@ -101,7 +101,11 @@ def _label(row: Mapping[str, str], place: str) -> Label:
     name = (row["id"] or "").strip()
     if not name or Path(name).name != name or name in (".", "..") or not name.isprintable():
         raise ManifestError(f"id must be the name of a study's folder, got {name!r} in {place}. Correct the row.")
+    patient = (row.get("patient") or "").strip() or name
+    for column, word in (("id", name), ("patient", patient)):
+        if word[0] in "=+-@" or not word.isprintable():  # spreadsheets run it
+            raise ManifestError(f"{column} must not begin with = + - @, got {word!r} in {place}. Rename it.")
     split = (row.get("split") or "").strip() or None
     if split not in (None, "train", "test"):
         raise ManifestError(f"split must be train or test, got {split!r} in {place}. Correct the row.")
-    return Label(id=name, label=int(text), patient=(row.get("patient") or "").strip() or name, split=split)
+    return Label(id=name, label=int(text), patient=patient, split=split)

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -37,6 +38,17 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _name(text: str) -> str:
+    """Return a name; raise `ValueError` for one that a spreadsheet runs as a formula, or that steers a terminal."""
+    if text[0] in "=+-@" or not text.isprintable():
+        raise ValueError("name must begin with none of = + - @ and be printable: tables are opened in spreadsheets")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
+"""What tables for people hold of a study."""
+
+
 class VolumeFile(_Record):
     """A converted volume: `path` relative to the manifest, below its folder, with `/`; the SHA-256 of its bytes."""
 
@@ -59,8 +71,8 @@ class StudyRecord(_Record):
     are no flags, and what was acquired may be unknown.
     """
 
-    id: str = Field(min_length=1)
-    patient: str = Field(min_length=1)
+    id: Name
+    patient: Name
     label: Literal[0, 1]
     split: Literal["train", "test"]
     t2: VolumeFile
@@ -72,7 +84,7 @@ class StudyRecord(_Record):
 class RefusedStudy(_Record):
     """A labelled study that is not part of the cohort, and why."""
 
-    id: str = Field(min_length=1)
+    id: Name
     code: str
     reason: str
 

@@ -29,6 +29,7 @@ from prostate_alm.delivery.beside import (
     write_files,
 )
 from prostate_alm.delivery.prediction import Answer, Refused
+from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.sources import StudyFolder, content_sha256, open_source
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
@@ -174,6 +175,7 @@ def answer_archive(
         write_table(output, folder.answers.values())
 
 
+@quiet_about_values()
 def answer_source(source: Path, *, job: Job, known: Mapping[str, str]) -> list[Reply]:
     """Return the answers to the studies of a source; for files that are known, the name of their answer."""
     model = _model(job.model, job.model_sha256)

@@ -29,6 +29,7 @@ from prostate_alm.delivery.prediction import (
 )
 from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
 from prostate_alm.delivery.quality import quality_warnings
+from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.identifiers import Identifiers, identifiers_of
@@ -68,6 +69,7 @@ class _Asked:
     software: dict[str, str]
 
 
+@quiet_about_values()
 def predict_folder(
     directory: Path,
     model: PackedModel,
@@ -184,7 +186,7 @@ def _answered(
         b_values_s_per_mm2=volumes.b_values_s_per_mm2,
         b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
         b_values_computed=volumes.b_values_computed,
-        series=_series(selection),
+        series=_series(selection, is_named=True),
         warnings=quality_warnings(volumes, channels, card=model.card, member_logits=member_logits),
         model=asked.model,
         software=asked.software,
@@ -213,7 +215,7 @@ def _refused(asked: _Asked, refusal: Refusal, *, selection: Selection | None) ->
         study=None if selection is None else _pseudonym(selection),
         code=refusal.code,
         reason=refusal.reason,
-        series=() if selection is None else _series(selection),
+        series=() if selection is None else _series(selection, is_named=asked.place is not None),
         model=asked.model,
         software=asked.software,
         source_sha256=asked.source_sha256,
@@ -228,12 +230,13 @@ def _pseudonym(selection: Selection) -> str | None:
     return hashlib.sha256(uids.pop().encode()).hexdigest()[:16] if len(uids) == 1 else None
 
 
-def _series(selection: Selection) -> tuple[UsedSeries, ...]:
+def _series(selection: Selection, *, is_named: bool) -> tuple[UsedSeries, ...]:
+    """Return the series of an answer; `is_named` tells whether with the words that somebody typed at the scanner."""
     used = {one.uid for one in selection.used} if selection.refused is None else set()
     return tuple(
         UsedSeries(
             series_number=one.series.number,
-            description=one.series.description,
+            description=one.series.description if is_named else "",
             role=one.role,
             used=one.series.uid in used,
             b_values_s_per_mm2=one.series.b_values_s_per_mm2,

@@ -11,7 +11,7 @@ from prostate_alm.imaging.files import LINKED_FOLDER
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
 from prostate_alm.imaging.protocol import difference, is_enough
 from prostate_alm.imaging.rulebook import Rules
-from prostate_alm.imaging.rules import Judgement, is_diffusion_by_name, listed, trace_b_values
+from prostate_alm.imaging.rules import Judgement, is_diffusion_by_name, listed, modality_word, trace_b_values
 from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, skip_reasons
 from prostate_alm.imaging.values import value_refusal
 
@@ -69,7 +69,7 @@ def _conflicting_copies(selection: Selection, rules: Rules) -> Refusal | None:
 
 
 def _not_mr(selection: Selection, rules: Rules) -> Refusal | None:
-    found = sorted({one.series.modality for one in selection.series})
+    found = sorted({modality_word(one.series.modality) for one in selection.series})
     if "MR" in found:
         return None
     return Refusal("not_mr", f"modality must be MR, got {', '.join(found) or 'none'}. Send the MR study.")

@@ -6,7 +6,6 @@ cohort. Study i depends on the seed and on i alone, never on how many studies ar
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from prostate_alm.imaging.phantom_study import (
     render_diffusion,
     render_study,
 )
+from prostate_alm.whole_files import partial_folder, replacing, write_text_atomically
 
 __all__ = [
     "DEFAULT_DIFFICULTY",
@@ -195,7 +195,7 @@ def _claim(output_dir: Path, settings: dict[str, Any]) -> None:
             "It holds other files: choose another folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    marker.write_text(text, encoding="utf-8")
+    write_text_atomically(marker, text)
 
 
 def _write_once(plan: StudyPlan, output_dir: Path) -> None:
@@ -203,10 +203,9 @@ def _write_once(plan: StudyPlan, output_dir: Path) -> None:
     directory = output_dir / plan.identifier
     if directory.exists():
         return
-    partial = output_dir / f".{plan.identifier}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    write_study(render_study(plan), partial)
-    partial.rename(directory)
+    with partial_folder(directory) as partial:
+        write_study(render_study(plan), partial)
+        partial.rename(directory)
 
 
 def _truth(plan: StudyPlan) -> dict[str, object]:
@@ -232,9 +231,7 @@ def _truth(plan: StudyPlan) -> dict[str, object]:
 
 
 def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    partial.replace(path)

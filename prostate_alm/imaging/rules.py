@@ -16,6 +16,90 @@ from prostate_alm.imaging.kinds import IMAGED, MAGNITUDE
 from prostate_alm.imaging.parts import echo_times_ms, positions
 from prostate_alm.imaging.rulebook import Rules, default_rules, found_in
 
+_MODALITIES = frozenset(
+    [
+        "ANN",
+        "AR",
+        "ASMT",
+        "AU",
+        "BDUS",
+        "BI",
+        "BMD",
+        "CFM",
+        "CR",
+        "CT",
+        "CTPROTOCOL",
+        "DG",
+        "DMS",
+        "DOC",
+        "DX",
+        "ECG",
+        "EEG",
+        "EMG",
+        "EOG",
+        "EPS",
+        "ES",
+        "FID",
+        "GM",
+        "HC",
+        "HD",
+        "IO",
+        "IOL",
+        "IVOCT",
+        "IVUS",
+        "KER",
+        "KO",
+        "LEN",
+        "LS",
+        "M3D",
+        "MG",
+        "MR",
+        "NM",
+        "OAM",
+        "OCT",
+        "OP",
+        "OPM",
+        "OPT",
+        "OPTBSV",
+        "OPTENF",
+        "OPV",
+        "OSS",
+        "OT",
+        "PA",
+        "PLAN",
+        "POS",
+        "PR",
+        "PT",
+        "PX",
+        "REG",
+        "RESP",
+        "RF",
+        "RG",
+        "RTDOSE",
+        "RTIMAGE",
+        "RTINTENT",
+        "RTPLAN",
+        "RTRAD",
+        "RTRECORD",
+        "RTSEGANN",
+        "RTSTRUCT",
+        "RWV",
+        "SEG",
+        "SM",
+        "SMR",
+        "SR",
+        "SRF",
+        "STAIN",
+        "TEXTUREMAP",
+        "TG",
+        "US",
+        "VA",
+        "XA",
+        "XAPROTOCOL",
+        "XC",
+    ]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -60,8 +144,17 @@ def listed(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
+def modality_word(modality: str) -> str:
+    """Return a modality where it is one of DICOM's (PS3.3 C.7.3.1.1.1): a typed word may be a name.
+
+    >>> modality_word("CT"), modality_word(""), modality_word("DOE^JANE")
+    ('CT', 'absent', 'no term of DICOM')
+    """
+    return modality if modality in _MODALITIES else "no term of DICOM" if modality else "absent"
+
+
 def _not_mr(series: Series, rules: Rules) -> str | None:
-    return None if series.modality == "MR" else f"modality is {series.modality or 'absent'}, not MR"
+    return None if series.modality == "MR" else f"modality is {modality_word(series.modality)}, not MR"
 
 
 def _no_image(series: Series, rules: Rules) -> str | None:

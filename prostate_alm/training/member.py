@@ -24,6 +24,7 @@ from prostate_alm.training.settings import (
     bundle_arguments,
     bundle_configuration,
     bundle_files,
+    exit_on_full_disk,
     exit_on_usage_error,
 )
 
@@ -81,8 +82,9 @@ def prepare(bundle: str, settings: Settings) -> Member:
         bundle: name of the bundle; default folder under `outputs/`.
         settings: the settings of the bundle.
     """
+    places = [settings.output_dir or OUTPUT_ROOT]
     prepared = leader_first(
-        lambda: exit_on_usage_error(lambda: _prepare(bundle, settings)),
+        lambda: exit_on_usage_error(lambda: _prepare(bundle, settings), places=places),
         tell=lambda member: str(member.folder.path),
         follow=lambda path: _prepare(bundle, _resuming(settings, path)),
     )
@@ -232,7 +234,8 @@ def run_member(member: Member, training: Training) -> dict[str, Any]:
     if not is_leader():
         training.run()
         return {}
-    with exit_on_usage_error(member.folder.lock), member_run(member) as run:
+    full = exit_on_full_disk(member.folder.path)
+    with exit_on_usage_error(member.folder.lock), full, member_run(member) as run:
         run.log_params(training.used())
         training.run(on_epoch=run.log_epochs)
         metrics = write_results(member, training)

@@ -3,7 +3,8 @@
 import ast
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
+from prostate_alm.full_disk import full_disk_line
 from prostate_alm.method.losses import LOSSES, Maker, make_loss, parameters_of
 from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, read_config, unknown_keys
 from prostate_alm.training.dtype import fastest_dtype
@@ -234,11 +236,15 @@ def literal_override(value: Any) -> Any:
         return value
 
 
-def exit_on_usage_error(action: Callable[[], T]) -> T:
+def exit_on_usage_error(action: Callable[[], T], *, places: Sequence[Path] = (Path(),)) -> T:
     """Call `action`; turn its ValueError or OSError into lines on stderr and exit code 2.
 
     MONAI evaluates a config inside its own error handling, which buries a message under some 190 lines; leaving the
     process here keeps the message readable.
+
+    Args:
+        action: what to do.
+        places: that it writes to, to name the one without room.
 
     Returns:
         What `action` returns.
@@ -249,8 +255,25 @@ def exit_on_usage_error(action: Callable[[], T]) -> T:
     try:
         return action()
     except (ValueError, OSError) as error:
-        for line in str(error).splitlines():
+        for line in (full_disk_line(error, places) or str(error)).splitlines():
             sys.stderr.write(f"error: {line}\n")
+        raise SystemExit(USAGE_ERROR) from error
+
+
+@contextmanager
+def exit_on_full_disk(*places: Path) -> Iterator[None]:
+    """End the process with one line on stderr and exit code 2 where anything inside fails for want of room.
+
+    Args:
+        places: that are written to.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = full_disk_line(error, places)
+        if line is None:
+            raise
+        sys.stderr.write(f"error: {line}\n")
         raise SystemExit(USAGE_ERROR) from error
 
 

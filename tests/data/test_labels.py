@@ -29,6 +29,8 @@ FAULTS = {
     "misspelt patient": ("id,label,pateint\na,1,p\nb,0,p\n", "got 'pateint'.*Available.*'patient'"),
     "column twice": ("id,label,label\na,1,0\nb,0,1\n", "got 'label'"),
     "duplicate id": ("id,label\na,1\nb,0\na,0\n", "must be unique, got 'a' more than once"),
+    "a formula": ("id,label\n=1+cmd,1\nb,0\n", r"id must not begin with = \+ - @, got '=1\+cmd'"),
+    "a patient's formula": ("id,label,patient\na,1,@x\nb,0,p\n", r"patient must not begin with = \+ - @, got '@x'"),
     "one class": ("id,label\na,1\nb,1\n", r"both 0 and 1, got only \[1\] in the 2 rows"),
     "no rows": ("id,label\n", r"got only \[\] in the 0 rows"),
     "empty file": ("", r"must have the columns"),

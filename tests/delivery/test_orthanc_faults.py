@@ -6,11 +6,10 @@ import importlib.util
 import itertools
 import json
 import logging
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -220,17 +219,6 @@ def test_what_was_stored_of_an_answer_to_fewer_images_is_taken_back(server: Any)
     assert server.modalities(study) == ANSWERED | {"MR": 16}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a disk of 12 MB, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
 def test_a_full_server_is_tried_again_until_there_is_room(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     if tools.EXECUTABLE is None:
         pytest.skip("Orthanc is not installed (Debian: orthanc)")
@@ -265,12 +253,12 @@ def test_a_full_server_is_tried_again_until_there_is_room(small_disk: Path, capl
         server.kill()
 
 
-def test_no_room_for_the_images_is_waited_out(server: Any, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_the_images_is_waited_out(
+    server: Any, small_disk: Path, fill_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (study,) = fill(server, "A")
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
-    ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as stream:
-        stream.write(bytes((12 << 20) - (24 << 10)))
+    ballast = fill_disk(24)
     threading.Timer(1.0, ballast.unlink).start()
     assert [(one.state, one.attempts) for one in watcher(server.url).once()] == [("done", 1)]
     assert server.modalities(study) == ANSWERED

@@ -6,6 +6,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -102,6 +104,34 @@ def test_each_trap_is_refused_with_its_code(images, packed_model, tmp_path, case
     assert result.volumes is None and result.image is None  # noqa: PT018
     assert not any(one.used for one in result.answer.series)
     assert not IDENTIFIERS.search(answer_to_json(result.answer))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # of this process, which makes them
+def test_words_typed_at_the_scanner_are_in_a_refusal_only_where_asked_for(images, packed_model, tmp_path):
+    typed = _set(Modality="DOE^JANE", SeriesDescription="Jane Doe")
+    folder = _send(images, ("t2", typed), tmp_path / "study")
+    refused = predict_folder(folder, packed_model).answer
+    assert (refused.code, refused.series[0].description) == ("not_mr", "")
+    assert "doe" not in answer_to_json(refused).lower()
+    assert "got no term of DICOM." in refused.reason
+    assert predict_folder(folder, packed_model, identify=True).answer.series[0].description == "Jane Doe"
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of this process, which makes them
+def test_invalid_uids_do_not_reach_the_terminal(images, packed_file, tmp_path):
+    def edit(image: Dataset) -> None:
+        image["StudyInstanceUID"]._value = "1.2.03.SECRET"
+
+    folder = _send(images, ("t2", "diffusion", edit), tmp_path / "study")
+    for path in folder.iterdir():  # all of one study
+        image = pydicom.dcmread(path)
+        edit(image)
+        path.unlink()
+        image.save_as(path)
+    command = ["predict", str(folder), "--model", str(packed_file), "--output", str(tmp_path / "out"), "--sr"]
+    done = subprocess.run([sys.executable, "-m", "prostate_alm.cli", *command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "SECRET" not in done.stdout + done.stderr
 
 
 def test_one_b_value_a_gap_and_a_cut_file_are_refused(images, packed_model, tmp_path):

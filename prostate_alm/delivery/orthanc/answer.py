@@ -10,6 +10,7 @@ from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, R
 from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.prediction import Refused
+from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.report.page import draw_page
 from prostate_alm.imaging.rulebook import Rules
 
@@ -29,6 +30,7 @@ def responder(model: PackedModel, *, target_tpr: float | None = None, rules: Rul
     """
     model.card.operating_point(target_tpr)
 
+    @quiet_about_values()
     def respond(folder: Path) -> Response:
         result = predict_folder(folder, model, target_tpr=target_tpr, rules=rules)
         if isinstance(result.answer, Refused):
