@@ -2,16 +2,19 @@
 
     OMP_NUM_THREADS=1 python benchmarks/cifar10_critical.py train DATASET_DIR OUTPUT_DIR [--members 0 1 2 --draws 0]
     python benchmarks/cifar10_critical.py table OUTPUT_DIR TABLE.csv
+    OMP_NUM_THREADS=1 python benchmarks/cifar10_critical.py screen DATASET_DIR
     OMP_NUM_THREADS=1 python benchmarks/cifar10_critical.py overhead
 
-Class k has LARGEST * IMBALANCE^(-k / 9) training images. A member trains FIRST epochs with the loss alone; from there,
-with a new optimizer whose rate falls to 0, SECOND epochs with the loss alone (the baseline) and, for each class, as
-many with the constraint: the paper's order, and one first stage for eleven second ones. LDAM's weights are deferred to
-the second stage. The last state is judged, on all 10 000 test images: no state is chosen. `train` keeps the logits and
-does not train again what is there. `table` gives, of the ensembles (the mean of the members' logits), the error of the
-other classes at 80, 90 and 95 % TPR of the critical class, the FPR there, and the balanced accuracy of the arg-max,
-with 95 % intervals of the change: test images and draws are resampled together, pairs stay pairs. Of the members those
-count that every loss and class has; of the draws those that have any.
+Class k has largest * imbalance^(-k / 9) training images (PROFILE). A member trains STAGES[0] epochs with the loss
+alone; from there, with a new optimizer whose rate falls to 0, STAGES[1] epochs with the loss alone (the baseline)
+and, for each class, as many with the constraint: the paper's order, and one first stage for eleven second ones.
+LDAM's weights are deferred to the second stage. The last state is judged, on all 10 000 test images: no state is
+chosen. `train` keeps the logits and does not train again what is there. `table` gives, of the ensembles (the mean of
+the members' logits), the error of the other classes at 80, 90 and 95 % TPR of the critical class, the FPR there, and
+the balanced accuracy of the arg-max, with 95 % intervals of the change: test images and draws are resampled together,
+pairs stay pairs. Of the members those count that every loss and class has; of the draws those that have any. `screen`
+prints the same figures on training images that the first member of the first draw does not see, for several strengths
+of the constraint, its forms and lengths of the stages.
 """
 
 import argparse
@@ -19,7 +22,8 @@ import copy
 import csv
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,19 +38,24 @@ from prostate_alm.data.cifar10_draws import class_sizes, draw_classes
 from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
-from prostate_alm.method.class_losses import make_class_loss
-from prostate_alm.method.class_metrics import one_against_rest, rest_error_of_columns
+from prostate_alm.method.class_losses import ClassLoss, make_class_loss
+from prostate_alm.method.class_metrics import one_against_rest
 from prostate_alm.method.critical import CriticalClasses, log_odds
 from prostate_alm.method.lagrangian import ConstrainedLoss
-from prostate_alm.method.metrics import auc, fpr_at_tpr
+from prostate_alm.method.metrics import auc, threshold_at_tpr
 from prostate_alm.training.networks import CascadeNet
 
-LARGEST, IMBALANCE, VALIDATION_SHARE = 500, 100, 0.2
-FIRST, SECOND, BATCH_SIZE, RATE = 15, 8, 64, 0.002
+Profile = tuple[int, float]
+"""Images of the largest class, and for one of the smallest."""
+
+PROFILE: Profile = (500, 100)
+VALIDATION_SHARE = 0.2
+STAGES, BATCH_SIZE, RATE = (15, 8), 64, 0.002
 CLASSES, LOSSES, LEVELS = range(10), ("ce", "ldam", "la"), (0.8, 0.9, 0.95)
 NAMES = (*(f"rest_error_at_tpr{100 * t:.0f}" for t in LEVELS), *(f"fpr_at_tpr{100 * t:.0f}" for t in LEVELS))
 COLUMNS = (*NAMES, "balanced_accuracy")
-RESAMPLES = 500
+CONSTRAINT: dict[str, float] = {}
+RESAMPLES, UNSEEN = 300, 300
 
 Logits = NDArray[np.float32]
 
@@ -63,6 +72,15 @@ def main() -> None:
     prints = commands.add_parser("table")
     prints.add_argument("output_dir", type=Path)
     prints.add_argument("csv_file", type=Path)
+    screens = commands.add_parser("screen")
+    screens.add_argument("dataset_dir", type=Path)
+    screens.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    screens.add_argument(
+        "--strengths", nargs="+", default=["0.1,0.1", "0.3,0.3", "1,1", "3,3"], metavar="MU,BOUND[,each]"
+    )
+    screens.add_argument("--stages", nargs=2, type=int, default=STAGES, metavar="EPOCHS")
+    screens.add_argument("--profile", nargs=2, type=int, default=PROFILE, metavar=("LARGEST", "IMBALANCE"))
+    screens.add_argument("--critical", nargs="+", type=int, default=list(CLASSES))
     commands.add_parser("overhead")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,6 +88,10 @@ def main() -> None:
         print_overhead()
     elif options.command == "table":
         write_table(options.output_dir, options.csv_file)
+    elif options.command == "screen":
+        data, stages, profile = read_cifar10(options.dataset_dir), tuple(options.stages), tuple(options.profile)
+        chosen = options.losses, options.strengths
+        screen(data, *chosen, critical=options.critical, stages=stages, profile=profile)
     else:
         options.output_dir.mkdir(parents=True, exist_ok=True)
         data = read_cifar10(options.dataset_dir)
@@ -78,39 +100,92 @@ def main() -> None:
             play(data, loss, draw=draw, member=member, folder=options.output_dir)
 
 
+@dataclass
+class Started:
+    """A member after its first stage, and what the second one needs."""
+
+    network: nn.Module
+    base: ClassLoss
+    loader: TensorLoader
+    validation: TensorLoader
+    ids: list[str]
+    seed: int
+    drawn: NDArray[np.int64]
+    state: dict[str, Any]
+    stages: tuple[int, int]
+
+    def second(self, critical: int | None, **constraint: Any) -> nn.Module:
+        """Return the network after a second stage with the constraint of a class, or without one."""
+        self.network.load_state_dict(self.state)
+        self.base.weighs = True
+        term = None if critical is None else CriticalClasses(self.ids, [critical], classes=10, **constraint)
+        epochs = range(self.stages[0], sum(self.stages))
+        fit(self.network, ConstrainedLoss(self.base, term), self.loader, self.validation, seed=self.seed, epochs=epochs)
+        return self.network
+
+
+def start(
+    data: Cifar10, loss: str, *, draw: int, member: int, stages: tuple[int, int] = STAGES, profile: Profile = PROFILE
+) -> Started:
+    sizes = class_sizes(*profile)
+    kept = [max(1, round(VALIDATION_SHARE * size)) for size in sizes]
+    drawn = draw_classes(data.train.classes, train=sizes, validation=kept, seed=draw, member=member)
+    training, validation = (samples(data.train, rows) for rows in drawn)
+    seed = member_seed(draw, member, 0, 0)
+    torch.manual_seed(seed)
+    network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4, outputs=10)
+    loader = TensorLoader(training, batches_of(training, seed), augment=mirror_and_shift)
+    base = make_class_loss(loss, classes=10, **({} if loss == "ce" else {"class_counts": sizes}))
+    base.weighs = False
+    own = TensorLoader(validation)
+    fit(network, ConstrainedLoss(base), loader, own, seed=seed, epochs=range(stages[0]), falls=False)
+    ids, state = [sample["sample_id"] for sample in training], copy.deepcopy(network.state_dict())
+    return Started(network, base, loader, own, ids, seed, np.concatenate(drawn), state, stages)
+
+
 def play(data: Cifar10, loss: str, *, draw: int, member: int, folder: Path) -> None:
     """Train the baseline and each critical class of one member from one first stage; keep the logits of the test."""
     files = {c: file_of(folder, loss, c, draw=draw, member=member) for c in (None, *CLASSES)}
     if all(file.exists() for file in files.values()):
         return
     begun = time.monotonic()
-    sizes = class_sizes(LARGEST, IMBALANCE)
-    kept = [max(1, round(VALIDATION_SHARE * size)) for size in sizes]
-    drawn = draw_classes(data.train.classes, train=sizes, validation=kept, seed=draw, member=member)
-    training, validation = (samples(data.train, rows) for rows in drawn)
     test = TensorLoader(samples(data.test, np.arange(len(data.test.classes))))
-    seed = member_seed(draw, member, 0, 0)
-    torch.manual_seed(seed)
-    network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4, outputs=10)
-    loader = TensorLoader(training, batches_of(training, seed), augment=mirror_and_shift)
-    counts = () if loss == "ce" else sizes
-    base = make_class_loss(loss, classes=10, **({"class_counts": counts} if counts else {}))
-    base.weighs = False
-    fit(network, ConstrainedLoss(base), loader, TensorLoader(validation), seed=seed, epochs=range(FIRST))
-    base.weighs = True
-    start = copy.deepcopy(network.state_dict())
+    started = start(data, loss, draw=draw, member=member)
     for critical, file in files.items():
-        if file.exists():
-            continue
-        network.load_state_dict(start)
-        ids = [sample["sample_id"] for sample in training]
-        term = None if critical is None else CriticalClasses(ids, [critical], classes=10)
-        whole = ConstrainedLoss(base, term)
-        fit(network, whole, loader, TensorLoader(validation), seed=seed, epochs=range(FIRST, FIRST + SECOND))
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, scored(network, test)[1])
-        partial.replace(file)
+        if not file.exists():
+            partial = file.with_suffix(".partial.npy")
+            np.save(partial, scored(started.second(critical, **CONSTRAINT), test)[1])
+            partial.replace(file)
     print(f"{loss} draw {draw} member {member}: {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def screen(
+    data: Cifar10,
+    losses: Sequence[str],
+    strengths: Sequence[str],
+    *,
+    critical: Sequence[int],
+    stages: tuple[int, int],
+    profile: Profile,
+) -> None:
+    """Print what strengths of the constraint change, the mean over classes, on training images not drawn."""
+    for loss in losses:
+        started = start(data, loss, draw=0, member=0, stages=stages, profile=profile)
+        free = np.setdiff1d(np.arange(len(data.train.classes)), started.drawn)
+        chosen = np.concatenate([free[data.train.classes[free] == c][:UNSEEN] for c in CLASSES])
+        unseen = TensorLoader(samples(data.train, chosen))
+        labels, before = scored(started.second(None), unseen)
+        without = np.array([figures(labels, reduce(labels, before, c), c) for c in critical])
+        print(f"{loss:5} without     ", *(f"{value:7.2f}" for value in without.mean(axis=0)), flush=True)
+        for strength in strengths:
+            mu, bound, *form = strength.split(",")
+            given = {"mu": float(mu), "multiplier_max": float(bound), "against": "".join(form) or "rest"}
+            after = [scored(started.second(c, **given), unseen)[1] for c in critical]
+            with_ = np.array(
+                [figures(labels, reduce(labels, own, c), c) for c, own in zip(critical, after, strict=True)]
+            )
+            change = (with_ - without).mean(axis=0)
+            print(f"{loss:5} {strength:11} ", *(f"{value:+7.2f}" for value in change), flush=True)
 
 
 def file_of(folder: Path, loss: str, critical: int | None, *, draw: int, member: int) -> Path:
@@ -136,12 +211,13 @@ def fit(
     *,
     seed: int,
     epochs: range,
+    falls: bool = True,
 ) -> None:
-    """Train; the rate falls to 0 along a cosine in the second stage, μ follows the validation AUC of the class."""
+    """Train; the rate falls to 0 along a cosine unless it stays, μ follows the validation AUC of the class."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
     steps = len(loader) * len(epochs)
     fall = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 1.0 if epochs.start == 0 else (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2 if falls else 1.0
     )
     for epoch in epochs:
         loader.set_seed(member_seed(seed, 0, 1, epoch))
@@ -264,36 +340,41 @@ def changes(
 
 def figures(labels: NDArray[np.int64], columns: NDArray[np.float64], critical: int) -> list[float]:
     truth = labels == critical
-    errors = [rest_error_of_columns(truth, columns, tpr=tpr) for tpr in LEVELS]
-    rates = [fpr_at_tpr(truth, columns[:, 0], tpr) for tpr in LEVELS]
-    recalls = [columns[labels == k, 2].mean() for k in np.unique(labels)]
-    return [100 * float(value) for value in (*errors, *rates, np.mean(recalls))]
+    scores, right = columns[~truth, 0], columns[~truth, 1] > 0
+    called = [scores >= threshold_at_tpr(truth, columns[:, 0], tpr) for tpr in LEVELS]
+    recalls = np.bincount(labels, columns[:, 2]) / np.bincount(labels)
+    values = (*((one | ~right).mean() for one in called), *(one.mean() for one in called), recalls.mean())
+    return [100 * float(value) for value in values]
 
 
 # --- the cost -----------------------------------------------------------------------------------------------------
 
 
-def print_overhead(steps: int = 60) -> None:
-    """Print by how much the constraint lengthens a training step: both in turns, the median of each."""
+def print_overhead(steps: int = 200) -> None:
+    """Print the median time of a training step, and by how much the constraint lengthens what follows the logits."""
     labels = torch.arange(BATCH_SIZE) % 10
     ids, images = [str(i) for i in range(BATCH_SIZE)], torch.randn(BATCH_SIZE, 3, 32, 32)
     network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4, outputs=10)
     base = make_class_loss("ce", classes=10)
     both = ConstrainedLoss(base), ConstrainedLoss(base, CriticalClasses(ids, [3], classes=10))
-    times: list[list[float]] = [[], []]
-    for _ in range(steps):
-        for loss, own in zip(both, times, strict=True):
-            begun = time.process_time()
-            step(network, loss, images, labels, ids)
-            own.append(time.process_time() - begun)
-    without, with_ = (float(np.median(own)) for own in times)
-    print(
-        f"step {1000 * without:.1f} ms, with the constraint {1000 * with_:.1f} ms: {100 * (with_ / without - 1):+.1f} %"
-    )
+    whole = median_time(lambda: step(network(images), both[0], labels, ids), steps // 4)
+    logits = network(images).detach().requires_grad_()
+    without, with_ = (median_time(lambda loss=loss: step(logits, loss, labels, ids), steps) for loss in both)
+    share = 100 * (with_ - without) / whole
+    print(f"step {1000 * whole:.1f} ms, the constraint {1000 * (with_ - without):.2f} ms: {share:.1f} %")
 
 
-def step(network: nn.Module, loss: ConstrainedLoss, images: Tensor, labels: Tensor, ids: list[str]) -> None:
-    loss(network(images), labels, ids).backward()
+def median_time(action: Callable[[], None], times: int) -> float:
+    found = []
+    for _ in range(times):
+        begun = time.process_time()
+        action()
+        found.append(time.process_time() - begun)
+    return float(np.median(found))
+
+
+def step(logits: Tensor, loss: ConstrainedLoss, labels: Tensor, ids: list[str]) -> None:
+    loss(logits, labels, ids).backward()
     if loss.term is not None:
         loss.term.update_multipliers()
 

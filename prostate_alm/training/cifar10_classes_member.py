@@ -39,7 +39,10 @@ class Cifar10ClassesSettings(ImageSettings):
     @classmethod
     def _classes_by_name_or_number(cls, value: Any) -> tuple[int, ...]:
         given = value if isinstance(value, list | tuple) else [value]
-        return require_critical([class_number(one) for one in given], classes=cls.classes)
+        try:
+            return require_critical([class_number(one) for one in given], classes=cls.classes)
+        except ValueError as error:
+            raise ValueError("one class or several different ones of CIFAR-10, by name or number, not all") from error
 
     @property
     def experiment_name(self) -> str:
