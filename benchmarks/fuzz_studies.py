@@ -53,7 +53,7 @@ PIXEL_DATA = 0x7FE00010
 ARGUED = {
     "a bit of the pixels": "one value within those of the header: nothing tells it from signal",
     "60 bits of the pixels": "the same, in compressed pixels",
-    "a sector of zeros": "in a compressed frame it makes other values than zeros",
+    "a sector of zeros": "in a deflated file, whose stream has no checksum, it makes other values than zeros",
     "4 KiB of zeros": "the same",
     "a sector of ones": "the same",
     "a file lost": "an end slice, where no number tells it",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
+from prostate_alm.imaging.codestream import coded_size
 from prostate_alm.imaging.files import data_set_at, inflated
 from prostate_alm.imaging.pixels import Fault, Pixels
 
@@ -74,6 +77,10 @@ class SignalReader:
     def _decoded(self, pixels: Pixels, *, rows: int, columns: int) -> NDArray[Any]:
         """Return values through a decoder, which sees nothing of the file but one frame and its form."""
         frame = get_frame(self._bytes(pixels), pixels.frame, number_of_frames=pixels.frames)
+        coded = coded_size(frame) or (rows, columns)
+        if coded != (rows, columns):
+            rule = f"compressed pixels must be {rows} × {columns}"
+            raise FaultError(Fault("damaged_pixels", rule, f"{coded[0]} × {coded[1]}"))
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = UID(pixels.syntax)
@@ -83,7 +90,12 @@ class SignalReader:
         image.BitsStored, image.HighBit = pixels.bits_stored, pixels.high_bit
         image.PixelRepresentation = int(np.dtype(pixels.dtype).kind == "i")
         image.PixelData = encapsulate([frame])
-        return pixel_array(image, index=0)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            values = pixel_array(image, index=0)
+        if not all(_is_one_byte_of_padding(str(one.message)) for one in told):
+            raise ValueError("more pixels than rows × columns")  # what decoders cut off with a warning
+        return values
 
     def _bytes(self, pixels: Pixels) -> bytes:
         """Return the inflated data set of a file, or what follows where its fragments begin."""
@@ -211,3 +223,9 @@ def _require_extremes(values: NDArray[Any], extremes: tuple[int, int] | None) ->
         found = f"{values.min()} to {values.max()}"
         rule = f"values must lie between the header's smallest and largest, {extremes[0]} and {extremes[1]}"
         raise FaultError(Fault("damaged_pixels", rule, found))
+
+
+def _is_one_byte_of_padding(warning: str) -> bool:
+    """Return whether a decoder warns of the byte that makes a segment even, which some writers compress, too."""
+    lengths = re.search(r"padding - ([0-9]+) vs\. ([0-9]+) bytes", warning)
+    return lengths is not None and int(lengths[1]) - int(lengths[2]) == 1

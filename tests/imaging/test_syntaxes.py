@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -25,6 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from prostate_alm.imaging.codestream import coded_size
+from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.files import files_below, read_header
 from prostate_alm.imaging.folder import read_folder, read_series
 from prostate_alm.imaging.rulebook import default_rules
@@ -122,6 +125,49 @@ def test_every_lossless_syntax_gives_the_same_voxels(build, tmp_path, kind):
         for one, other in zip((found.t2, *found.dwi), (expected.t2, *expected.dwi), strict=True):
             np.testing.assert_array_equal(one.voxels, other.voxels, err_msg=syntax.name)
             np.testing.assert_array_equal(one.affine_ras_mm, other.affine_ras_mm)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(15, 18), (16, 9)])
+@pytest.mark.parametrize("syntax", [RLELossless, *GDCM_SYNTAXES])
+def test_a_header_of_another_size_than_the_frame_is_refused(build, tmp_path, syntax, rows, columns):
+    folder = _encoded(_study(build), tmp_path / "study", syntax)
+    for path in sorted(folder.iterdir())[:5]:
+        image = pydicom.dcmread(path)
+        image.Rows, image.Columns = rows, columns
+        image.save_as(path)
+    with pytest.raises(StudyRefused) as refused:  # decoders cut the frame, and some end the process
+        load_study(folder)
+    assert refused.value.code in ("damaged_pixels", "undecodable_pixels")
+
+
+@pytest.mark.parametrize("syntax", GDCM_SYNTAXES)
+def test_the_size_of_a_frame_is_that_of_its_image(build, tmp_path, syntax):
+    path = _encoded(_study(build), tmp_path / "study", syntax) / "0000"
+    assert coded_size(get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)) == (16, 18)
+
+
+@pytest.mark.parametrize(("excess", "is_read"), [(0, True), (1, True), (2, False)])
+def test_a_byte_of_padding_is_not_more_pixels(build, tmp_path, excess, is_read):
+    images = _study(build)
+    values = np.frombuffer(images[0].PixelData, np.uint8)
+    images[0].compress(RLELossless, generate_instance_uid=False)
+    segments = [_literal(values[1::2].tobytes() + bytes(excess)), _literal(values[::2].tobytes() + bytes(excess))]
+    header = struct.pack("<16I", 2, 64, 64 + len(segments[0]), *[0] * 13)
+    images[0].PixelData = encapsulate([header + b"".join(segments)])
+    folder = build.save(tmp_path / "study", images)
+    if is_read:
+        expected = load_study(build.save(tmp_path / "plain", _study(build)))
+        np.testing.assert_array_equal(load_study(folder).t2.voxels, expected.t2.voxels)
+    else:
+        with pytest.raises(StudyRefused, match="undecodable_pixels"):
+            load_study(folder)
+
+
+def _literal(data: bytes) -> bytes:
+    """Return bytes as an RLE segment of literal runs (PS3.5 G.3.1)."""
+    runs = [data[at : at + 128] for at in range(0, len(data), 128)]
+    packed = b"".join(bytes([len(run) - 1]) + run for run in runs)
+    return packed + bytes(len(packed) % 2)
 
 
 LOSSY = {
