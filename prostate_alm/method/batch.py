@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from prostate_alm.method.constraint import all_finite, violation_per_positive
+
+Ids = Sequence[str] | Sequence[int] | Tensor
+"""Ids of samples as data loaders give them; numbers, in a tensor or not, count as the text of them."""
 
 _FAULT = -1  # the row count that a rank announces when it refuses its own batch
 
@@ -37,7 +41,7 @@ class Constraint(Protocol):
     def terms(self) -> Mapping[str, Any]:
         """Each `AugmentedLagrangian` by the ending of the names of its figures."""
 
-    def join(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Batch:
+    def join(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Batch:
         """Return the checked batch, of all ranks together."""
 
     def of_batch(self, batch: Batch) -> Tensor:
@@ -50,13 +54,13 @@ class Constraint(Protocol):
         """Act after one that was skipped."""
 
 
-def check_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, step: int) -> Batch:
+def check_batch(logits: Tensor, labels: Tensor, sample_ids: Ids, *, step: int) -> Batch:
     """Return the checked batch with logits of shape (B,) in at least float32.
 
     Args:
         logits: (B,) or (B, 1), floating.
         labels: (B,) or (B, 1), 0 or 1 in any type.
-        sample_ids: B strings.
+        sample_ids: B strings, or whole numbers.
         step: number of optimizer steps so far, for the message only.
 
     Returns:
@@ -65,26 +69,26 @@ def check_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, st
     Raises:
         NonFiniteLogitsError: names the step and the samples.
         ValueError: a shape or a label is wrong.
-        TypeError: logits are not floating or the ids are not a sequence of strings.
+        TypeError: no tensor, logits that are not floating, or ids that are neither strings nor whole numbers.
 
     >>> check_batch(torch.zeros(2, 1), torch.tensor([1, 0]), ["a", "b"], step=0).labels
     [1, 0]
     """
-    size = len(sample_ids)
-    _check_rows(logits, labels, sample_ids, shapes=((size,), (size, 1)))
+    keys = names_of(sample_ids, where="a batch")
+    _check_rows(logits, labels, shapes=((len(keys),), (len(keys), 1)), rows=len(keys))
     flat = plain(logits).reshape(-1)
     flat = flat if flat.dtype == torch.float64 else flat.float()
-    check_finite(flat, sample_ids, step=step)
-    return Batch(flat, class_numbers(labels, classes=2, where="a batch"), list(sample_ids))
+    check_finite(flat, keys, step=step)
+    return Batch(flat, class_numbers(labels, classes=2, where="a batch"), keys)
 
 
-def check_class_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, classes: int, step: int) -> Batch:
+def check_class_batch(logits: Tensor, labels: Tensor, sample_ids: Ids, *, classes: int, step: int) -> Batch:
     """Return the checked batch of several classes with logits of shape (B, K) in at least float32.
 
     Args:
         logits: (B, K), floating.
         labels: (B,) or (B, 1), 0..K-1 in any type.
-        sample_ids: B strings.
+        sample_ids: B strings, or whole numbers.
         classes: K.
         step: number of optimizer steps so far, for the message only.
 
@@ -97,36 +101,50 @@ def check_class_batch(logits: Tensor, labels: Tensor, sample_ids: Sequence[str],
     >>> check_class_batch(torch.zeros(2, 3), torch.tensor([2, 0]), ["a", "b"], classes=3, step=0).labels
     [2, 0]
     """
-    _check_rows(logits, labels, sample_ids, shapes=((len(sample_ids), classes),))
+    keys = names_of(sample_ids, where="a batch")
+    _check_rows(logits, labels, shapes=((len(keys), classes),), rows=len(keys))
     wide = plain(logits) if logits.dtype == torch.float64 else plain(logits).float()
-    check_finite(wide, sample_ids, step=step)
-    return Batch(wide, class_numbers(labels, classes=classes, where="a batch"), list(sample_ids))
+    check_finite(wide, keys, step=step)
+    return Batch(wide, class_numbers(labels, classes=classes, where="a batch"), keys)
 
 
-def unique_ids(sample_ids: Sequence[str]) -> frozenset[str]:
+def unique_ids(sample_ids: Ids) -> frozenset[str]:
     """Return the ids that a constraint knows.
 
     Raises:
-        TypeError: they are not a sequence of strings.
+        TypeError: they are neither strings nor whole numbers.
         ValueError: one is there twice.
     """
-    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
-        raise TypeError(f"sample_ids must be a list of str, got {sample_ids!r:.80} in AugmentedLagrangian")
-    times = Counter(sample_ids)
+    times = Counter(names_of(sample_ids, where="AugmentedLagrangian"))
     repeated = [key for key, count in times.items() if count > 1]
     if repeated:
         raise ValueError(f"sample_ids must be unique, got {repeated[:5]} more than once in AugmentedLagrangian")
     return frozenset(times)
 
 
-def check_finite(logits: Tensor, sample_ids: Sequence[str], *, step: int) -> None:
+def names_of(sample_ids: Ids, *, where: str) -> list[str]:
+    """Return ids of samples as strings.
+
+    Raises:
+        TypeError: they are neither strings nor whole numbers.
+
+    >>> names_of(torch.tensor([7, 3]), where="a batch"), names_of(["a"], where="a batch")
+    (['7', '3'], ['a'])
+    """
+    values = sample_ids.tolist() if hasattr(sample_ids, "tolist") else sample_ids  # NumPy's arrays as well
+    if isinstance(values, str) or not all(isinstance(key, str | Integral) for key in values):
+        raise TypeError(f"sample_ids must be a list of str or int, got {_short(values)} in {where}")
+    return [str(key) for key in values]
+
+
+def check_finite(logits: Tensor, sample_ids: Ids, *, step: int) -> None:
     """Raise NonFiniteLogitsError with step and samples unless every logit is finite."""
     if not all_finite(logits):
         wide = logits.detach().reshape(len(logits), -1)
         rows = (~torch.isfinite(wide)).any(1).nonzero().reshape(-1).tolist()
         value = next(one for one in wide[rows[0]].tolist() if not math.isfinite(one))
         raise NonFiniteLogitsError(
-            f"logits must be finite, got {value} for {_short([sample_ids[row] for row in rows])} at step {step} "
+            f"logits must be finite, got {value} for {_short([names_of(sample_ids, where='a batch')[row] for row in rows])} at step {step} "
             "in a batch. Lower the learning rate or mu, or clip the gradient norm."
         )
 
@@ -174,7 +192,8 @@ def violation_per_sample(scores: Tensor, batch: Batch, *, margin: float) -> tupl
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Return the tensor without its subclass (MONAI's MetaTensor makes every small operation slow)."""
+    """Return logits without their subclass (MONAI's MetaTensor makes every small operation slow)."""
+    require_tensors(logits=tensor)
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
@@ -186,6 +205,14 @@ def is_distributed() -> bool:
 def digest(sample_id: str) -> int:
     """Return a 64-bit number that is the same for an id on every rank, host and run."""
     return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def require_tensors(**values: object) -> None:
+    """Raise TypeError unless each value is a tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            found = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+            raise TypeError(f"{name} must be a torch.Tensor, got {found} in a batch. Use torch.as_tensor({name}).")
 
 
 def checked_and_joined(check: Callable[[], Batch], *, mu: float, device: torch.device) -> Batch:
@@ -324,15 +351,11 @@ def class_numbers(labels: Tensor, *, classes: int, where: str) -> list[int]:
     return [int(value) for value in values]
 
 
-def _check_rows(
-    logits: Tensor, labels: Tensor, sample_ids: Sequence[str], *, shapes: Sequence[tuple[int, ...]]
-) -> None:
-    if isinstance(sample_ids, str) or not all(isinstance(key, str) for key in sample_ids):
-        raise TypeError(f"sample_ids must be a list of str, got {_short(sample_ids)} in a batch")
+def _check_rows(logits: Tensor, labels: Tensor, *, shapes: Sequence[tuple[int, ...]], rows: int) -> None:
+    require_tensors(logits=logits, labels=labels)
     if not logits.is_floating_point():
         raise TypeError(f"logits must be of a floating type, got {logits.dtype} in a batch")
-    size = len(sample_ids)
-    for name, tensor, allowed in (("logits", logits, shapes), ("labels", labels, ((size,), (size, 1)))):
+    for name, tensor, allowed in (("logits", logits, shapes), ("labels", labels, ((rows,), (rows, 1)))):
         if tensor.shape not in allowed:
             raise ValueError(
                 f"{name} must have shape {' or '.join(map(str, allowed))}, one row for each of the sample_ids, "

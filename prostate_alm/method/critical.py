@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from prostate_alm.method.batch import Batch, check_class_batch, checked_and_joined
+from prostate_alm.method.batch import Batch, Ids, check_class_batch, checked_and_joined, require_tensors
 from prostate_alm.method.class_metrics import require_critical, rivals_of, suffix_of
 from prostate_alm.method.lagrangian import AugmentedLagrangian
 
@@ -50,7 +50,7 @@ class CriticalClasses(nn.Module):
 
     def __init__(
         self,
-        sample_ids: Sequence[str],
+        sample_ids: Ids,
         critical: Sequence[int] | Mapping[int, Mapping[str, Any]],
         *,
         classes: int,
@@ -73,13 +73,13 @@ class CriticalClasses(nn.Module):
         """The constraints by the ending of their figures' names: none for a single critical class, else `_class3`."""
         return {suffix_of(c, self.critical): term for c, term in self._terms.items()}
 
-    def forward(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Tensor:
         """Return the sum of the terms of the critical classes, and remember q for ``update_multipliers``.
 
         Args:
             logits: (B, K), any floating type, finite.
             labels: (B,) or (B, 1), 0..K-1 in any type.
-            sample_ids: B strings; those of critical classes must have been given to the constructor.
+            sample_ids: B strings, or whole numbers; those of critical classes must have been given to the constructor.
 
         Returns:
             A scalar >= 0 in float32 (float64 for float64 logits).
@@ -89,14 +89,15 @@ class CriticalClasses(nn.Module):
         """
         return self.of_batch(self.join(logits, labels, sample_ids))
 
-    def join(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Batch:
+    def join(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Batch:
         """Return the checked batch, of all ranks together; the first half of ``forward``, and its errors."""
+        require_tensors(logits=logits, labels=labels)
         first = next(iter(self.terms.values()))
 
         def check() -> Batch:
             batch = check_class_batch(logits, labels, sample_ids, classes=self.classes, step=first.step)
-            rows = zip(sample_ids, batch.labels, strict=True)
-            first.require_known(key for key, label in rows if label in self.critical)
+            rows = zip(batch.keys, batch.labels, strict=True)
+            first.require_known(str(key) for key, label in rows if label in self.critical)
             return batch
 
         mu = sum(term.mu for term in self.terms.values())  # one number that differs where any of them does

@@ -1,7 +1,7 @@
 """The augmented Lagrangian of Eq. 8: a term to add to any loss, with one multiplier for each positive."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import add
 from typing import Any, Literal, get_args
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prostate_alm.method.batch import (
     Batch,
     Constraint,
+    Ids,
     NonFiniteLogitsError,
     base_weight,
     check_batch,
@@ -19,6 +20,7 @@ from prostate_alm.method.batch import (
     checked_and_joined,
     digest,
     plain,
+    require_tensors,
     unique_ids,
     violation_per_sample,
 )
@@ -80,7 +82,7 @@ class AugmentedLagrangian(nn.Module):
     ``torch.load(weights_only=True)`` reads.
 
     Args:
-        sample_ids: ids of all samples that may be positive in training (more do no harm), unique.
+        sample_ids: unique ids of all samples that may be positive in training (more do no harm), strings or numbers.
         margin: δ, in the unit of the output named by ``on``, at least 0.
         mu: μ at the start, above 0.
         rho: ρ, the factor of μ, at least 1.
@@ -110,7 +112,7 @@ class AugmentedLagrangian(nn.Module):
 
     def __init__(
         self,
-        sample_ids: Sequence[str],
+        sample_ids: Ids,
         *,
         margin: float = 1.0,
         mu: float = 3.0,
@@ -144,7 +146,7 @@ class AugmentedLagrangian(nn.Module):
 
     @classmethod
     def as_printed(
-        cls, sample_ids: Sequence[str], *, margin: float = 1.0, mu: float = 0.2, rho: float = 3.0
+        cls, sample_ids: Ids, *, margin: float = 1.0, mu: float = 0.2, rho: float = 3.0
     ) -> "AugmentedLagrangian":
         """Return the term as the paper prints it: sums over negatives, λ without bound, μ rises at any fall of the AUC.
 
@@ -176,13 +178,13 @@ class AugmentedLagrangian(nn.Module):
         """λ of each sample that has been a positive of an updated step; every other λ is 0."""
         return dict(self._multipliers)
 
-    def forward(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Tensor:
         """Return the term of Eq. 8 without F as a scalar, and remember q for ``update_multipliers``.
 
         Args:
             logits: (B,) or (B, 1), any floating type, finite.
             labels: (B,) or (B, 1), 0 or 1 in any type.
-            sample_ids: B strings; those of positives must have been given to the constructor.
+            sample_ids: B strings, or whole numbers; those of positives must have been given to the constructor.
 
         Returns:
             A scalar >= 0 in float32 (float64 for float64 logits); 0 without positives or without negatives.
@@ -275,12 +277,13 @@ class AugmentedLagrangian(nn.Module):
             f"reduction={self.reduction!r}, multiplier_max={self.multiplier_max}, mu_max={self.mu_max}"
         )
 
-    def join(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Batch:
+    def join(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Batch:
         """Return the checked batch, of all ranks together; the first half of ``forward``, and its errors."""
+        require_tensors(logits=logits, labels=labels)
 
         def check() -> Batch:
             batch = check_batch(logits, labels, sample_ids, step=self._step)
-            self.require_known(key for key, label in zip(sample_ids, batch.labels, strict=True) if label)
+            self.require_known(str(key) for key, label in zip(batch.keys, batch.labels, strict=True) if label)
             return batch
 
         return checked_and_joined(check, mu=self._mu, device=logits.device)
@@ -345,8 +348,7 @@ class ConstrainedLoss(nn.Module):
         base: F(θ), called as ``base(logits, labels)``, a mean over the batch (``losses.make_loss``).
         term: the constraint, an `AugmentedLagrangian` or `CriticalClasses`; None for the base alone.
 
-    >>> loss = ConstrainedLoss(nn.BCEWithLogitsLoss(), None)
-    >>> loss(torch.tensor([0.0]), torch.tensor([1.0]), ["a"])
+    >>> ConstrainedLoss(nn.BCEWithLogitsLoss())(torch.tensor([0.0]), torch.tensor([1.0]), ["a"])
     tensor(0.6931)
     """
 
@@ -356,13 +358,13 @@ class ConstrainedLoss(nn.Module):
         self.term = term
         self._calls = 0
 
-    def forward(self, logits: Tensor, labels: Tensor, sample_ids: Sequence[str]) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Tensor:
         """Return F + term as a scalar.
 
         Args:
             logits: (B,) or (B, 1), any floating type, finite; (B, K) of K classes.
             labels: (B,) or (B, 1), 0 or 1 in any type; 0..K-1 of K classes.
-            sample_ids: B strings.
+            sample_ids: B strings, or whole numbers.
 
         Raises:
             As the term.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -71,8 +72,8 @@ def test_a_violation_that_overflows_is_not_folded_into_the_multipliers():
         ([0.0, 0.0], [0, 1], ["a"], ValueError, r"logits must have shape \(1,\) or \(1, 1\), .* got \(2,\)"),
         ([[0.0, 0.0]], [1], ["a"], ValueError, r"logits must have shape \(1,\) or \(1, 1\), .* got \(1, 2\)"),
         ([0, 0], [0, 1], ["a", "b"], TypeError, "logits must be of a floating type, got torch.int64"),
-        ([0.0], [1], "a", TypeError, "sample_ids must be a list of str, got 'a'"),
-        ([0.0], [1], [7], TypeError, r"sample_ids must be a list of str, got \[7\]"),
+        ([0.0], [1], "a", TypeError, "sample_ids must be a list of str or int, got 'a'"),
+        ([0.0], [1], [0.5], TypeError, r"sample_ids must be a list of str or int, got \[0.5\]"),
         ([0.0, 0.0], [1, 0], ["x", "a"], ValueError, r"must be one of the 3 given .* got 'x' .* Available: \['a'"),
     ],
 )
@@ -118,7 +119,31 @@ def test_the_closed_ends_of_the_ranges_are_allowed():
 def test_sample_ids_must_be_unique_strings():
     with pytest.raises(ValueError, match=r"sample_ids must be unique, got \['a'\] more than once"):
         make_term(["a", "b", "a"])
-    with pytest.raises(TypeError, match="sample_ids must be a list of str, got 'abc'"):
+    with pytest.raises(TypeError, match="sample_ids must be a list of str or int, got 'abc'"):
         make_term("abc")
-    with pytest.raises(TypeError, match="sample_ids must be a list of str"):
-        make_term([1, 2])
+    with pytest.raises(TypeError, match="sample_ids must be a list of str or int"):
+        make_term([1.0, 2.0])
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([4, 9, 5]), np.array([4, 9, 5]), [4, 9, 5]])
+def test_numbers_that_loaders_give_are_ids(ids):
+    term, named = AugmentedLagrangian(range(10)), AugmentedLagrangian([str(one) for one in range(10)])
+    logits, labels = torch.tensor([0.5, -1.0, 0.25]), torch.tensor([1, 0, 1])
+    assert term(logits, labels, ids) == named(logits, labels, ["4", "9", "5"])
+    for one in (term, named):
+        one.update_multipliers()
+    assert term.state_dict() == named.state_dict()
+    assert set(term.multipliers) == {"4", "5"}
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "found"),
+    [
+        (np.zeros(2, np.float32), torch.tensor([1, 0]), "logits must be a torch.Tensor, got numpy.ndarray"),
+        (torch.zeros(2), np.array([1, 0]), "labels must be a torch.Tensor, got numpy.ndarray"),
+        (torch.zeros(2), [1, 0], "labels must be a torch.Tensor, got list"),
+    ],
+)
+def test_what_is_no_tensor_is_named(logits, labels, found):
+    with pytest.raises(TypeError, match=found):
+        make_term()(logits, labels, ["a", "b"])
