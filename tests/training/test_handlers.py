@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from prostate_alm.method.class_losses import make_class_loss
+from prostate_alm.method.critical import CriticalClasses
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.training.engines import prepare_batch
-from prostate_alm.training.handlers import ClipGradients, UpdateMultipliers
+from prostate_alm.training.handlers import ClipGradients, DeferWeights, SchedulePenalty, UpdateMultipliers
 from prostate_alm.training.history import EpochLosses
 from prostate_alm.training.stages import StagedLoss
 
@@ -126,3 +129,24 @@ def test_the_parts_of_the_loss_are_its_base_and_the_constraint() -> None:
     assert means["train_constraint"] == pytest.approx((0.5 * (violations**2).sum() / (2 * 2 * 2)).item())
     assert means["train_base_loss"] == pytest.approx(base.item())
     assert means["train_loss"] == pytest.approx(means["train_constraint"] + means["train_base_loss"])
+
+
+@pytest.mark.parametrize("begins", [0, 3])
+def test_class_weights_act_in_the_last_epochs_also_of_a_run_that_goes_on(begins: int) -> None:
+    """Every epoch says itself whether they do: nothing needs to be kept of it."""
+    loss, seen = make_class_loss("ldam", classes=2, class_counts=(9, 1)), []
+    trainer = Engine(lambda engine, batch: seen.append((engine.state.epoch, loss.weighs)))
+    trainer.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", begins))  # as `Checkpoint`
+    DeferWeights(loss, 3).attach(trainer)
+    trainer.run([0], max_epochs=4, epoch_length=1)
+    assert seen == [(epoch, epoch >= 3) for epoch in range(begins + 1, 5)]
+
+
+def test_of_several_critical_classes_each_mu_follows_its_own_auc() -> None:
+    loss = StagedLoss(ConstrainedLoss(nn.CrossEntropyLoss(), CriticalClasses(IDS, [2, 0], classes=3)))
+    evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    schedule = SchedulePenalty(loss, evaluator)
+    for area in (0.9, 0.6):
+        evaluator.state.metrics = {"val_auc": area, "val_auc_class2": area, "val_auc_class0": 0.9}
+        schedule(trainer)
+    assert [term.mu for term in loss.term.terms.values()] == [6.0, 3.0]
