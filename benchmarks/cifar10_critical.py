@@ -54,7 +54,6 @@ STAGES, BATCH_SIZE, RATE = (15, 8), 64, 0.002
 CLASSES, LOSSES, LEVELS = range(10), ("ce", "ldam", "la"), (0.8, 0.9, 0.95)
 NAMES = (*(f"rest_error_at_tpr{100 * t:.0f}" for t in LEVELS), *(f"fpr_at_tpr{100 * t:.0f}" for t in LEVELS))
 COLUMNS = (*NAMES, "balanced_accuracy")
-CONSTRAINT: dict[str, float] = {}
 RESAMPLES, UNSEEN = 300, 300
 
 Logits = NDArray[np.float32]
@@ -69,17 +68,20 @@ def main() -> None:
     trains.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     trains.add_argument("--members", nargs="+", type=int, default=range(5))
     trains.add_argument("--draws", nargs="+", type=int, default=range(3))
+    trains.add_argument("--strength", default="3,3", metavar="MU,BOUND[,each]")
     prints = commands.add_parser("table")
     prints.add_argument("output_dir", type=Path)
     prints.add_argument("csv_file", type=Path)
+    prints.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     screens = commands.add_parser("screen")
     screens.add_argument("dataset_dir", type=Path)
     screens.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     screens.add_argument(
         "--strengths", nargs="+", default=["0.1,0.1", "0.3,0.3", "1,1", "3,3"], metavar="MU,BOUND[,each]"
     )
-    screens.add_argument("--stages", nargs=2, type=int, default=STAGES, metavar="EPOCHS")
-    screens.add_argument("--profile", nargs=2, type=int, default=PROFILE, metavar=("LARGEST", "IMBALANCE"))
+    for one in (trains, screens):
+        one.add_argument("--profile", nargs=2, type=int, default=PROFILE, metavar=("LARGEST", "IMBALANCE"))
+        one.add_argument("--stages", nargs=2, type=int, default=STAGES, metavar="EPOCHS")
     screens.add_argument("--critical", nargs="+", type=int, default=list(CLASSES))
     commands.add_parser("overhead")
     options = parser.parse_args()
@@ -87,7 +89,7 @@ def main() -> None:
     if options.command == "overhead":
         print_overhead()
     elif options.command == "table":
-        write_table(options.output_dir, options.csv_file)
+        write_table(options.output_dir, options.csv_file, losses=options.losses)
     elif options.command == "screen":
         data, stages, profile = read_cifar10(options.dataset_dir), tuple(options.stages), tuple(options.profile)
         chosen = options.losses, options.strengths
@@ -97,7 +99,9 @@ def main() -> None:
         data = read_cifar10(options.dataset_dir)
         np.save(options.output_dir / "labels.npy", data.test.classes)
         for draw, member, loss in product(options.draws, options.members, options.losses):
-            play(data, loss, draw=draw, member=member, folder=options.output_dir)
+            how = {"stages": tuple(options.stages), "profile": tuple(options.profile)}
+            constraint = strength_of(options.strength)
+            play(data, loss, constraint, draw=draw, member=member, folder=options.output_dir, **how)
 
 
 @dataclass
@@ -143,18 +147,25 @@ def start(
     return Started(network, base, loader, own, ids, seed, np.concatenate(drawn), state, stages)
 
 
-def play(data: Cifar10, loss: str, *, draw: int, member: int, folder: Path) -> None:
+def strength_of(text: str) -> dict[str, Any]:
+    mu, bound, *form = text.split(",")
+    return {"mu": float(mu), "multiplier_max": float(bound), "against": "".join(form) or "rest"}
+
+
+def play(
+    data: Cifar10, loss: str, constraint: dict[str, Any], *, draw: int, member: int, folder: Path, **how: Any
+) -> None:
     """Train the baseline and each critical class of one member from one first stage; keep the logits of the test."""
     files = {c: file_of(folder, loss, c, draw=draw, member=member) for c in (None, *CLASSES)}
     if all(file.exists() for file in files.values()):
         return
     begun = time.monotonic()
     test = TensorLoader(samples(data.test, np.arange(len(data.test.classes))))
-    started = start(data, loss, draw=draw, member=member)
+    started = start(data, loss, draw=draw, member=member, **how)
     for critical, file in files.items():
         if not file.exists():
             partial = file.with_suffix(".partial.npy")
-            np.save(partial, scored(started.second(critical, **CONSTRAINT), test)[1])
+            np.save(partial, scored(started.second(critical, **constraint), test)[1])
             partial.replace(file)
     print(f"{loss} draw {draw} member {member}: {time.monotonic() - begun:.0f} s", flush=True)
 
@@ -178,9 +189,7 @@ def screen(
         without = np.array([figures(labels, reduce(labels, before, c), c) for c in critical])
         print(f"{loss:5} without     ", *(f"{value:7.2f}" for value in without.mean(axis=0)), flush=True)
         for strength in strengths:
-            mu, bound, *form = strength.split(",")
-            given = {"mu": float(mu), "multiplier_max": float(bound), "against": "".join(form) or "rest"}
-            after = [scored(started.second(c, **given), unseen)[1] for c in critical]
+            after = [scored(started.second(c, **strength_of(strength)), unseen)[1] for c in critical]
             with_ = np.array(
                 [figures(labels, reduce(labels, own, c), c) for c, own in zip(critical, after, strict=True)]
             )
@@ -247,12 +256,12 @@ def scored(network: nn.Module, loader: TensorLoader) -> tuple[NDArray[np.int64],
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-def write_table(folder: Path, csv_file: Path) -> None:
+def write_table(folder: Path, csv_file: Path, *, losses: Sequence[str]) -> None:
     """Write a row for each loss, critical class and figure, and their means, and print those."""
     labels = np.load(folder / "labels.npy")
     rows = []
-    for loss in LOSSES:
-        pairs = {c: list(ensembles(folder, loss, c)) for c in CLASSES}
+    for loss in losses:
+        pairs = {c: list(ensembles(folder, loss, c, losses=losses)) for c in CLASSES}
         if all(pairs.values()):
             rows += table_rows(labels, loss, pairs)
     with csv_file.open("w", newline="", encoding="utf-8") as file:
@@ -264,13 +273,13 @@ def write_table(folder: Path, csv_file: Path) -> None:
             print("  ".join(f"{value:>22}" if key == "figure" else f"{value:>7}" for key, value in row.items()))
 
 
-def ensembles(folder: Path, loss: str, critical: int) -> Iterator[tuple[Logits, Logits]]:
+def ensembles(folder: Path, loss: str, critical: int, *, losses: Sequence[str]) -> Iterator[tuple[Logits, Logits]]:
     """Yield the mean logits of the baseline and of the constraint of each draw, over the members that all have."""
     for draw in range(3):
         members = [
             m
             for m in range(5)
-            if all(file_of(folder, one, c, draw=draw, member=m).exists() for one in LOSSES for c in (None, *CLASSES))
+            if all(file_of(folder, one, c, draw=draw, member=m).exists() for one in losses for c in (None, *CLASSES))
         ]
         if members:
             yield tuple(  # type: ignore[misc]  # of two
