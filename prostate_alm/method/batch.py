@@ -143,8 +143,9 @@ def check_finite(logits: Tensor, sample_ids: Ids, *, step: int) -> None:
         wide = logits.detach().reshape(len(logits), -1)
         rows = (~torch.isfinite(wide)).any(1).nonzero().reshape(-1).tolist()
         value = next(one for one in wide[rows[0]].tolist() if not math.isfinite(one))
+        names = names_of(sample_ids, where="a batch")
         raise NonFiniteLogitsError(
-            f"logits must be finite, got {value} for {_short([names_of(sample_ids, where='a batch')[row] for row in rows])} at step {step} "
+            f"logits must be finite, got {value} for {_short([names[row] for row in rows])} at step {step} "
             "in a batch. Lower the learning rate or mu, or clip the gradient norm."
         )
 

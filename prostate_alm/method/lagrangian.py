@@ -354,9 +354,7 @@ class ConstrainedLoss(nn.Module):
 
     def __init__(self, base: nn.Module, term: Constraint | None = None) -> None:
         super().__init__()
-        self.base = base
-        self.term = term
-        self._calls = 0
+        self.base, self.term, self._calls = base, term, 0
 
     def forward(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Tensor:
         """Return F + term as a scalar.
