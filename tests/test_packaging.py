@@ -120,6 +120,7 @@ def test_a_file_of_the_user_goes_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_bundle("cifar10") == find_bundle("bundles/cifar10") == REPOSITORY / BUNDLES / "cifar10"
     Path("cifar10").mkdir()  # a folder of results, say
     assert find_bundle("cifar10") == REPOSITORY / BUNDLES / "cifar10"
+    assert find_bundle("cifar10/long_tailed.json") == REPOSITORY / BUNDLES / "cifar10" / "long_tailed.json"
     assert find_plan("cifar10/first") == REPOSITORY / BUNDLES / "cifar10" / "experiments" / "first.json"
     assert find_recipe(Path("data_manifest/phantom-400.json")) == REPOSITORY / RECIPES / "phantom-400.json"
     Path(RECIPES).mkdir()
