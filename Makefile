@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: train test lint ui pins clean
+.PHONY: train test lint ui pins sbom clean
 
 train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
@@ -27,6 +27,10 @@ pins: .venv/dev.stamp
 	{ echo "# Exact versions of everything that make installs; regenerate with: make pins"; \
 	  $(BIN)/pip freeze --exclude prostate-alm --exclude pip --exclude setuptools | sed 's/+cpu$$//'; } > constraints.new
 	mv constraints.new constraints.txt
+
+sbom: .venv/run.stamp  ## what is installed, with licences: shipped, CycloneDX
+	$(BIN)/prostate-alm doctor --sbom > sbom.new
+	mv sbom.new sbom.cdx.json
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \

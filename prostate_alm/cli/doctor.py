@@ -33,10 +33,18 @@ def add_doctor(commands: Commands) -> None:
     )
     doctor.add_argument("--output", type=Path, default=Path("outputs"), metavar="DIR", help="(default: %(default)s)")
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument(
+        "--sbom", action="store_true", help="print what is installed with its licences, as CycloneDX JSON, and end"
+    )
     doctor.set_defaults(action=_examine)
 
 
 def _examine(options: argparse.Namespace) -> int:
+    if options.sbom:
+        from prostate_alm.doctor.sbom import bill_of_materials
+
+        say(json.dumps(bill_of_materials(), indent=1))
+        return OK
     from prostate_alm.doctor.findings import run_checks
 
     findings = run_checks(_checks(options), deadline_s=_DEADLINE_S)
