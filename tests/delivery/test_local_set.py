@@ -1,0 +1,96 @@
+"""The services of docker/ without Docker: who may store, who may look, and how all end."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+import yaml
+from pynetdicom import AE
+
+DOCKER = Path(__file__).resolve().parents[2] / "docker"
+spec = importlib.util.spec_from_file_location("orthanc_server_of_local", Path(__file__).with_name("orthanc_server.py"))
+assert spec is not None
+assert spec.loader is not None
+tools: Any = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tools)
+
+
+@pytest.fixture
+def local(packed_file: Path, tmp_path: Path) -> Iterator[tuple[Path, str, int, Any]]:
+    """Start Orthanc and the watcher; give their folder, Orthanc's URL and DICOM port, and the process."""
+    if tools.EXECUTABLE is None:
+        pytest.skip("Orthanc is not installed (Debian: orthanc)")
+    http, dicom = tools._free_ports(2)
+    command = [sys.executable, str(DOCKER / "local.py"), str(tmp_path / "set"), "--model", str(packed_file)]
+    ports = ["--http-port", str(http), "--dicom-port", str(dicom), "--services", "orthanc", "watcher"]
+    with subprocess.Popen([*command, *ports]) as process:
+        yield tmp_path / "set", f"http://127.0.0.1:{http}", dicom, process
+        process.kill()
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_up(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/system", timeout=5).status_code == 401  # not without a password
+    except requests.ConnectionError:
+        return False
+
+
+def stored(port: int, sender: str, called: str, image: pydicom.Dataset) -> bool:
+    entity = AE(ae_title=sender)
+    entity.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
+    association = entity.associate("127.0.0.1", port, ae_title=called)
+    if not association.is_established:
+        return False
+    answer = association.send_c_store(image)
+    association.release()
+    return getattr(answer, "Status", None) == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of refused associations
+def test_known_scanners_store_known_users_look_and_all_end_together(
+    local: tuple[Path, str, int, Any], phantom_study: Path
+) -> None:
+    folder, url, dicom, process = local
+    wait_for(lambda: is_up(url))
+    image = pydicom.dcmread(next(phantom_study.glob("*/*.dcm")))
+    assert not stored(dicom, "STRANGER", "PROSTATE", image)
+    assert not stored(dicom, "SCANNER", "OTHER", image)
+    user = ("watcher", (folder / "orthanc_password").read_text())
+    assert requests.get(f"{url}/instances", auth=user, timeout=10).json() == []
+    assert stored(dicom, "SCANNER", "PROSTATE", image)
+    assert len(requests.get(f"{url}/instances", auth=user, timeout=10).json()) == 1
+    assert (folder / "orthanc.json").stat().st_mode & 0o077 == 0
+    wait_for((folder / "heartbeat").exists)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert not is_up(url)
+    assert "Traceback" not in (folder / "watcher.log").read_text()
+
+
+def test_compose_limits_each_service_and_gives_strangers_no_way_out() -> None:
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
+    internal = {name for name, one in compose["networks"].items() if (one or {}).get("internal")}
+    for name, service in compose["services"].items():
+        assert {"mem_limit", "pids_limit", "cpus", "healthcheck", "logging"} <= service.keys(), name
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert "ports" in service or set(service["networks"]) <= internal, name
+    settings = json.loads((DOCKER / "orthanc.json").read_text(encoding="utf-8"))
+    assert settings["DicomAlwaysAllowStore"] is False
+    assert "--allowed-hosts" in compose["services"]["mlflow"]["command"][0]
