@@ -207,8 +207,13 @@ def resample(volume: Volume, *, reference: Volume) -> Volume:
         >>> bool((resample(grid, reference=grid).voxels == 1).all())
         True
     """
-    moving, fixed = _to_itk(volume), _to_itk(reference)
-    image = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    moving = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0)))
+    origin_mm, spacing_mm, direction = _itk_grid(volume)
+    moving.SetOrigin(origin_mm)
+    moving.SetSpacing(spacing_mm)
+    moving.SetDirection(direction)
+    size, linear = reference.voxels.shape, sitk.sitkLinear
+    image = sitk.Resample(moving, size, sitk.Transform(), linear, *_itk_grid(reference), 0.0, sitk.sitkFloat32)
     return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), reference.affine_ras_mm)
 
 
@@ -221,12 +226,8 @@ def _assembled(stacks: Sequence[tuple[str, Stack]]) -> list[Volume]:
     ]
 
 
-def _to_itk(volume: Volume) -> Any:
-    """Return a volume as a SimpleITK image (LPS)."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0)))
+def _itk_grid(volume: Volume) -> tuple[list[float], list[float], list[float]]:
+    """Return origin and spacing in mm and the direction cosines of a volume as ITK has them (LPS)."""
     spacing_mm = np.linalg.norm(volume.affine_ras_mm[:3, :3], axis=0)
     direction = _LPS_RAS[:, None] * volume.affine_ras_mm[:3, :3] / spacing_mm
-    image.SetSpacing(spacing_mm.tolist())
-    image.SetOrigin((_LPS_RAS * volume.affine_ras_mm[:3, 3]).tolist())
-    image.SetDirection(direction.ravel().tolist())
-    return image
+    return (_LPS_RAS * volume.affine_ras_mm[:3, 3]).tolist(), spacing_mm.tolist(), direction.ravel().tolist()
