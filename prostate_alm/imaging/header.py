@@ -111,9 +111,7 @@ class Layer:
 
     def _typed(self, tag: int, vr: bytes | None, raw: bytes) -> Any:
         try:
-            return _converted(
-                tag, None if vr is None else vr.decode("ascii"), raw, self._scanner.encoding, self.charset or "iso8859"
-            )
+            return _converted(tag, vr, raw, self.is_little_endian, self.charset or "iso8859")
         except _FAULTS:
             return None
 
@@ -224,6 +222,7 @@ def _macros(group: Layer) -> tuple[Layer, ...]:
     return (group, *items)
 
 
+@lru_cache(maxsize=1024)
 def _creator_key(name: str) -> str:
     """Return a private creator as it is compared.
 
@@ -243,7 +242,8 @@ def _tag(keyword: str) -> int:
 
 
 @lru_cache(maxsize=8192)
-def _converted(tag: int, vr: str | None, value: bytes, encoding: Encoding, charset: str | tuple[str, ...]) -> Any:
+def _converted(tag: int, vr: bytes | None, value: bytes, is_little_endian: bool, charset: str | tuple[str, ...]) -> Any:
     """Return the typed value of raw bytes; cached, since the files of a series repeat nearly all of them."""
-    raw = RawDataElement(BaseTag(tag), vr, len(value), value, 0, vr is None, encoding.is_little_endian)
+    named = None if vr is None else vr.decode("ascii")
+    raw = RawDataElement(BaseTag(tag), named, len(value), value, 0, vr is None, is_little_endian)
     return convert_raw_data_element(raw, encoding=charset if isinstance(charset, str) else list(charset)).value
