@@ -1,6 +1,8 @@
 # Needs nothing but Python >= 3.11 and make. Each target installs into .venv once and then runs.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+# for machines without a GPU, PyTorch's own index of small builds: make train TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 ARGS ?=
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -37,11 +39,18 @@ sbom: .venv/run.stamp  ## what is installed, with licences: shipped, CycloneDX
 	  "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 
+# one index at a time: with two beside each other either may answer for any name
+define TORCH
+$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' $(CONSTRAINTS))")
+endef
+
 .venv/run.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)
+	$(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable .
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)
+	$(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch .venv/run.stamp $@
 

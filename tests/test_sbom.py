@@ -31,6 +31,11 @@ def test_the_shipped_bill_names_what_the_pins_install() -> None:
     assert all(one["licenses"] for one in shipped["components"])
 
 
+def test_packages_come_from_one_index_at_a_time() -> None:
+    for name in ("Makefile", "constraints.txt", "docker/Dockerfile", "docker/compose.yaml"):
+        assert "extra-index" not in (ROOT / name).read_text(encoding="utf-8"), name
+
+
 def test_the_bill_of_this_installation_is_consistent_by_itself_and_with_pip() -> None:
     bill = bill_of_materials()
     assert bill == bill_of_materials()
