@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
+from prostate_alm.printable import printable
+
 OK, SOME_REFUSED, USAGE_ERROR = 0, 1, 2
 SOME_FAILED = SOME_REFUSED
 INTERRUPTED, READER_GONE = 130, 141
@@ -40,15 +42,6 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         help="refuse a model that is neither signed by one of these keys nor has one of these SHA-256: file or folder, "
         "see docs/packing.md (default: $PROSTATE_ALM_TRUST; without it any model is taken)",
     )
-
-
-def printable(text: str) -> str:
-    r"""Return a text without what steers a terminal: names of files, packs and studies are those of strangers.
-
-    >>> printable("a\x1b[2Jb")
-    'a\\x1b[2Jb'
-    """
-    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
 
 
 def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -> None:

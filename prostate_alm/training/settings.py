@@ -14,6 +14,7 @@ from torch import nn
 
 from prostate_alm.full_disk import full_disk_line
 from prostate_alm.method.losses import LOSSES, Maker, make_loss, parameters_of
+from prostate_alm.printable import printable
 from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, read_config, unknown_keys
 from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
@@ -256,7 +257,7 @@ def exit_on_usage_error(action: Callable[[], T], *, places: Sequence[Path] = (Pa
         return action()
     except (ValueError, OSError) as error:
         for line in (full_disk_line(error, places) or str(error)).splitlines():
-            sys.stderr.write(f"error: {line}\n")
+            sys.stderr.write(f"error: {printable(line)}\n")
         raise SystemExit(USAGE_ERROR) from error
 
 
@@ -273,7 +274,7 @@ def exit_on_full_disk(*places: Path) -> Iterator[None]:
         line = full_disk_line(error, places)
         if line is None:
             raise
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {printable(line)}\n")
         raise SystemExit(USAGE_ERROR) from error
 
 

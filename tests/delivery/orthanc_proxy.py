@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 Meddle = Callable[[str, str], str | float | None]
-"""Method, path -> "refuse" (500, the server is not asked), "lose" (500 after it was), "hang up", seconds, None."""
+"""Method, path -> "refuse" (500, the server is not asked), "lose" (500 after it was), "404", "hang up", seconds, None."""
 
 
 class MeddlingProxy(http.server.ThreadingHTTPServer):
@@ -51,6 +51,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         if what == "refuse":
             return self._answer(500, {}, b"")
+        if what == "404":
+            return self._answer(404, {"Content-Type": "text/html"}, b"<h1>Not Found</h1>")
         session = self.server.local.__dict__.setdefault("session", requests.Session())
         kept = {key: value for key, value in self.headers.items() if key in ("If-Match", "Authorization")}
         try:

@@ -82,7 +82,7 @@ def attempts(server: Any, study: str) -> int:
     return int(server.get(f"/studies/{study}/metadata/{METADATA_NUMBER}")["models"][MODEL]["attempts"])
 
 
-@pytest.mark.parametrize("how", ["refuse", "lose"])
+@pytest.mark.parametrize("how", ["refuse", "lose", "404"])
 def test_every_third_answer_is_a_500_and_the_study_is_answered_once(server: Any, how: str) -> None:
     studies = fill(server, "A")
     numbers = itertools.count()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -94,6 +95,12 @@ def test_a_listed_hash_is_enough(packed_file: Path, tmp_path: Path) -> None:
     listed.write_text("0" * 64)
     with pytest.raises(PackageError, match="untrusted_model"):
         open_package(packed_file, trust=read_trust(listed))
+
+
+def test_a_pipe_is_no_list_of_keys_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "trusted")
+    with pytest.raises(ValueError, match="must be a file or a folder"):
+        read_trust(tmp_path / "trusted")
 
 
 @pytest.mark.parametrize(

@@ -275,9 +275,10 @@ class OrthancNode:
         """Return the server's answer; wait while the server is away, and ask again after a wrong answer."""
         for tries in range(1, _MORE_TRIES + 2):
             answer = self._patiently(method, path, data, headers)
-            if answer.status_code in allowed:
+            is_gone = answer.status_code == HTTPStatus.NOT_FOUND and _is_of_orthanc(answer)
+            if answer.status_code in allowed and (is_gone or answer.status_code != HTTPStatus.NOT_FOUND):
                 return answer
-            if answer.status_code == HTTPStatus.NOT_FOUND:
+            if is_gone:
                 raise GoneError(f"{method} {path}: not there")
             if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 raise NodeError(
@@ -337,6 +338,11 @@ def _understood(path: str) -> Iterator[None]:
         raise FaultError(
             f"the server's answer must be Orthanc's, got {type(error).__name__} for {path}. See what stands between."
         ) from None
+
+
+def _is_of_orthanc(answer: requests.Response) -> bool:
+    """Return whether a 404 is Orthanc's own, which says so or nothing, rather than that of a proxy before it."""
+    return not answer.content or b"Orthanc" in answer.content
 
 
 def checked_url(url: str) -> str:

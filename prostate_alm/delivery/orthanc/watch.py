@@ -154,7 +154,7 @@ class Watcher:
                     last = changes.last
                     for study in changes.studies:
                         self._next_look.setdefault(study, 0.0)
-                except FaultError as error:
+                except (FaultError, GoneError) as error:
                     logger.warning("%s", error)
                 yield from self._round(spool, deposits)
                 time.sleep(self._pace.interval_s)

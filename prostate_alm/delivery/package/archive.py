@@ -7,7 +7,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -115,7 +115,7 @@ def read_content(path: Path, *, limits: Limits = Limits()) -> PackContent:
         content = _read_archive_bytes(path, limits)
         files = _read_zip(content, path.name, limits)
         digest = hashlib.sha256(content).hexdigest()
-    _require_names(files, path.name)
+    _require_names(files.keys(), path.name)
     _require_checksums(files, path.name)
     kept = {name: files[name] for name in CONTENT}
     return PackContent(kept, digest, checksums=files[CHECKSUMS], signature=files.get(SIGNATURE))
@@ -146,6 +146,7 @@ def _read_zip(content: bytes, name: str, limits: Limits) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = _safe_entries(archive, name, limits)
+            _require_names(entries.keys(), name)  # before anything is inflated
             return {file: _read_entry(archive, entry, limits.of(file)) for file, entry in entries.items()}
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise PackageError(
@@ -225,9 +226,9 @@ def _read_folder(folder: Path, limits: Limits) -> dict[str, bytes]:
     return files
 
 
-def _require_names(files: Mapping[str, bytes], name: str) -> None:
+def _require_names(found: Set[str], name: str) -> None:
     wanted = {*CONTENT, CHECKSUMS}
-    missing, unknown = sorted(wanted - files.keys()), sorted(files.keys() - wanted - {SIGNATURE})
+    missing, unknown = sorted(wanted - found), sorted(found - wanted - {SIGNATURE})
     if missing:
         raise PackageError(
             "incomplete_model", f"model must hold {missing[0]}, got none in {name}. Pack it with: prostate-alm pack"

@@ -63,6 +63,8 @@ def read_trust(path: Path) -> Trust:
     """
     keys: list[Ed25519PublicKey] = []
     hashes: set[str] = set()
+    if path.exists() and not path.is_dir() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"trust must be a file or a folder of files, got another thing at {path}. Give the keys.")
     for file in sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]:
         content = file.read_bytes()[:_BYTES_MAX]
         keys += [_public_key(pem, file) for pem in _PEM.findall(content)]
