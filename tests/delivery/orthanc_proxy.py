@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 Meddle = Callable[[str, str], str | float | None]
-"""Method, path -> "refuse" (500, the server is not asked), "lose" (500 after it was), "404", "hang up", seconds, None."""
+"""Method, path -> "refuse" (500, the server is not asked), "lose" (500 after it was), "404", "hang up", seconds."""
 
 
 class MeddlingProxy(http.server.ThreadingHTTPServer):
