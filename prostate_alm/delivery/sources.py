@@ -41,11 +41,11 @@ def find_sources(paths: Sequence[Path]) -> tuple[Path, ...]:
     A folder is one study, unless it is a folder of studies: see `studies_below`.
 
     Raises:
-        SourceError: a path does not exist.
+        SourceError: a path does not exist, or is a pipe or a device.
     """
     found: dict[Path, None] = {}
     for path in paths:
-        if not path.exists():
+        if not path.is_dir() and not path.is_file():  # a pipe would be waited for
             raise SourceError(f"study must be an existing folder, zip or DICOMDIR, got {path}. Check the path.")
         found.update(dict.fromkeys(studies_below(path, archives=True) if path.is_dir() else [path]))
     return tuple(found)

@@ -1,6 +1,7 @@
 """Where studies come from: folders of folders, archives, media, and what must not be opened."""
 
 import gc
+import os
 import stat
 import struct
 import warnings
@@ -117,6 +118,12 @@ def test_links_to_studies_count_and_circles_of_links_end(tmp_path):
     (tmp_path / "many" / "two").symlink_to(tmp_path / "elsewhere" / "two", target_is_directory=True)
     (tmp_path / "many" / "back").symlink_to(tmp_path / "many", target_is_directory=True)
     assert found(tmp_path / "many") == ["one", "two"]
+
+
+def test_a_pipe_is_the_callers_fault_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(SourceError, match="study must be an existing folder, zip or DICOMDIR"):
+        find_sources([tmp_path / "pipe.zip"])
 
 
 def test_a_path_that_does_not_exist_is_the_callers_fault(tmp_path):
