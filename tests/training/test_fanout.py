@@ -14,6 +14,7 @@ import pytest
 
 from prostate_alm.data.cifar10 import write_stand_in
 from prostate_alm.training.fanout import MemberTask, Outcome, run_tasks
+from prostate_alm.training.fanout_worker import run_bundle_command
 from prostate_alm.training.run_folder import RunFolder
 
 CONFIG_FILE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10" / "train.json"
@@ -100,7 +101,8 @@ def test_a_process_whose_parent_is_killed_ends_at_once_and_leaves_the_folder_fre
         pass
 
 
-def test_a_process_that_dies_is_reported_and_replaced(images: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:parsing config_file")
+def test_a_process_that_dies_is_replaced_and_changes_no_number_of_others(images: Path, tmp_path: Path) -> None:
     # the first member trains long enough to be killed in the middle; the second takes a new process
     long, short = (make_tasks(images, tmp_path, 2, alm_epochs=n) for n in (100_000, 1))
     with running([long[0], short[1]]) as process:
@@ -109,6 +111,10 @@ def test_a_process_that_dies_is_reported_and_replaced(images: Path, tmp_path: Pa
         lines = process.stdout.read().decode().splitlines()
     assert lines == ["member-00 the process ended with code -9 (out of memory?)", "member-01 None"]
     assert not (long[0].output_dir / "metrics.json").exists()
+    alone = make_tasks(images, tmp_path / "alone", 2)[1]  # where no sibling was killed
+    assert run_bundle_command(alone.arguments(), alone.log_file) is None
+    for file in ("predictions.csv", "metrics.json", "history.csv"):
+        assert (alone.output_dir / file).read_bytes() == (short[1].output_dir / file).read_bytes(), file
 
 
 def training_process(parent: int, log_file: Path) -> int:
