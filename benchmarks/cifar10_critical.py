@@ -263,7 +263,8 @@ def write_table(folder: Path, csv_file: Path, *, losses: Sequence[str]) -> None:
     for loss in losses:
         pairs = {c: list(ensembles(folder, loss, c, losses=losses)) for c in CLASSES}
         if all(pairs.values()):
-            rows += table_rows(labels, loss, pairs)
+            members = len(members_of(folder, 0, losses=losses))
+            rows += [{"members": members} | row for row in table_rows(labels, loss, pairs)]
     with csv_file.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -276,16 +277,18 @@ def write_table(folder: Path, csv_file: Path, *, losses: Sequence[str]) -> None:
 def ensembles(folder: Path, loss: str, critical: int, *, losses: Sequence[str]) -> Iterator[tuple[Logits, Logits]]:
     """Yield the mean logits of the baseline and of the constraint of each draw, over the members that all have."""
     for draw in range(3):
-        members = [
-            m
-            for m in range(5)
-            if all(file_of(folder, one, c, draw=draw, member=m).exists() for one in losses for c in (None, *CLASSES))
-        ]
+        members = members_of(folder, draw, losses=losses)
         if members:
             yield tuple(  # type: ignore[misc]  # of two
                 np.mean([np.load(file_of(folder, loss, c, draw=draw, member=m)) for m in members], axis=0)
                 for c in (None, critical)
             )
+
+
+def members_of(folder: Path, draw: int, *, losses: Sequence[str]) -> list[int]:
+    """Return the members of a draw that every loss and class has."""
+    wanted = list(product(losses, (None, *CLASSES)))
+    return [m for m in range(5) if all(file_of(folder, one, c, draw=draw, member=m).exists() for one, c in wanted)]
 
 
 def table_rows(
