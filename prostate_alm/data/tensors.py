@@ -1,9 +1,10 @@
 """Batches of images that lie in memory as one tensor, augmented a batch at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from monai.transforms import Compose, RandomizableTrait
 from torch import Tensor
 
 from prostate_alm.data.sampling import StratifiedBatchSampler
@@ -29,7 +30,7 @@ class TensorLoader:
         device: where the images are kept.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: there is no sample, or a data set draws at random: it would be drawn once for all epochs.
 
     >>> samples = [{"image": torch.full((1, 2, 2), 255, dtype=torch.uint8), "label": 1, "sample_id": "a"}]
     >>> next(iter(TensorLoader(samples)))["image"].unique()
@@ -47,9 +48,15 @@ class TensorLoader:
     ) -> None:
         if not samples:
             raise ValueError("samples must not be empty, got none in TensorLoader")
-        self._images = torch.stack([sample["image"] for sample in samples]).to(device)  # (N, C, ...)
-        self._labels = torch.tensor([sample["label"] for sample in samples])
-        self._ids = [sample["sample_id"] for sample in samples]
+        for name in random_transforms([getattr(samples, "transform", None)]):
+            raise ValueError(
+                f"samples of a TensorLoader must have transforms that are not random, got {name}: it would be drawn "
+                "once for all epochs. Name monai.data.DataLoader as the dataloader, or give `augment`."
+            )
+        read = list(samples)
+        self._images = torch.stack([sample["image"].as_subclass(Tensor) for sample in read]).to(device)  # (N, C, ...)
+        self._labels = torch.tensor([sample["label"] for sample in read])
+        self._ids = [sample["sample_id"] for sample in read]
         self._rows = [
             list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)
         ]
@@ -72,6 +79,22 @@ class TensorLoader:
             if self._augment is not None:
                 image = self._augment(image, self._random)
             yield {"image": image, "label": self._labels[rows], "sample_id": [self._ids[row] for row in rows]}
+
+
+def random_transforms(transforms: Iterable[Any]) -> list[str]:
+    """Return the names of the transforms of MONAI that draw at random, those within others too.
+
+    >>> from monai.transforms import Compose, Flip, RandFlip
+    >>> random_transforms([Flip(0), Compose([RandFlip(0.5), Flip(0)])])
+    ['RandFlip']
+    """
+    names: list[str] = []
+    for transform in transforms:
+        if isinstance(transform, Compose):
+            names += random_transforms(transform.transforms)
+        elif isinstance(transform, RandomizableTrait):
+            names.append(type(transform).__name__)
+    return names
 
 
 def _normalised(image: Tensor) -> Tensor:
@@ -139,22 +162,3 @@ def crop_mirror_and_scale(
     shape = (count, 1, 1, 1, 1)
     factor = (1 + gain_max * gain * scaled).view(shape).to(image.device)
     return cut.mul_(factor).add_((offset_max * offset * moved).view(shape).to(image.device))
-
-
-def crop_centre(image: Tensor, random: torch.Generator, *, size: Sequence[int]) -> Tensor:
-    """Cut the middle of each volume, as `CenterSpatialCrop` of MONAI does; nothing is random.
-
-    Args:
-        image: (B, C, X, Y, Z).
-        random: not used.
-        size: of the block along X, Y and Z.
-
-    Returns:
-        (B, C, *size).
-
-    >>> crop_centre(torch.arange(5.0).view(1, 1, 5, 1, 1), torch.Generator(), size=(3, 1, 1)).flatten()
-    tensor([1., 2., 3.])
-    """
-    starts = [whole // 2 - part // 2 for whole, part in zip(image.shape[2:], size, strict=True)]
-    x, y, z = (slice(start, start + part) for start, part in zip(starts, size, strict=True))
-    return image[:, :, x, y, z]

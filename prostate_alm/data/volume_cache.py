@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from monai.data.utils import pickle_hashing
-from monai.transforms import Compose, RandomizableTrait
+from monai.transforms import Compose
 from numpy.typing import NDArray
 
+from prostate_alm.data.tensors import random_transforms
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import replacing
 
@@ -26,12 +27,11 @@ def require_fixed(transforms: Sequence[Callable[..., Any]]) -> None:
     Raises:
         ValueError: one is.
     """
-    for transform in transforms:
-        if isinstance(transform, RandomizableTrait):
-            raise ValueError(
-                f"read_and_normalise must hold transforms that are not random, got {type(transform).__name__}: its "
-                "result would be kept on disk for training and test alike. Augment in `augment`, batch by batch."
-            )
+    for name in random_transforms(transforms):
+        raise ValueError(
+            f"read_and_normalise must hold transforms that are not random, got {name}: its result would be kept on disk "
+            "for training and test alike. Augment in `augment`, batch by batch, or in a DataLoader."
+        )
 
 
 class VolumeCache:
@@ -50,9 +50,13 @@ class VolumeCache:
         transforms: from a sample of `cohort_member.sample_of` to one with `image`; none of them is random, and none was
             used before, since what it remembers of that would make it another transform.
         progress: called after each image that is made.
+
+    Raises:
+        ValueError: a transform is random.
     """
 
     def __init__(self, folder: Path, transforms: Sequence[Callable[..., Any]], *, progress: Progress = silent) -> None:
+        require_fixed(transforms)
         digest = hashlib.sha256(pickle_hashing(list(transforms)) + monai.__version__.encode())
         self.folder = Path(folder) / digest.hexdigest()[:_KEY_LENGTH]
         self._transform = Compose(copy.deepcopy(list(transforms)))  # so that those of the caller stay unused

@@ -8,7 +8,7 @@ import os
 import statistics
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prostate_alm import __version__
-from prostate_alm.delivery.card import PlattCalibration, StoredOperatingPoint
+from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperatingPoint
 from prostate_alm.delivery.prediction import (
     AppliedOperatingPoint,
     Identity,
@@ -39,9 +40,21 @@ from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import StudyVolumes, load_selection
 
 if TYPE_CHECKING:
+    from prostate_alm.delivery.package.described import DescribedModel
     from prostate_alm.delivery.package.opened import PackedModel
+    from prostate_alm.training.networks import MeanLogits
 
-__all__ = ["StudyResult", "network_input", "predict_folder", "refused_source"]
+    Described = DescribedModel | PackedModel
+
+__all__ = [
+    "StudyReading",
+    "StudyResult",
+    "answer_reading",
+    "network_input",
+    "predict_folder",
+    "read_folder",
+    "refused_source",
+]
 
 _PACKAGES = ("SimpleITK", "numpy", "pydicom", "torch")  # those that a number of the answer may depend on
 _Outcome = TypeVar("_Outcome")
@@ -67,6 +80,18 @@ class _Asked:
     source_sha256: str | None
     model: ModelIdentity
     software: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyReading:
+    """A study before any network has seen it: volumes on the T2 grid, channels and image (C, X, Y, Z), or why not."""
+
+    asked: _Asked
+    selection: Selection | None = None
+    refusal: Refusal | None = None
+    volumes: StudyVolumes | None = None
+    channels: NDArray[np.float32] | None = None
+    image: torch.Tensor | None = None
 
 
 @quiet_about_values()
@@ -102,6 +127,29 @@ def predict_folder(
         Section 5.2 of the paper.
     """
     point = model.card.operating_point(target_tpr)
+    reading = read_folder(directory, model, identify=identify, rules=rules, place=place, source_sha256=source_sha256)
+    image = reading.image
+    logits = Refusal("", "") if image is None else _guarded(lambda: member_logits(model.network, image[None])[0])
+    if isinstance(logits, Refusal):
+        return answer_reading(reading if image is None else replace(reading, refusal=logits), model, (), point=point)
+    return answer_reading(reading, model, tuple(logits.tolist()), point=point)
+
+
+@quiet_about_values()
+def read_folder(
+    directory: Path,
+    model: Described,
+    *,
+    identify: bool = False,
+    rules: Rules | None = None,
+    place: str | None = None,
+    source_sha256: str | None = None,
+) -> StudyReading:
+    """Read the study in a folder up to the image that a network sees; see `predict_folder`.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+    """
     if not directory.is_dir():
         raise NotADirectoryError(f"study must be an existing folder, got {directory}. Check the path.")
     known_as = (place or str(directory)) if identify else None
@@ -110,11 +158,28 @@ def predict_folder(
     asked = _Asked(directory, known_as, known, model.identity, software_of(rules))
     selection = _guarded(lambda: explain_study(directory, rules=rules))
     if isinstance(digest, Refusal):
-        return _refused(asked, digest, selection=None)
+        return StudyReading(asked, refusal=digest)
     if isinstance(selection, Refusal):
-        return _refused(asked, selection, selection=None)
-    outcome = _guarded(lambda: _answered(asked, selection, model, point=point, rules=rules))
-    return _refused(asked, outcome, selection=selection) if isinstance(outcome, Refusal) else outcome
+        return StudyReading(asked, refusal=selection)
+    reading = _guarded(lambda: _read(asked, selection, model.card.grid, rules=rules))
+    return StudyReading(asked, selection, reading) if isinstance(reading, Refusal) else reading
+
+
+def answer_reading(
+    reading: StudyReading, model: Described, logits: tuple[float, ...], *, point: StoredOperatingPoint
+) -> StudyResult:
+    """Return the answer for a study that was read: a refusal where it was refused, whatever the logits are.
+
+    Args:
+        reading: of `read_folder`.
+        model: the packed model.
+        logits: of its members on the image, in order.
+        point: the operating point that decides.
+    """
+    if reading.refusal is not None:
+        return _refused(reading.asked, reading.refusal, selection=reading.selection)
+    outcome = _guarded(lambda: _answered(reading, model, logits, point=point))
+    return _refused(reading.asked, outcome, selection=reading.selection) if isinstance(outcome, Refusal) else outcome
 
 
 def refused_source(
@@ -162,24 +227,29 @@ def _guarded(action: Callable[[], _Outcome]) -> _Outcome | Refusal:
         )
 
 
-def _answered(
-    asked: _Asked, selection: Selection, model: PackedModel, *, point: StoredOperatingPoint, rules: Rules | None
-) -> StudyResult:
+def _read(asked: _Asked, selection: Selection, grid: GridSpec, *, rules: Rules | None) -> StudyReading:
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-        volumes = load_selection(selection, b_values_s_per_mm2=model.card.grid.b_values_s_per_mm2, rules=rules)
-        channels = cropped_channels(volumes, model.card.grid)  # (C, X, Y, Z)
+        volumes = load_selection(selection, b_values_s_per_mm2=grid.b_values_s_per_mm2, rules=rules)
+        channels = cropped_channels(volumes, grid)  # (C, X, Y, Z)
     if not np.isfinite(channels).all():
         raise StudyRefused("no_finite_signal", "signal must be finite, got other numbers. Send the study again.")
-    image = normalised_image(channels, model.card.grid)
-    member_logits = _member_logits(model, image)
-    logit = statistics.fmean(member_logits)
+    return StudyReading(asked, selection, None, volumes, channels, normalised_image(channels, grid))
+
+
+def _answered(
+    reading: StudyReading, model: Described, logits: tuple[float, ...], *, point: StoredOperatingPoint
+) -> StudyResult:
+    asked, selection, volumes, channels = reading.asked, reading.selection, reading.volumes, reading.channels
+    if selection is None or volumes is None or channels is None:
+        raise ValueError("reading must hold the volumes of a study that is answered, got none.")
+    logit = statistics.fmean(logits)
     answer = Prediction(
         study=_pseudonym(selection) or "",
         probability=calibrated(logit, model.card.calibration),
         decision="positive" if logit >= point.threshold else "negative",
         logit=logit,
-        logit_std=statistics.stdev(member_logits) if len(member_logits) > 1 else 0.0,
-        member_logits=member_logits,
+        logit_std=statistics.stdev(logits) if len(logits) > 1 else 0.0,
+        member_logits=logits,
         operating_point=AppliedOperatingPoint(
             **{name: getattr(point, name) for name in AppliedOperatingPoint.model_fields}
         ),
@@ -187,13 +257,13 @@ def _answered(
         b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
         b_values_computed=volumes.b_values_computed,
         series=_series(selection, is_named=True),
-        warnings=quality_warnings(volumes, channels, card=model.card, member_logits=member_logits),
+        warnings=quality_warnings(volumes, channels, card=model.card, member_logits=logits),
         model=asked.model,
         software=asked.software,
         source_sha256=asked.source_sha256,
         identity=_identity(asked, selection),
     )
-    return StudyResult(answer, volumes, image)
+    return StudyResult(answer, volumes, reading.image)
 
 
 def calibrated(logit: float, calibration: PlattCalibration) -> float:
@@ -205,9 +275,10 @@ def calibrated(logit: float, calibration: PlattCalibration) -> float:
     return float(1 / (1 + np.exp(-np.clip(calibration.slope * logit + calibration.intercept, -700, 700))))
 
 
-def _member_logits(model: PackedModel, image: torch.Tensor) -> tuple[float, ...]:
+def member_logits(network: MeanLogits, image: torch.Tensor) -> torch.Tensor:
+    """Return what each member says of images (B, C, X, Y, Z): logits (B, M)."""
     with torch.inference_mode():
-        return tuple(float(member(image[None])) for member in model.network.members)
+        return torch.cat([member(image) for member in network.members], dim=1)
 
 
 def _refused(asked: _Asked, refusal: Refusal, *, selection: Selection | None) -> StudyResult:

@@ -14,6 +14,7 @@ from prostate_alm.method.class_losses import CLASS_LOSSES, make_class_loss
 from prostate_alm.method.class_metrics import require_critical
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.cifar10_member import DOWNLOAD_FOLDER, ImageSettings, digest_of
+from prostate_alm.training.member import Member, open_trained
 from prostate_alm.training.samples import Sample, Samples
 
 
@@ -77,6 +78,11 @@ class Cifar10ClassesSettings(ImageSettings):
         train, validation, test = (_samples(name, images, rows) for name, images, rows in splits)
         identity = {"data_sha256": digest_of(sample for part in (train, validation, test) for sample in part)}
         return Samples(train, validation, test, [], identity=identity)
+
+
+def open_member(**places: Any) -> Member:
+    """Open a trained member of ten classes to evaluate it again: see `member.open_trained`."""
+    return open_trained("cifar10", Cifar10ClassesSettings, **places)
 
 
 def _samples(name: str, images: ImageSet, rows: np.ndarray) -> list[Sample]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,9 +88,9 @@ def prepare_member(settings: ImageSettings) -> Member:
     return prepare("cifar10", settings)
 
 
-def open_member(settings: ImageSettings) -> Member:
+def open_member(**places: Any) -> Member:
     """Open a trained member of the CIFAR-10 bundle to evaluate it again: see `member.open_trained`."""
-    return open_trained("cifar10", settings)
+    return open_trained("cifar10", Cifar10Settings, **places)
 
 
 def _samples(name: str, images: ImageSet, rows: np.ndarray, *, positive: int) -> list[Sample]:

@@ -2,15 +2,17 @@
 
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest
+from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, require_channels
 from prostate_alm.data.recipe import make_from_recipe
 from prostate_alm.data.splits import split_at_ratio, split_member
 from prostate_alm.data.synthetic import default_manifest_path, ensure_synthetic_cohort
+from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.member import Member, open_trained, prepare
 from prostate_alm.training.samples import Sample, Samples
@@ -33,7 +35,7 @@ class CohortSettings(Settings):
     manifest: Path | None
     recipe: Path | None
     ratio: float | None = Field(gt=0, allow_inf_nan=False)
-    cache_dir: Path
+    cache_dir: Path | None
     not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
         *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
@@ -79,16 +81,26 @@ class CohortSettings(Settings):
         return self.manifest or ensure_synthetic_cohort(self.dataset_dir, progress=progress_bar)
 
 
-def prepare_member(settings: CohortSettings) -> Member:
-    """Prepare a member of the prostate bundle: see `member.prepare`."""
+def prepare_member(
+    settings: CohortSettings, path_channels: Sequence[int], transforms: Sequence[Callable[..., Any]]
+) -> Member:
+    """Prepare a member of the prostate bundle: see `member.prepare`.
+
+    Args:
+        settings: of the bundle.
+        path_channels: input channels of the network's paths; compared with the volumes of the cohort.
+        transforms: before the cache; none is random.
+    """
     silence_missing_decoders()
+    require_fixed(transforms)
+    require_channels(settings.manifest, path_channels)
     return prepare("prostate", settings)
 
 
-def open_member(settings: CohortSettings) -> Member:
+def open_member(**places: Any) -> Member:
     """Open a trained member of the prostate bundle to evaluate it again: see `member.open_trained`."""
     silence_missing_decoders()
-    return open_trained("prostate", settings)
+    return open_trained("prostate", CohortSettings, **places)
 
 
 def silence_missing_decoders() -> None:

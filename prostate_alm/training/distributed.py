@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from prostate_alm.training.command_line import tell_faults_in_lines
+
 T = TypeVar("T")
 
 
@@ -19,6 +21,7 @@ def start() -> None:
     Raises:
         ValueError: the process was not started by torchrun.
     """
+    tell_faults_in_lines()
     missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]
     if missing:
         raise ValueError(

@@ -13,11 +13,12 @@ import numpy as np
 from prostate_alm.progress import Progress, silent
 from prostate_alm.shipped import TRAINING_CONFIG, config_files_of
 from prostate_alm.training import tracking
+from prostate_alm.training.command_line import literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
 from prostate_alm.training.run_folder import ENSEMBLE, METRICS, RunFolder, changed_keys, member_name
-from prostate_alm.training.settings import Settings, literal_override, named_arguments
+from prostate_alm.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NoReturn
 
+from prostate_alm.training.command_line import fault_lines, first_cause, tell_crashes_in_full, tells_faults
+
 
 def run_bundle_command(arguments: list[str], log_file: Path) -> str | None:
     """Run `python -m monai.bundle ARGUMENTS` in this process; what it prints goes to a file.
@@ -42,22 +44,26 @@ def run_logged(action: Callable[[], object], log_file: Path) -> str | None:
         None, or one line that says why it failed.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
+    tell_crashes_in_full()  # until the command says otherwise
     with _printing_to(log_file):
         try:
             action()
         except SystemExit as end:
             return None if not end.code else _last_error(log_file) or f"exit code {end.code}"
         except Exception as error:
-            traceback.print_exc()
-            return _cause(error)
+            lines = fault_lines(error) if tells_faults() else None
+            if lines is None:
+                traceback.print_exc()
+                return _cause(error)
+            sys.stderr.write("".join(f"error: {line}\n" for line in lines))
+            return "; ".join(lines)
     return None
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first cause of an error in one line: MONAI wraps each in another that only names the config."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Return the first cause of an error in one line."""
+    first = first_cause(error)
+    return " ".join(f"{type(first).__name__}: {first}".split())
 
 
 def _last_error(log_file: Path) -> str | None:

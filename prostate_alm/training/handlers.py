@@ -2,16 +2,20 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
+from torch.utils.data import DataLoader
 
+from prostate_alm.data.sampling import StratifiedBatchSampler
+from prostate_alm.data.tensors import TensorLoader
 from prostate_alm.method.batch import Constraint
 from prostate_alm.training.distributed import is_leader
 
@@ -34,12 +38,12 @@ class SeedEpochs:
 
     Args:
         stages: says the seed of the epoch.
-        randomizers: called with the seed, e.g. to seed transforms and to order a sampler.
+        loader: of the training: its batches and its transforms are random.
     """
 
-    def __init__(self, stages: "Stages", randomizers: Sequence[Callable[[int], object]] = ()) -> None:
+    def __init__(self, stages: "Stages", loader: TensorLoader | DataLoader[Any]) -> None:
         self._stages = stages
-        self._randomizers = randomizers
+        self._loader = loader
 
     def attach(self, trainer: Engine) -> None:
         """Act at the start of each epoch of `trainer`."""
@@ -49,8 +53,12 @@ class SeedEpochs:
         """Act at the event."""
         seed = self._stages.seed_of_epoch()
         set_determinism(seed=seed)
-        for randomize in self._randomizers:
-            randomize(seed)
+        if isinstance(self._loader, TensorLoader):
+            self._loader.set_seed(seed)
+        else:
+            set_rnd(self._loader.dataset, seed)  # workers seed theirs from torch, which is seeded above
+            if isinstance(self._loader.batch_sampler, StratifiedBatchSampler):
+                self._loader.batch_sampler.set_epoch(seed)
 
 
 class DeferWeights:
@@ -129,6 +137,21 @@ class UpdateMultipliers:
             self._loss.term.discard()
         else:
             self._loss.term.update_multipliers()
+
+
+class ListOutput:
+    """Give the output of a step as a list, as handlers of MONAI read it: `from_engine(['loss'], first=True)`.
+
+    MONAI's own way, a dictionary for each sample (`decollate`), takes as long as a step of a small network.
+    """
+
+    def attach(self, trainer: Engine) -> None:
+        """Act after each step of `trainer`."""
+        trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        trainer.state.output = [trainer.state.output]
 
 
 class SchedulePenalty:
@@ -231,12 +254,12 @@ class Checkpoint:
     uninterrupted one. Only the leader of several processes writes.
 
     Args:
-        path: of the file.
+        file: called when the training starts; makes the folder of the run and returns the file.
         parts: what changes, by name; `history` says how many epochs there were.
     """
 
-    def __init__(self, path: Path, parts: Mapping[str, Any]) -> None:
-        self._path = path
+    def __init__(self, file: Callable[[], Path], parts: Mapping[str, Any]) -> None:
+        self._file = file
         self._parts = parts
 
     def attach(self, trainer: Engine) -> None:
@@ -245,8 +268,9 @@ class Checkpoint:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def load(self, trainer: Engine) -> None:
-        """Go on from the file, if it exists."""
-        if not self._path.is_file():
+        """Go on from the file, if it exists; a trainer that has trained already goes on from where it is."""
+        self._path = self._file()
+        if not self._path.is_file() or trainer.state.epoch:
             return
         saved = torch.load(self._path, map_location=trainer.state.device, weights_only=True)
         for name, part in self._parts.items():

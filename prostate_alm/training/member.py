@@ -4,10 +4,10 @@ import logging
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from monai.utils import set_determinism
@@ -15,47 +15,62 @@ from torch import nn
 
 from prostate_alm.data.splits import member_seed
 from prostate_alm.training import results, run_folder, tracking
+from prostate_alm.training.command_line import bundle_arguments, named_arguments, tell_crashes_in_full, told_when_full
+from prostate_alm.training.config_keys import config_files
+from prostate_alm.training.described import bundle_configuration, parameters
 from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.engines import Training
 from prostate_alm.training.run_folder import RunFolder
-from prostate_alm.training.samples import Samples
-from prostate_alm.training.settings import (
-    Settings,
-    bundle_arguments,
-    bundle_configuration,
-    bundle_files,
-    exit_on_full_disk,
-    exit_on_usage_error,
-)
+from prostate_alm.training.samples import Sample, Samples
+from prostate_alm.training.settings import Settings, read_settings
 
 OUTPUT_ROOT = Path("outputs")
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Member:
-    """A member that is ready to be trained: its bundle, settings, samples and folder.
+    """A member that is ready to be trained, or was trained: its bundle, settings, samples and folder.
 
-    `config` is what determines its numbers, as written to `config.json`.
+    `config` is what determines its numbers, as written to `config.json`. `folder` is None until the run begins: nothing
+    is written before.
     """
 
     bundle: str
     settings: Settings
     config: dict[str, Any]
     samples: Samples
-    folder: RunFolder
+    folder: RunFolder | None = None
 
-    def in_its_precision(self) -> Self:
-        """Return the member with the precision that was chosen when its training began, whatever this machine has."""
-        config = self.folder.read_json(run_folder.CONFIG)
-        settings = self.settings.model_copy(update={"precision": config[run_folder.DTYPE]})
-        return replace(self, config=config, settings=settings)
+    def begin(self) -> RunFolder:
+        """Return the folder of the run; the first call makes it, on rank 0 where several processes train together.
 
-    @property
+        Raises:
+            ValueError: the folder or the tracking store may not be used.
+        """
+        if self.folder is None:
+            self.folder = leader_first(
+                self._claim, tell=lambda folder: str(folder.path), follow=lambda path: RunFolder(Path(path))
+            )
+        return self.folder
+
+    def _claim(self) -> RunFolder:
+        with told_when_full(self.settings.output_dir or OUTPUT_ROOT, Path()):
+            return self._made()
+
+    def _made(self) -> RunFolder:
+        settings, root = self.settings, OUTPUT_ROOT / self.bundle
+        uri = tracking.resolve_uri(settings.tracking_uri)
+        tracking.prepare_store(uri, settings.experiment_name, folder=settings.output_dir or root)
+        path = _allowed_place(settings, root, self.config) or run_folder.next_run_path(root)
+        folder = run_folder.claim(path, self.config, resume=settings.resume)
+        folder.keep_bundle_files(config_files(named_arguments(bundle_arguments()).get("config_file", "")))
+        return folder
+
     def checkpoint(self) -> Path:
-        """File for the state after each epoch."""
-        return self.folder.file(run_folder.CHECKPOINT)
+        """Return the file for the state after each epoch; the run begins."""
+        return self.begin().file(run_folder.CHECKPOINT)
 
     @property
     def train_labels(self) -> list[int]:
@@ -67,88 +82,103 @@ class Member:
         """Ids of the training samples, in order."""
         return [sample["sample_id"] for sample in self.samples.train]
 
+    def evaluated(self, split: str) -> list[Sample]:
+        """Return the samples of a split, by its name in `metrics.json`.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        samples = self.samples
+        splits = {
+            "validation": samples.validation,
+            "test": samples.test,
+            "test_all_positives": samples.test + samples.test_extra,
+        }
+        if split not in splits:
+            raise ValueError(f"split must be one of {list(splits)}, got {split!r}. Change --split.")
+        return splits[split]
+
+    def weights(self) -> Path:
+        """Return the file with the weights of a trained member."""
+        return self.begin().file(run_folder.MODEL)
+
 
 def prepare(bundle: str, settings: Settings) -> Member:
-    """Read the samples, check everything that a user can get wrong, and claim the folder.
+    """Read the samples and check everything that a user can get wrong; nothing is written but data that are made.
 
     Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights, and sets
     the number of threads, whatever it was: the numbers of a member are its own.
 
-    Where several processes train together, rank 0 does all that first, and the others take its folder.
-
-    Ends the process with exit code 2 and one line per fault on stderr when something is wrong.
+    Where several processes train together, rank 0 does all that first, and the others take its precision.
 
     Args:
         bundle: name of the bundle; default folder under `outputs/`.
         settings: the settings of the bundle.
+
+    Raises:
+        ValueError: something is wrong; one line for each fault.
     """
-    places = [settings.output_dir or OUTPUT_ROOT]
     prepared = leader_first(
-        lambda: exit_on_usage_error(lambda: _prepare(bundle, settings), places=places),
-        tell=lambda member: str(member.folder.path),
-        follow=lambda path: _prepare(bundle, _resuming(settings, path)),
+        lambda: _prepare(bundle, settings),
+        tell=lambda member: str(member.config[run_folder.DTYPE]),
+        follow=lambda dtype: _read(bundle, settings, dtype=dtype),
     )
     torch.set_num_threads(settings.threads)
     set_determinism(seed=member_seed(settings.seed, settings.member, 0))  # for the first weights
     return prepared
 
 
-def _resuming(settings: Settings, path: str) -> Settings:
-    return settings.model_copy(update={"output_dir": Path(path), "resume": True, "overwrite": False})
-
-
 def _prepare(bundle: str, settings: Settings) -> Member:
+    with told_when_full(settings.output_dir or OUTPUT_ROOT, Path()):
+        member = _read(bundle, settings)
+    place = _allowed_place(settings, OUTPUT_ROOT / bundle, member.config)
+    begun = RunFolder(place).read_json(run_folder.CONFIG) if place and settings.resume else {}
+    return _in_precision(member, begun.get(run_folder.DTYPE))
+
+
+def _read(bundle: str, settings: Settings, *, dtype: str | None = None) -> Member:
     samples = settings.read_samples()
-    config = _config(bundle, settings, samples.identity)
-    uri = tracking.resolve_uri(settings.tracking_uri)
-    tracking.prepare_store(uri, settings.experiment_name, folder=settings.output_dir or OUTPUT_ROOT / bundle)
-    folder = _open_folder(settings, OUTPUT_ROOT / bundle, config)  # last: a refusal leaves no claimed folder behind
-    folder.keep_bundle_files(bundle_files(bundle_arguments()))
-    return Member(bundle, settings, config, samples, folder).in_its_precision()
+    return _in_precision(Member(bundle, settings, _config(bundle, settings, samples.identity), samples), dtype)
 
 
-def open_trained(bundle: str, settings: Settings) -> Member:
-    """Return a member that was trained before, as its folder describes it, to evaluate it again.
-
-    Ends the process with exit code 2 and one line on stderr when there is none or its data are not at hand.
-
-    Args:
-        bundle: name of the bundle.
-        settings: where it lies (`output_dir`), the device and the data; the others are those that it was trained with.
-    """
-
-    def read() -> Member:
-        folder = RunFolder(settings.output_dir or Path())
-        config = folder.read_json(run_folder.CONFIG)
-        if not folder.is_finished or not config:
-            raise ValueError(
-                f"output_dir must be the folder of a trained member, got {settings.output_dir}. "
-                "Give for example --output_dir outputs/cifar10/run-001"
-            )
-        own = settings.model_copy(update=config["settings"])
-        samples = own.read_samples()
-        for key, value in samples.identity.items():
-            if config[key] != value:
-                raise ValueError(
-                    f"data must be those that the member was trained with, got {key} = {value}, was {config[key]} in "
-                    f"{folder.path}. Give the same data."
-                )
-        return Member(bundle, own, config, samples, folder).in_its_precision()
-
-    member = exit_on_usage_error(read)
-    torch.set_num_threads(member.settings.threads)
+def _in_precision(member: Member, dtype: str | None) -> Member:
+    """Return the member with the precision that was chosen when its training began, whatever this machine has."""
+    if dtype is not None:
+        member.config[run_folder.DTYPE] = dtype
+        member.settings = member.settings.model_copy(update={"precision": dtype})
     return member
 
 
-def evaluate_member(member: Member, training: Training) -> dict[str, Any]:
-    """Evaluate the weights of a trained member; nothing is written.
+def open_trained(bundle: str, kind: type[Settings], *, output_dir: Path | str | None, **places: Any) -> Member:
+    """Return a member that was trained before, as its folder describes it, to evaluate it again.
 
-    Returns:
-        The figures, as in `metrics.json`.
+    Args:
+        bundle: name of the bundle.
+        kind: its settings.
+        output_dir: where it lies.
+        places: `device`, and where the data are; the other settings are those that it was trained with.
+
+    Raises:
+        ValueError: there is none, or its data are not at hand.
     """
-    weights = torch.load(member.folder.file(run_folder.MODEL), map_location="cpu", weights_only=True)
-    training.network.load_state_dict(weights)
-    return _report(member, results.summarise_splits(training.scores()))
+    folder = RunFolder(Path(output_dir or ""))
+    config = folder.read_json(run_folder.CONFIG)
+    if not folder.is_finished or not config:
+        raise ValueError(
+            f"output_dir must be the folder of a trained member, got {output_dir}. "
+            "Give for example --output_dir outputs/cifar10/run-001"
+        )
+    unused = dict.fromkeys(kind.not_in_config) | {"resume": False, "overwrite": False}
+    settings = read_settings(kind, **unused | config["settings"] | places)
+    samples = settings.read_samples()
+    for key, value in samples.identity.items():
+        if config[key] != value:
+            raise ValueError(
+                f"data must be those that the member was trained with, got {key} = {value}, was {config[key]} in "
+                f"{folder.path}. Give the same data."
+            )
+    torch.set_num_threads(settings.threads)
+    return _in_precision(Member(bundle, settings, config, samples, folder), config[run_folder.DTYPE])
 
 
 def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[str, Any]:
@@ -157,7 +187,7 @@ def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[s
         "bundle": bundle,
         "experiment": settings.experiment_name,
         "settings": settings.model_dump(mode="json", exclude=set(settings.not_in_config)),
-        **bundle_configuration(bundle_arguments(), type(settings)),
+        **bundle_configuration(type(settings)),
         **identity,
         run_folder.DTYPE: str(settings.dtype).removeprefix("torch."),
         "versions": {
@@ -167,22 +197,32 @@ def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[s
     }
 
 
-def _open_folder(settings: Settings, root: Path, config: dict[str, Any]) -> RunFolder:
+def _allowed_place(settings: Settings, root: Path, config: dict[str, Any]) -> Path | None:
+    """Return the folder that a run may have, None for the next free one below `root`; nothing is written.
+
+    Raises:
+        ValueError: it may not have the folder that was given.
+    """
     if settings.resume and settings.overwrite:
         raise ValueError("resume must not be given together with overwrite, got both. Choose one.")
+    path = None if settings.output_dir in (None, root) else settings.output_dir
+    if path is None:
+        return run_folder.latest_run_path(root, config) if settings.resume else None
     if settings.resume:
-        return run_folder.resumed_run_folder(settings.output_dir or run_folder.latest_run_path(root, config), config)
-    if settings.overwrite and settings.output_dir:
-        return run_folder.overwritten_run_folder(settings.output_dir, config)
-    return run_folder.new_run_folder(settings.output_dir or run_folder.next_run_path(root), config)
+        run_folder.require_resumable(path, config)
+    elif settings.overwrite:
+        run_folder.require_overwritable(path)
+    else:
+        run_folder.require_new(path)
+    return path
 
 
-def _open_run(member: Member) -> tracking.MemberRun:
+def _open_run(member: Member, folder: RunFolder) -> tracking.MemberRun:
     """Open the interrupted MLflow run of this folder, or start one."""
-    settings, folder = member.settings, member.folder.path
+    settings = member.settings
     uri = tracking.resolve_uri(settings.tracking_uri)
-    identity = member.folder.read_json(run_folder.TRACKING)
-    run = tracking.resume_member_run(tracking_uri=uri, identity=identity, folder=folder) if identity else None
+    identity = folder.read_json(run_folder.TRACKING)
+    run = tracking.resume_member_run(tracking_uri=uri, identity=identity, folder=folder.path) if identity else None
     if run is None:
         run = tracking.start_member_run(
             tracking_uri=uri,
@@ -191,19 +231,18 @@ def _open_run(member: Member) -> tracking.MemberRun:
             member_name=run_folder.member_name(settings.member),
             tags=member.samples.identity,
             parent_id=settings.parent_run_id,
-            folder=folder,
+            folder=folder.path,
         )
-        run.log_params(
-            member.config["settings"] | {"device": settings.device, "dtype": member.config[run_folder.DTYPE]}
-        )
-        member.folder.write_json(run_folder.TRACKING, run.identity())
+        own = {"device": settings.device, "dtype": member.config[run_folder.DTYPE]}
+        run.log_params(member.config["settings"] | parameters(member.config) | own)
+        folder.write_json(run_folder.TRACKING, run.identity())
     return run
 
 
 @contextmanager
-def member_run(member: Member) -> Iterator[tracking.MemberRun]:
+def member_run(member: Member, folder: RunFolder) -> Iterator[tracking.MemberRun]:
     """Open the MLflow run of a member that is trained; it ends as FINISHED, or as FAILED when anything goes wrong."""
-    run = _open_run(member)
+    run = _open_run(member, folder)
     try:
         yield run
         run.finish()
@@ -221,34 +260,36 @@ def base_loss(member: Member) -> nn.Module:
 def run_member(member: Member, training: Training) -> dict[str, Any]:
     """Train, evaluate and write the results; the MLflow run ends as FINISHED, or as FAILED when anything goes wrong.
 
-    Ends the process with exit code 2 when another process trains in the same folder.
-
     Returns:
         The content of `metrics.json`; empty on other ranks than 0, which only take part in the training.
+
+    Raises:
+        ValueError: the folder may not be used, or another process trains in it.
     """
-    if member.folder.is_finished:
-        logger.info("%s is finished already; its results stay as they are", member.folder.path)
+    folder = member.begin()
+    if folder.is_finished:
+        logger.info("%s is finished already; its results stay as they are", folder.path)
         if is_leader() and member.settings.parent_run_id is None:  # of an ensemble's members the ensemble takes care
-            tracking.log_member(member.folder.path, tracking_uri=tracking.resolve_uri(member.settings.tracking_uri))
-        return _report(member, member.folder.read_json(run_folder.METRICS))
+            tracking.log_member(folder.path, tracking_uri=tracking.resolve_uri(member.settings.tracking_uri))
+        return _report(folder, folder.read_json(run_folder.METRICS))
     if not is_leader():
+        tell_crashes_in_full()
         training.run()
         return {}
-    full = exit_on_full_disk(member.folder.path)
-    with exit_on_usage_error(member.folder.lock), full, member_run(member) as run:
+    with folder.lock(), told_when_full(folder.path), member_run(member, folder) as run:
+        tell_crashes_in_full()
         run.log_params(training.used())
         training.run(on_epoch=run.log_epochs)
-        metrics = write_results(member, training)
-    return _report(member, metrics)
+        metrics = write_results(folder, training)
+    return _report(folder, metrics)
 
 
-def write_results(member: Member, training: Training) -> dict[str, Any]:
+def write_results(folder: RunFolder, training: Training) -> dict[str, Any]:
     """Evaluate a trained member and write its results; `metrics.json` comes last and says that they are complete.
 
     Returns:
         The content of `metrics.json`.
     """
-    folder = member.folder
     splits = training.scores()
     metrics = results.summarise_splits(splits)
     results.write_predictions(folder.file(run_folder.PREDICTIONS), splits)
@@ -260,15 +301,7 @@ def write_results(member: Member, training: Training) -> dict[str, Any]:
     return metrics
 
 
-def _report(member: Member, metrics: dict[str, Any]) -> dict[str, Any]:
-    test = metrics["test"]
-    logger.info(
-        "test AUC %.3f, FPR %.1f %% at 95 %% TPR, %.1f %% at 100 %% TPR (%d positives, %d negatives)",
-        test["auc"],
-        100 * test["fpr_at_tpr95"],
-        100 * test["fpr_at_tpr100"],
-        test["positives"],
-        test["negatives"],
-    )
-    logger.info("results: %s", member.folder.path)
+def _report(folder: RunFolder, metrics: dict[str, Any]) -> dict[str, Any]:
+    results.log_figures("test", metrics["test"])
+    logger.info("results: %s", folder.path)
     return metrics

@@ -61,24 +61,27 @@ class CascadeNet(nn.Module):
             raise ValueError(f"initial_scale must be above 0, got {initial_scale}. 1 leaves the weights as drawn.")
         if outputs < 1:
             raise ValueError(f"outputs must be at least 1, got {outputs}. It is 1 for two classes.")
-        self.path_channels = tuple(path_channels)
+        self.path_channels = list(path_channels)
         self.paths = nn.ModuleList(
             _cascade(spatial_dims, channels, features=features, pooling=pooling) for channels in path_channels
         )
         self.classifier = nn.Linear(len(self.path_channels) * features[-1], outputs)
-        self._memory_format = _MEMORY_FORMAT[spatial_dims]
+        self._is_3d = spatial_dims == 3
         for convolution in self.paths.modules():
             if isinstance(convolution, nn.Conv2d | nn.Conv3d):
                 scaled = convolution.weight.data * initial_scale
-                convolution.weight.data = scaled.contiguous(memory_format=self._memory_format)
+                convolution.weight.data = scaled.contiguous(memory_format=_MEMORY_FORMAT[spatial_dims])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits (B, outputs) of images (B, sum of path_channels, spatial axes...)."""
-        parts = torch.split(image, list(self.path_channels), dim=1)
-        features = [
-            path(part.contiguous(memory_format=self._memory_format)).flatten(2).amax(2)  # (B, features[-1])
-            for path, part in zip(self.paths, parts, strict=True)
-        ]
+        parts = torch.split(image, self.path_channels, dim=1)
+        features: list[torch.Tensor] = []
+        for number, path in enumerate(self.paths):  # words that TorchScript reads, too
+            if self._is_3d:
+                part = parts[number].contiguous(memory_format=torch.channels_last_3d)
+            else:
+                part = parts[number].contiguous(memory_format=torch.channels_last)
+            features.append(path(part).flatten(2).amax(2))  # (B, features[-1])
         joined = torch.cat(features, dim=1).to(self.classifier.weight.dtype)  # (B, paths * features[-1])
         # A product and a sum, since autocast would round a linear layer: logits of 8 bits tie, and ties are no ranking.
         logits: torch.Tensor = (joined[:, None] * self.classifier.weight).sum(2) + self.classifier.bias  # (B, outputs)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from ignite.engine import Engine, Events
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_false_negatives, roc_points
 from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores
 from prostate_alm.training.scores import RankingMetrics, fpr_at_high_tpr
+
+logger = logging.getLogger(__name__)
 
 matplotlib.rcParams["svg.hashsalt"] = "prostate-alm"
 
@@ -93,6 +97,44 @@ def summarise_extra(labels: np.ndarray, logits: np.ndarray, *, extra_logits: np.
     draws = [figures(random.choice(positive, positives, replace=False)) for _ in range(TEST_DRAWS)]
     mean = {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]}
     return {"test_all_positives": figures(positive), "test_draws": mean}
+
+
+def log_figures(split: str, figures: Mapping[str, float]) -> None:
+    """Log the figures of a split in one line.
+
+    Args:
+        split: its name.
+        figures: what `summarise` returned.
+    """
+    logger.info(
+        "%s AUC %.3f, FPR %.1f %% at 95 %% TPR, %.1f %% at 100 %% TPR (%d positives, %d negatives)",
+        split,
+        figures["auc"],
+        100 * figures["fpr_at_tpr95"],
+        100 * figures["fpr_at_tpr100"],
+        figures["positives"],
+        figures["negatives"],
+    )
+
+
+class LogFigures:
+    """Log the figures of an evaluation when it is over.
+
+    Args:
+        metrics: of the evaluator.
+        split: name of what is evaluated.
+    """
+
+    def __init__(self, metrics: RankingMetrics, split: str) -> None:
+        self._metrics, self._split = metrics, split
+
+    def attach(self, evaluator: Engine) -> None:
+        """Act at the end of `evaluator`."""
+        evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, evaluator: Engine) -> None:
+        """Act at the event."""
+        log_figures(self._split, summarise(self._metrics.labels, self._metrics.logits))
 
 
 def write_predictions(path: Path, splits: Mapping[str, RankingMetrics]) -> None:

@@ -24,6 +24,7 @@ DTYPE = "dtype"
 ENSEMBLE, MEMBERS_TABLE = "ensemble.json", "members.csv"
 """What an ensemble's folder has besides the names that it shares with a member's."""
 _RUN_NAME = re.compile(r"run-(\d{3,})")
+_EXECUTED_CONFIG = re.compile(r"config_\d{8}_\d{6}\.json")
 
 
 def member_name(member: int) -> str:
@@ -94,22 +95,21 @@ class RunFolder:
         return content
 
 
-def new_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
-    """Claim a folder for a run that starts anew.
+def require_new(path: Path) -> None:
+    """Check that a run may start anew in a folder; nothing is written.
 
     Raises:
         RunFolderError: the folder holds files already.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(not _is_of_monai(file) for file in path.iterdir())):
         raise RunFolderError(
             f"output_dir must be a new or empty folder, got {path}, which holds files. "
             "Choose another one, or give --resume true to go on with that run, or --overwrite true to replace it."
         )
-    return _claim(path, config)
 
 
-def overwritten_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
-    """Claim a folder and delete the results of the run in it; files of other origin stay.
+def require_overwritable(path: Path) -> None:
+    """Check that the results in a folder may be replaced; nothing is written.
 
     Raises:
         RunFolderError: the folder holds files, but no run's results.
@@ -119,21 +119,18 @@ def overwritten_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
             f"output_dir must hold a run's {CONFIG} to be overwritten, got {path}, which holds other files. "
             "Choose another folder."
         )
-    for name in _ALL_FILES:
-        (path / name).unlink(missing_ok=True)
-    return _claim(path, config)
 
 
-def resumed_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
-    """Open the folder of an earlier run with the same configuration; claim it when there is none yet.
+def require_resumable(path: Path, config: Mapping[str, Any]) -> None:
+    """Check that a run of this configuration may go on, or start anew, in a folder; nothing is written.
 
     Raises:
         RunFolderError: the folder holds a run with another configuration, or files that no run wrote.
     """
-    folder = RunFolder(path)
-    earlier = folder.read_json(CONFIG)
+    earlier = RunFolder(path).read_json(CONFIG)
     if not earlier:
-        return new_run_folder(path, config)
+        require_new(path)
+        return
     changed = changed_keys(_required(config), _required(earlier))
     if changed:
         first = changed[0]
@@ -141,7 +138,6 @@ def resumed_run_folder(path: Path, config: Mapping[str, Any]) -> RunFolder:
             f"a resumed run must have the configuration of the run in {path}, got another {', '.join(changed)} "
             f"({first}: {config.get(first)!r}, was {earlier.get(first)!r}). Give the same values or another output_dir."
         )
-    return folder
 
 
 def _required(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,25 +145,47 @@ def _required(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != DTYPE}
 
 
-def _claim(path: Path, config: Mapping[str, Any]) -> RunFolder:
-    path.mkdir(parents=True, exist_ok=True)
+def claim(path: Path, config: Mapping[str, Any], *, resume: bool = False) -> RunFolder:
+    """Make the folder of a run; the results of an earlier one in it are deleted, files of other origin stay.
+
+    Args:
+        path: that one of the checks above allows.
+        config: what determines the run.
+        resume: go on with the run in it, where there is one.
+    """
     folder = RunFolder(path)
+    if resume and folder.file(CONFIG).is_file():
+        return folder
+    for name in _ALL_FILES:
+        folder.file(name).unlink(missing_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     folder.write_json(CONFIG, config)
     return folder
 
 
+def _is_of_monai(file: Path) -> bool:
+    """Whether MONAI's own `--tracking` put the file there before the run began: a copy of the config."""
+    return _EXECUTED_CONFIG.fullmatch(file.name) is not None
+
+
 def next_run_path(root: Path) -> Path:
-    """Return `root/run-NNN`, numbered after the highest number there."""
-    return root / f"run-{max([0, *_run_numbers(root)]) + 1:03d}"
+    """Make and return `root/run-NNN`, numbered after the highest number there; never the same for two processes."""
+    while True:
+        path = root / f"run-{max([0, *_run_numbers(root)]) + 1:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:  # another process was faster
+            continue
+        return path
 
 
-def latest_run_path(root: Path, config: Mapping[str, Any]) -> Path:
-    """Return the newest `root/run-NNN` with this configuration, or a new one."""
+def latest_run_path(root: Path, config: Mapping[str, Any]) -> Path | None:
+    """Return the newest `root/run-NNN` with this configuration; None when there is none."""
     for number in sorted(_run_numbers(root), reverse=True):
         path = root / f"run-{number:03d}"
         if _required(RunFolder(path).read_json(CONFIG)) == _required(config):
             return path
-    return next_run_path(root)
+    return None
 
 
 def _run_numbers(root: Path) -> list[int]:

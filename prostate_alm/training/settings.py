@@ -1,10 +1,7 @@
 """What may be set on the command line of a bundle, checked before anything else happens."""
 
-import ast
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -12,18 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
-from prostate_alm.full_disk import full_disk_line
 from prostate_alm.method.losses import LOSSES, Maker, make_loss, parameters_of
-from prostate_alm.printable import printable
-from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, read_config, unknown_keys
+from prostate_alm.training.config_keys import require_read_keys
 from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
-from prostate_alm.whole_files import sha256_of_file
-
-USAGE_ERROR = 2
-"""Exit code for a fault of the caller."""
-
-T = TypeVar("T")
 
 
 class Settings(BaseModel, ABC):
@@ -95,14 +84,16 @@ class Settings(BaseModel, ABC):
 
     @classmethod
     def of_bundle(cls, **values: Any) -> Self:
-        """Return the settings of a bundle's command line.
-
-        Ends the process with exit code 2 and one line for each unknown override or setting that breaks its rule.
+        """Return the settings that a bundle's config gives, on a command line or through MONAI's Python API.
 
         Args:
             values: one for each field.
+
+        Raises:
+            ValueError: one line for each key of the config that nothing reads, or setting that breaks its rule.
         """
-        return exit_on_usage_error(lambda: _read_after_check(cls, values))
+        require_read_keys()
+        return read_settings(cls, **values)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -173,11 +164,6 @@ def read_settings(kind: type[S], **values: Any) -> S:
         raise ValueError("\n".join(_fault_in_words(fault) for fault in faults)) from error
 
 
-def _read_after_check(kind: type[S], values: dict[str, Any]) -> S:
-    check_command_line()
-    return read_settings(kind, **values)
-
-
 def _fault_in_words(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -185,123 +171,3 @@ def _fault_in_words(fault: Any) -> str:
         return str(rule)
     rule = rule.removeprefix("must be ")
     return f"{name} must be {rule}, got {fault['input']!r}. Change --{name}."
-
-
-def bundle_configuration(arguments: Sequence[str], kind: type[Settings]) -> dict[str, Any]:
-    """Return what a command line gives besides the settings: the config files, by checksum, and other overrides.
-
-    Together with the settings this determines a run: a resumed run must have the same.
-
-    Args:
-        arguments: the command line after the program.
-        kind: the settings that the bundle has; they are recorded as such, not as overrides.
-    """
-    named, files = named_arguments(arguments), bundle_files(arguments)
-    overrides = {name: value for name, value in named.items() if name not in NOT_OVERRIDES | set(kind.model_fields)}
-    return {"config_files": {path.name: sha256_of_file(path) for path in files}, "overrides": overrides}
-
-
-def bundle_files(arguments: Sequence[str]) -> list[Path]:
-    """Return the config files that a command line names.
-
-    >>> [path.name for path in bundle_files(["run", "training", "--config_file", "bundles/prostate/train.json"])]
-    ['train.json']
-    """
-    return config_files(named_arguments(arguments).get("config_file", ""))
-
-
-def named_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the named arguments of a command line, `--name value` and `--name=value`, and those of its `--args_file`.
-
-    >>> named_arguments(["run", "training", "--ratio", "9", "--loss=bce"])
-    {'ratio': '9', 'loss': 'bce'}
-    """
-    named: dict[str, Any] = {}
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, separator, value = argument[2:].partition("=")
-            follows = arguments[position + 1] if position + 1 < len(arguments) else ""
-            named[name.replace("-", "_")] = value if separator else follows
-    return (read_config(Path(named["args_file"])) if named.get("args_file") else {}) | named
-
-
-def literal_override(value: Any) -> Any:
-    """Return the value of an override as the bundle command reads its text: a literal of Python, or a word.
-
-    >>> literal_override("[16, 32]"), literal_override("a_fl"), literal_override(9)
-    ([16, 32], 'a_fl', 9)
-    """
-    try:
-        return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
-        return value
-
-
-def exit_on_usage_error(action: Callable[[], T], *, places: Sequence[Path] = (Path(),)) -> T:
-    """Call `action`; turn its ValueError or OSError into lines on stderr and exit code 2.
-
-    MONAI evaluates a config inside its own error handling, which buries a message under some 190 lines; leaving the
-    process here keeps the message readable.
-
-    Args:
-        action: what to do.
-        places: that it writes to, to name the one without room.
-
-    Returns:
-        What `action` returns.
-
-    Raises:
-        SystemExit: with code 2.
-    """
-    try:
-        return action()
-    except (ValueError, OSError) as error:
-        for line in (full_disk_line(error, places) or str(error)).splitlines():
-            sys.stderr.write(f"error: {printable(line)}\n")
-        raise SystemExit(USAGE_ERROR) from error
-
-
-@contextmanager
-def exit_on_full_disk(*places: Path) -> Iterator[None]:
-    """End the process with one line on stderr and exit code 2 where anything inside fails for want of room.
-
-    Args:
-        places: that are written to.
-    """
-    try:
-        yield
-    except Exception as error:
-        line = full_disk_line(error, places)
-        if line is None:
-            raise
-        sys.stderr.write(f"error: {printable(line)}\n")
-        raise SystemExit(USAGE_ERROR) from error
-
-
-def bundle_arguments() -> list[str]:
-    """Return the arguments of this process when it is `python -m monai.bundle`, else none."""
-    is_bundle_command = Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
-    return sys.argv[1:] if is_bundle_command else []
-
-
-def check_command_line() -> None:
-    """Refuse keys that nothing reads when this process is `python -m monai.bundle`.
-
-    Raises:
-        ValueError: one line for each such key.
-    """
-    named = named_arguments(bundle_arguments())
-    faults = unknown_keys(named) + _unnamed_losses(named)
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def _unnamed_losses(named: Mapping[str, Any]) -> list[str]:
-    """Find base losses that are put in place behind the back of `--loss`: results would bear another loss's name."""
-    overlays = [(f"in {path.name}", read_config(path)) for path in config_files(named.get("config_file", ""))[1:]]
-    return [
-        f"base loss must be named by --loss, got {key} {where}. Give --loss module.function: docs/tutorials/extend.md"
-        for where, content in [*overlays, ("in the command line", named)]
-        for key in content
-        if key.lstrip("+").replace("::", "#").startswith("loss_function#base")
-    ]

@@ -7,15 +7,16 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
+from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import nn
 
 from prostate_alm.progress import Progress, silent
 from prostate_alm.training.cohort_member import sample_of, silence_missing_decoders
+from prostate_alm.training.command_line import literal_override
 from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.precision import AutocastInferer
 from prostate_alm.training.run_folder import CONFIG, MODEL, RunFolder
-from prostate_alm.training.settings import literal_override
 from prostate_alm.training.site_input import Site, TrainedOn
 
 BATCH_SIZE = 4
@@ -24,7 +25,7 @@ BATCH_SIZE = 4
 def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) -> NDArray[np.float64]:
     """Return the logits of all members on the studies of a site, (M, N).
 
-    Images are made by the bundle's `validation_transform`, once for all members. Each member computes in the precision
+    Images are made by the bundle's transforms, once for all members. Each member computes in the precision
     that it was validated in.
 
     Args:
@@ -41,7 +42,8 @@ def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) ->
     network = parser.get_parsed_content("network_def")
     runs = [(_loaded(network, member).to(device), _inferer(member, device)) for member in own.members]
     samples = [sample_of(study, site.path.parent) for study in site.studies]
-    images = DataLoader(Dataset(samples, parser.get_parsed_content("validation_transform")), batch_size=BATCH_SIZE)
+    transforms = parser.get_parsed_content("read_and_normalise") + parser.get_parsed_content("centre_crop")
+    images = DataLoader(Dataset(samples, Compose(transforms)), batch_size=BATCH_SIZE)
     parts: list[NDArray[np.float64]] = []
     with torch.inference_mode():
         for batch in images:

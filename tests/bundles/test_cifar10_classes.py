@@ -50,6 +50,11 @@ def test_the_command_trains_a_member_with_two_critical_classes(run_cifar10: Run,
     states = [value for key, value in saved["loss"].items() if key.endswith("_extra_state")]
     assert len(states) == 2
     assert all(state["multipliers"] for state in states)
+    files = ("evaluate.json", "evaluate_long_tailed.json")
+    again = run_cifar10("evaluating", files, tmp_path, "--output_dir", "OUT", "--dataset_dir", images)
+    assert again.returncode == 0, again.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("test AUC"))
+    assert line in again.stdout.splitlines()
 
 
 def test_an_ensemble_of_the_overlay_is_evaluated_and_logged(

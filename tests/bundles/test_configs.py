@@ -27,10 +27,11 @@ def parts(node: Any) -> Iterator[Any]:
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """Return a config as it is run: what is laid over the training is read together with it."""
+    """Return a config as it is run: what is laid over another is read together with it."""
     parser = ConfigParser()
-    is_overlay = path.name not in ("train.json", "inference.json")
-    parser.read_config([path.with_name("train.json"), path] if is_overlay else path)
+    base = path.with_name("evaluate.json" if path.stem.startswith("evaluate_") else "train.json")
+    is_overlay = path.name not in ("train.json", "evaluate.json", "inference.json")
+    parser.read_config([base, path] if is_overlay else path)
     config: dict[str, Any] = parser.config
     return config
 

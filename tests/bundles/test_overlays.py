@@ -18,6 +18,8 @@ BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 SIZES = {"ratio": 4, "train_majority": 40, "validation_majority": 20, "batch_size": 16, "alm_epochs": 3}
 COMMAND = tuple(part for name, value in SIZES.items() for part in (f"--{name}", value))
 
+LOSS = "$monai.handlers.from_engine(['loss'], first=True)"
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -31,28 +33,66 @@ def history(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
+
+
 @pytest.mark.parametrize("bundle", ["cifar10", "prostate"])
-def test_monai_finds_all_properties(bundle: str, images: Path, cohort: Path, tmp_path: Path) -> None:
-    data = {"dataset_dir": str(images), **SIZES} if bundle == "cifar10" else {"manifest": str(cohort)}
-    data |= {"cache_dir": str(tmp_path / "cache")} if bundle == "prostate" else {}
-    workflow = ConfigWorkflow(
-        config_file=str(BUNDLES / bundle / "train.json"),
-        workflow_type="train",
-        output_dir=str(tmp_path / "out"),
-        tracking_uri="none",
-        resume=True,
-        **data,
-    )
+def test_monai_finds_sets_and_runs_what_the_bundle_describes(
+    bundle: str, images: Path, cohort: Path, tmp_path: Path
+) -> None:
+    data = {"dataset_dir": str(images)} if bundle == "cifar10" else {"manifest": str(cohort)}
+    sizes = SIZES if bundle == "cifar10" else {"cache_dir": str(tmp_path / "cache")}
+    out = tmp_path / "out"
+    common: dict[str, Any] = {"output_dir": str(out), "tracking_uri": "none", **data, **sizes}
+    train = str(BUNDLES / bundle / "train.json")
+    workflow = ConfigWorkflow(config_file=train, workflow_type="train", run_id="training", **common)
+    workflow.max_epochs = 1
     workflow.initialize()
     assert workflow.check_properties() == []
     assert workflow.trainer.network is workflow.evaluator.network
-    workflow.max_epochs = 2
+    assert workflow.trainer.state.max_epochs == 1
+    assert not out.exists()  # to look at a workflow begins no run
+    workflow.run()
+    assert workflow.trainer.state.epoch == 1
+    assert (out / "metrics.json").is_file()
+
+    with pytest.raises(RuntimeError) as caught:
+        ConfigWorkflow(config_file=train, workflow_type="train", alm_epoch=3, **common).initialize()
+    assert cause(caught.value) == ("override must be a key of the config file, got alm_epoch. Did you mean alm_epochs?")
+    with pytest.raises(RuntimeError) as caught:
+        ConfigWorkflow(config_file=train, workflow_type="train", **common).initialize()
+    assert cause(caught.value).startswith("output_dir must be a new or empty folder, got ")
+
+    again = ConfigWorkflow(
+        config_file=str(BUNDLES / bundle / "evaluate.json"), workflow_type="eval", output_dir=str(out), **data
+    )
+    again.initialize()
+    assert again.check_properties() == []
+    again.run()
+    figures = json.loads((out / "metrics.json").read_text())
+    assert again.evaluator.state.metrics["val_auc"] == pytest.approx(figures["test"]["auc"])
+    assert again.evaluator.state.output["sigmoid"].sigmoid().shape == again.evaluator.state.output["pred"].shape
+    again.dataset_data = again.dataset_data[:1]
+    again.initialize()
+    assert len(again.dataset) == 1
+
+
+def test_the_trainer_alone_trains_as_tools_of_monai_start_it(images: Path, tmp_path: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLES / "cifar10" / "train.json"),
+        workflow_type="train",
+        dataset_dir=str(images),
+        output_dir=str(tmp_path / "out"),
+        **SIZES,
+    )
     workflow.initialize()
-    assert workflow.trainer.state.max_epochs == 2
-    workflow.run_id = "run"
-    workflow.run()  # the trainer alone, as MONAI's tools start it
-    assert workflow.trainer.state.epoch == 2
+    workflow.run()
+    assert workflow.trainer.state.epoch == SIZES["alm_epochs"]
     assert (tmp_path / "out" / "checkpoint.pt").is_file()
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_an_overlay_adds_handlers_a_schedule_and_another_optimizer(
@@ -63,7 +103,7 @@ def test_an_overlay_adds_handlers_a_schedule_and_another_optimizer(
         "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network_def.parameters()", "lr": 0.01},
         "falling": {"_target_": "torch.optim.lr_scheduler.StepLR", "optimizer": "@optimizer", "step_size": 1},
         "+train#handlers": [
-            {"_target_": "StatsHandler", "tag_name": "my loss", "output_transform": "$lambda output: output['loss']"},
+            {"_target_": "StatsHandler", "tag_name": "my loss", "output_transform": LOSS},
             {"_target_": "LrScheduleHandler", "lr_scheduler": "@falling", "print_lr": True},
             {
                 "_target_": "CheckpointSaver",
@@ -83,11 +123,18 @@ def test_an_overlay_adds_handlers_a_schedule_and_another_optimizer(
     identity = json.loads((tmp_path / "out" / "tracking.json").read_text())
     params = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(identity["run_id"]).data.params
     assert (params["optimizer"], params["optimizer_lr"], params["network"]) == ("SGD", "0.01", "CascadeNet")
+    assert params["optimizer_def._target_"] == "torch.optim.SGD"
+    files = json.loads((tmp_path / "out" / "config.json").read_text())["config_files"]
+    assert set(files) == {"train.json", "mine.json"}
+    assert params["config_files.mine.json"] == files["mine.json"]
 
 
 def test_a_handler_of_the_algorithm_that_is_left_out_is_missed(run_cifar10: Run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps({"train#handlers": []}))
     files = ("train.json", str(tmp_path / "mine.json"))
     done = run_cifar10("training", files, tmp_path, "--dataset_dir", images, "--tracking_uri", "none", *COMMAND)
-    assert done.returncode != 0
-    assert "train#handlers must hold a ClipGradients, got none" in done.stderr
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "train#handlers must hold a ClipGradients, got none" in line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()

@@ -199,7 +199,14 @@ def test_two_processes_train_as_one_does(cohort: Path, tmp_path: Path) -> None:
     # without augmentation, whose random numbers differ with the order in which samples are drawn, and with a plain
     # optimizer: the sign-like first steps of Adam turn rounding into differences of the size of the learning rate; and
     # with a gentle constraint, since multipliers multiply the rounding of sums in another order
-    plain = ("--augment", "$@crop", "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", "0.02")
+    plain = (
+        "--augment",
+        "$lambda image, random: image[:, :, 3:43, 3:43, 1:21]",
+        "--optimizer#_target_",
+        "torch.optim.SGD",
+        "--learning_rate",
+        "0.02",
+    )
     gentle = ("--mu0", "0.05", "--constraint#multiplier_max", "1.0")
     common = ("--manifest", cohort, *EPOCHS, *plain, *gentle, "--precision", "float32")
     alone = run(*common, "--output_dir", "alone", folder=tmp_path)

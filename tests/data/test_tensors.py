@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import CenterSpatialCrop
 
 from prostate_alm.data.sampling import StratifiedBatchSampler
-from prostate_alm.data.tensors import TensorLoader, crop_centre, crop_mirror_and_scale, mirror_and_shift
+from prostate_alm.data.tensors import TensorLoader, crop_mirror_and_scale, mirror_and_shift
 
 
 def make_samples(count: int) -> list[dict[str, Any]]:
@@ -117,9 +116,3 @@ def test_the_same_seed_gives_the_same_blocks_and_another_one_others() -> None:
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-
-
-@pytest.mark.parametrize("size", [(4, 4, 4), (5, 6, 3), (8, 7, 5)])
-def test_the_middle_is_that_of_monai(size: tuple[int, int, int]) -> None:
-    expected = CenterSpatialCrop(size)(volumes(1)[0])
-    assert torch.equal(crop_centre(volumes(1), torch.Generator(), size=size)[0], torch.as_tensor(expected))

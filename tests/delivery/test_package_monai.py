@@ -8,13 +8,14 @@ import monai.bundle
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 
 from prostate_alm.delivery import package
 from prostate_alm.delivery.answers import answer_from_json
-from prostate_alm.delivery.package.inference import answer_study
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import predict_folder
 
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
 SCHEMA = Path(package.__file__).with_name("bundle_metadata.schema.json")
 
 pytestmark = [
@@ -77,26 +78,79 @@ def test_the_inference_of_the_bundle_answers_as_predict_does(
     assert answer.member_logits == predict_folder(phantom_study, packed_model).answer.member_logits
 
 
-def test_wrong_use_of_the_inference_is_one_line_and_no_answer_is_replaced(
-    folder: Path, phantom_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def inference(folder: Path, **more: object) -> ConfigWorkflow:
+    config = str(folder / "configs" / "inference.json")
+    return ConfigWorkflow(config_file=config, workflow_type="infer", bundle_root=str(folder), **more)
+
+
+def test_monai_finds_sets_and_uses_all_properties_of_the_inference(
+    folder: Path, phantom_study: Path, tmp_path: Path
+) -> None:
+    workflow = inference(folder, study_dir="nowhere", output_dir=str(tmp_path / "answers"))
+    workflow.dataset_dir = str(phantom_study)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.dataset_data == [{"study": str(phantom_study)}]
+    assert not (tmp_path / "answers").exists()
+    workflow.evaluator.run()
+    (path,) = (tmp_path / "answers").iterdir()
+    assert answer_from_json(path.read_text()).status == "answered"
+
+
+def test_a_refused_study_has_no_logit_that_another_handler_could_write_down(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "text.dcm").write_text("no DICOM")
+    workflow = inference(folder, study_dir=str(tmp_path / "study"), output_dir=str(tmp_path / "answers"))
+    workflow.initialize()
+    workflow.evaluator.run()
+    (path,) = (tmp_path / "answers").iterdir()
+    assert answer_from_json(path.read_text()) == predict_folder(tmp_path / "study", open_package(folder)).answer
+    assert workflow.evaluator.state.output["pred"].isnan().all()
+
+
+def cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
+
+
+def test_wrong_use_of_the_inference_is_told_and_no_answer_is_replaced(
+    folder: Path, phantom_study: Path, tmp_path: Path
 ) -> None:
     study, output, absent = str(phantom_study), str(tmp_path / "answers"), str(tmp_path / "absent")
-    for study_dir, output_dir in ((None, output), (absent, output), (study, None)):
-        with pytest.raises(SystemExit, match="2"):
-            answer_study(str(folder), study_dir=study_dir, output_dir=output_dir)
-        assert capsys.readouterr().err == (
-            "error: no_study: study_dir and output_dir must be folders, got none. Give --study_dir, --output_dir\n"
-        )
+    for study_dir, output_dir, message in (
+        (None, output, "no_study: study_dir must be a folder, got None. Give --study_dir FOLDER"),
+        (absent, output, f"no_study: study_dir must be a folder, got {absent}. Give --study_dir FOLDER"),
+        (study, None, "no_study: output_dir must be a folder for the answer, got none. Give --output_dir"),
+    ):
+        workflow = inference(folder, study_dir=study_dir, output_dir=output_dir)
+        workflow.initialize()
+        with pytest.raises(RuntimeError) as caught:
+            workflow.run()
+        assert cause(caught.value) == message
+    with pytest.raises(RuntimeError) as caught:
+        inference(folder, study_dir=study, output_dir=output, target_tprr=0.9).initialize()
+    assert cause(caught.value) == (
+        "override must be a key of the config file, got target_tprr. Did you mean target_tpr?"
+    )
     assert not Path(output).exists()
-    path = answer_study(str(folder), study_dir=study, output_dir=output)
-    assert answer_study(str(folder), study_dir=study, output_dir=output) == path  # the same answer may come again
+    for _ in range(2):  # the same answer may come again
+        workflow = inference(folder, study_dir=study, output_dir=output, run_id="inference")
+        workflow.initialize()
+        workflow.run()
+    (path,) = Path(output).iterdir()
     path.write_text("another answer")
-    with pytest.raises(SystemExit, match="2"):
-        answer_study(str(folder), study_dir=study, output_dir=output)
-    error = capsys.readouterr().err
-    assert error.startswith("error: no_study: output_dir must hold no other answer to the study, got ")
-    assert error.count("\n") == 1
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    assert cause(caught.value).startswith("no_study: output_dir must hold no other answer to the study, got ")
     assert path.read_text() == "another answer"
+
+
+def test_the_inference_of_the_source_bundle_says_what_it_lacks() -> None:
+    workflow = ConfigWorkflow(config_file=str(BUNDLE / "inference.json"), workflow_type="infer", logging_file=False)
+    with pytest.raises(RuntimeError) as caught:
+        workflow.parser.get_parsed_content("network_def")
+    assert "must be that of a packed model, got metadata without a card" in cause(caught.value)
 
 
 def test_a_member_is_exported_as_a_graph(packed_model: PackedModel) -> None:

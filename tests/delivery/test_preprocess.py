@@ -29,7 +29,7 @@ def transform() -> Compose:
     """Return what the bundle does with a validation study."""
     parser = ConfigParser()
     parser.read_config(BUNDLE)
-    return parser.get_parsed_content("validation_transform")
+    return Compose(parser.get_parsed_content("read_and_normalise") + parser.get_parsed_content("centre_crop"))
 
 
 def test_a_study_becomes_what_training_made_of_its_files(phantom_study, transform, tmp_path):

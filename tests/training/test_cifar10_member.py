@@ -48,11 +48,12 @@ def test_a_run_keeps_its_precision_and_its_threads(images: Path, tmp_path: Path)
     begun = prepare()
     assert torch.get_num_threads() == 2
     other = {"float32": "bfloat16", "bfloat16": "float32"}[begun.config["dtype"]]  # as on another kind of processor
-    begun.folder.write_json("config.json", begun.config | {"dtype": other})
+    assert not (tmp_path / "run").exists()  # to prepare is not to begin
+    begun.begin().write_json("config.json", begun.config | {"dtype": other})
     resumed = prepare(resume=True)
     assert str(resumed.settings.dtype) == f"torch.{other}"
     assert resumed.config["settings"]["precision"] == "auto"
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match=r"a resumed run must have the configuration .* got another settings"):
         prepare(resume=True, threads=1)
     torch.set_num_threads(1)
 

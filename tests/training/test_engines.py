@@ -71,8 +71,9 @@ def make_training(
     history = History(loss, evaluator, stages)
     parts = {"network": network, "optimizer": optimizer, "loss": loss.whole}
     parts |= {"best": best, "history": history, "stages": stages}
+    loader = DataLoader(train, batch_sampler=sampler)
     handlers = [
-        SeedEpochs(stages, [sampler.set_epoch]),
+        SeedEpochs(stages, loader),
         clip,
         UpdateMultipliers(loss, clip),
         ValidationHandler(1, evaluator),
@@ -80,11 +81,11 @@ def make_training(
         best,
         history,
         stages,
-        Checkpoint(folder / "checkpoint.pt", parts),
+        Checkpoint(lambda: folder / "checkpoint.pt", parts),
     ]
     trainer = SupervisedTrainer(
         max_epochs=sum(epochs),
-        train_data_loader=DataLoader(train, batch_sampler=sampler),
+        train_data_loader=loader,
         optimizer=optimizer,
         loss_function=loss,
         train_handlers=handlers,

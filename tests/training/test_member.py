@@ -7,7 +7,6 @@ import torch
 from prostate_alm.data.manifest import read_manifest
 from prostate_alm.training.cohort_member import CohortSettings, member_samples
 from prostate_alm.training.member import Member, Samples, base_loss
-from prostate_alm.training.run_folder import RunFolder
 from prostate_alm.training.settings import read_settings
 
 LOSSES = ("bce", "s_ml", "a_ml", "s_fl", "a_fl", "w_bce", "cb_bce", "msfe", "mbauc", "ldam")
@@ -31,7 +30,7 @@ def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member
         cache_dir="cache",
     )
     train = [{"label": label, "sample_id": str(i)} for i, label in enumerate(LABELS)]
-    return Member("prostate", settings, {}, Samples(train, [], [], [], {}), RunFolder(Path("unused")))
+    return Member("prostate", settings, {}, Samples(train, [], [], [], {}))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

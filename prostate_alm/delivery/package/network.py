@@ -1,9 +1,11 @@
 """The network that a card describes."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from prostate_alm.delivery.card import ModelCard, NetworkSpec
+from prostate_alm.delivery.card import CARD_KEY, ModelCard, NetworkSpec
+from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.training.networks import CascadeNet, MeanLogits
 
 
@@ -22,14 +24,21 @@ def network_of(spec: NetworkSpec, *, members: int) -> MeanLogits:
     return MeanLogits([member_of(spec) for _ in range(members)])
 
 
-def blank_network(card: dict[str, Any]) -> MeanLogits:
+def blank_network(metadata: Mapping[str, Any]) -> MeanLogits:
     """Return the network that the weights of a pack fit: what `network_def` of its inference.json makes.
 
     Args:
-        card: content of `prostate_alm` in metadata.json.
+        metadata: content of its metadata.json.
 
     Raises:
-        pydantic.ValidationError: it is no card.
+        PackageError: they are those of no pack.
+        pydantic.ValidationError: their card breaks its rules.
     """
-    checked = ModelCard.model_validate_json(json.dumps(card))
+    if CARD_KEY not in metadata:
+        raise PackageError(
+            "no_model",
+            "inference.json must be that of a packed model, got metadata without a card. "
+            "Pack an ensemble with: prostate-alm pack, and run the inference.json in it.",
+        )
+    checked = ModelCard.model_validate_json(json.dumps(metadata[CARD_KEY]))
     return network_of(checked.network, members=checked.members)
