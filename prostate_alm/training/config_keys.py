@@ -17,7 +17,7 @@ NOT_OVERRIDES = {"run_id", "init_id", "final_id", "meta_file", "config_file", "l
 """Arguments of `python -m monai.bundle run` itself."""
 
 _RUN_BY_MONAI = {"imports", "run", "training", "evaluating", "inference", "initialize", "finalize"}
-_SET_BY_MONAI = {"run_name", "experiment_name", "save_execute_config", "is_not_rank0"}
+SET_BY_MONAI = {"run_name", "experiment_name", "save_execute_config", "is_not_rank0"}
 """What MONAI's tracking and its clients of federated learning put into any config."""
 
 
@@ -103,7 +103,7 @@ def _faults_of_workflow(arguments: Mapping[str, Any]) -> list[str]:
     if workflow is None:
         return []
     read = _read_from_outside((workflow.run_id, workflow.init_id, workflow.final_id))
-    read |= _SET_BY_MONAI if "tracking" in arguments else _SET_BY_MONAI - set(arguments)
+    read |= SET_BY_MONAI if "tracking" in arguments else SET_BY_MONAI - set(arguments)
     for path in Path(workflow.config_root_path).glob("*.json"):
         read |= references(read_config(path))  # an override may take the place of what refers to a key
     return _faults(workflow.parser.get(), arguments, read=read)

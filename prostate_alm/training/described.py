@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prostate_alm.training.command_line import bundle_arguments, named_arguments
-from prostate_alm.training.config_keys import NOT_OVERRIDES, config_files, evaluating_workflow
+from prostate_alm.training.config_keys import NOT_OVERRIDES, SET_BY_MONAI, config_files, evaluating_workflow
 from prostate_alm.training.settings import Settings
 from prostate_alm.whole_files import sha256_of_file
 
@@ -39,13 +39,21 @@ def _evaluated(kind: type[Settings]) -> dict[str, Any]:
     if workflow is None:
         return {}
     config: dict[str, Any] = workflow.parser.get()
-    own = {name: value for name, value in config.items() if name not in {"bundle_root", "_meta_", *kind.model_fields}}
-    content = json.dumps(own, sort_keys=True, default=str).encode()
+    places = {"bundle_root", "_meta_", *SET_BY_MONAI, *kind.model_fields}
+    own = _plain({name: value for name, value in config.items() if name not in places})
+    own.get("train", {}).get("trainer", {}).pop("max_epochs", None)  # MONAI's tools set it: how long, not what
+    content = json.dumps(own, sort_keys=True).encode()
     described = {name: _followed(config[name], config) for name in _SECTIONS if name in config}
     return {
         "config_sha256": hashlib.sha256(content).hexdigest(),
-        "described": json.loads(json.dumps(described, default=str)),
+        "described": _plain(described),
     }
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a config as JSON holds it; objects that a program put into it by their names."""
+    content: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    return content
 
 
 def _followed(node: Any, config: Mapping[str, Any]) -> Any:

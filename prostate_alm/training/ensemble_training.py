@@ -13,7 +13,7 @@ import numpy as np
 from prostate_alm.progress import Progress, silent
 from prostate_alm.shipped import TRAINING_CONFIG, config_files_of
 from prostate_alm.training import tracking
-from prostate_alm.training.command_line import literal_override, named_arguments
+from prostate_alm.training.command_line import fault_lines, literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
 from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
@@ -78,15 +78,16 @@ def _parser(config_file: Path, overrides: Mapping[str, Any]) -> Any:
 def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings of member 0 of a bundle with these overrides.
 
-    Ends the process with exit code 2 and one line per fault on stderr when one breaks its rule.
-
     Raises:
-        EnsembleError: an override is not known to the config file.
+        EnsembleError: an override is not known to the config file, or breaks its rule; one line for each that does.
     """
     faults = unknown_keys({"config_file": list(map(str, config_files_of(config_file))), **overrides})
     if faults:
         raise EnsembleError(faults[0])
-    settings: Settings = _parser(config_file, overrides).get_parsed_content("given_settings")
+    try:
+        settings: Settings = _parser(config_file, overrides).get_parsed_content("given_settings")
+    except RuntimeError as error:  # of MONAI, from the one that says what is wrong
+        raise EnsembleError("\n".join(fault_lines(error) or [str(error)])) from error
     return settings
 
 

@@ -18,6 +18,7 @@ from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.tensors import TensorLoader
 from prostate_alm.method.batch import Constraint
 from prostate_alm.training.distributed import is_leader
+from prostate_alm.whole_files import replacing
 
 if TYPE_CHECKING:
     from prostate_alm.training.stages import Stages
@@ -286,3 +287,34 @@ class Checkpoint:
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         torch.save(states | {"epoch": trainer.state.epoch, "max_epochs": trainer.state.max_epochs}, temporary)
         temporary.replace(self._path)
+
+
+class KeepMultipliers:
+    """Keep λ and μ at their site while a federated training goes on from round to round, a restart included.
+
+    In the place of `Checkpoint`: the network comes from the server at the start of each round, so none is loaded here.
+
+    Args:
+        file: called when the training starts; makes the folder of the run and returns the file.
+        loss: of the training; it holds the multipliers by sample id.
+    """
+
+    def __init__(self, file: Callable[[], Path], loss: nn.Module) -> None:
+        self._file = file
+        self._loss = loss
+
+    def attach(self, trainer: Engine) -> None:
+        """Act at the start of the first round and after each epoch of `trainer`."""
+        trainer.add_event_handler(Events.STARTED, self.load)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def load(self, trainer: Engine) -> None:
+        """Take over what was kept before a restart."""
+        self._path = self._file()
+        if self._path.is_file() and not trainer.state.epoch:
+            self._loss.load_state_dict(torch.load(self._path, map_location=trainer.state.device, weights_only=True))
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        with replacing(self._path) as temporary:
+            torch.save(self._loss.state_dict(), temporary)

@@ -170,6 +170,7 @@ def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
         ({}, 1, "members must be at least 2 for an ensemble, got 1"),
         ({"ratioo": 9}, 2, "got --ratioo in the command line. Did you mean --ratio?"),
         ({"ratio": 100_000}, 2, "ratio must"),
+        ({"ratio": 0}, 2, r"^ratio must be greater than 0, got 0\. Change --ratio\.$"),
     ],
 )
 def test_an_ensemble_that_cannot_be_starts_nothing(

@@ -12,6 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 from prostate_alm.delivery import package
 from prostate_alm.delivery.answers import answer_from_json
+from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import predict_folder
 
@@ -33,6 +34,17 @@ def folder(packed_file: Path, tmp_path: Path) -> Path:
     with zipfile.ZipFile(packed_file) as packed:
         packed.extractall(tmp_path)
     return tmp_path / "prostate"
+
+
+def test_a_model_as_a_hub_lays_it_out_is_the_model_that_was_packed(folder: Path, packed_model: PackedModel) -> None:
+    (folder / ".gitattributes").write_text("*.pt filter=lfs diff=lfs merge=lfs -text\n")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / "model.pt.metadata").write_text("etag")
+    assert open_package(folder).card == packed_model.card
+    (folder / "configs" / "README.md").write_text("one more")
+    with pytest.raises(PackageError, match="incomplete_model"):
+        open_package(folder)
 
 
 def test_the_metadata_pass_the_check_of_monai(folder: Path) -> None:

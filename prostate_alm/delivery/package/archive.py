@@ -23,6 +23,9 @@ CONTENT = (METADATA, INFERENCE, MEMBER_TRAINING, MODEL, README, LICENSE)
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+_OF_A_HUB = frozenset({".git", ".gitattributes", ".gitignore", ".cache", "README.md"})
+"""What a hub of models lays beside the files of an unpacked one; never read. The card of the pack is docs/README.md."""
+
 _TIME_STAMP = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: when it was packed changes no byte
 _UNIX, _READABLE_FILE = 3, stat.S_IFREG | 0o644
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -207,6 +210,8 @@ def _unsafe(fault: str, name: str) -> PackageError:
 def _read_folder(folder: Path, limits: Limits) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for place, folders, names in os.walk(folder):
+        if Path(place) == folder:
+            folders[:], names[:] = ([one for one in given if one not in _OF_A_HUB] for given in (folders, names))
         for name in sorted((*folders, *names)):
             path = Path(place, name)
             if path.is_symlink():
