@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from prostate_alm.full_disk import full_disk_line
+from prostate_alm.printable import printable
 
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""
@@ -102,7 +103,7 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.__excepthook__(kind, error, trace)
         return
     for line in lines:
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {printable(line)}\n")
     raise SystemExit(USAGE_ERROR)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NoReturn
 
+from prostate_alm.printable import printable
 from prostate_alm.training.command_line import fault_lines, first_cause, tell_crashes_in_full, tells_faults
 
 
@@ -55,7 +56,7 @@ def run_logged(action: Callable[[], object], log_file: Path) -> str | None:
             if lines is None:
                 traceback.print_exc()
                 return _cause(error)
-            sys.stderr.write("".join(f"error: {line}\n" for line in lines))
+            sys.stderr.write("".join(f"error: {printable(line)}\n" for line in lines))
             return "; ".join(lines)
     return None
 
