@@ -291,6 +291,9 @@ def turn_round(folder: Path) -> None:
         path.write_text("\n".join([first, *turned]))
 
 
+WITH_AN_OVERLAY = {"train.json": sha256_of_file(BUNDLE / "train.json"), "mine.json": "0" * 64}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -301,6 +304,7 @@ def turn_round(folder: Path) -> None:
         (edit("ensemble.json", bundle="cifar10"), "ensemble must be of the prostate bundle, got one of cifar10"),
         (remove("ensemble.json"), "ensemble must be the folder of a trained one"),
         (edit("member-02/config.json", config_files={}), "train.json must be the one that the members"),
+        (edit("member-02/config.json", config_files=WITH_AN_OVERLAY), "got the overlay mine.json in"),
         (edit("member-02/config.json", manifest_sha256="0" * 64), "manifest must be the one that the members"),
         (remove("cohort.json"), "manifest must be a readable file"),
         (relabel, "validation samples must be training studies of the manifest"),

@@ -126,6 +126,10 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[R
     return about, metrics, tuple(members)
 
 
+_OF_PROCESSES = ("multi_gpu_train.json",)
+"""Overlays that change how many processes train, and nothing of what is trained."""
+
+
 def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> Path:
     """Return the config file that all members were trained with: the first one's copy, else the bundle's."""
     copy = members[0].file(run_folder.BUNDLE_FILES) / TRAINING_CONFIG
@@ -142,6 +146,13 @@ def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple
                 f"{TRAINING_CONFIG} must be the one that the members were trained with, got another in {path.parent} "
                 f"than that of {member.path}",
                 "Give --bundle FOLDER with the train.json of that time, from the history of the repository.",
+            )
+        overlays = sorted(set(config["config_files"]) - {TRAINING_CONFIG, *_OF_PROCESSES})
+        if overlays:
+            raise _refused(
+                f"members must be trained by {TRAINING_CONFIG} and overrides, got the overlay {overlays[0]} in "
+                f"{member.path}: it may change what the network sees, and prediction would not",
+                "Train with overrides of the command line in its place.",
             )
     return path
 
