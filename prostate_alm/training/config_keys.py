@@ -177,8 +177,23 @@ def _read_from_outside(run: Any) -> set[str]:
 
 
 def _faults(config: Mapping[str, Any], named: Mapping[str, Any], *, read: set[str]) -> list[str]:
-    unread = unread_keys(config, read=read)
+    unread = list(dict.fromkeys([*unread_keys(config, read=read), *_made_useless(named)]))
     return [_fault(key, config, given=_given(key, named), unread=unread) for key in unread]
+
+
+def _made_useless(named: Mapping[str, Any]) -> list[str]:
+    """Find overrides of what an overlay took the place of the reader of: `--ratio` where there are ten classes."""
+    from monai.bundle import ConfigParser
+
+    files = config_files(named.get("config_file", ""))
+    if len(files) < 2:
+        return []
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.resolve_macro_and_relative_ids()
+    outside = _read_from_outside(named.get(name) for name in ("run_id", "init_id", "final_id"))
+    given = {name.lstrip("+").replace("::", "#") for name in _overrides(named)}
+    return sorted(given.intersection(unread_keys(parser.get(), read=outside)))
 
 
 def _fault(key: str, config: Mapping[str, Any], *, given: str, unread: Sequence[str]) -> str:

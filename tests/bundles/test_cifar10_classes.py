@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from prostate_alm.data.cifar10 import write_stand_in
 from prostate_alm.training.cifar10_classes_member import Cifar10ClassesSettings
+from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.settings import read_settings
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
@@ -113,3 +114,11 @@ def test_an_imbalance_that_leaves_no_image_of_a_critical_class_is_told(images: P
     settings = read_settings(Cifar10ClassesSettings, **given(dataset_dir=images, train_images=40, validation_images=20))
     with pytest.raises(ValueError, match="imbalance must leave an image of each class, got 100 for 40 of the largest"):
         settings.read_samples()
+
+
+def test_a_setting_of_two_classes_is_refused_with_the_overlay() -> None:
+    """It would change nothing: the overlay takes the place of what reads it."""
+    files = [str(BUNDLE / name) for name in ("train.json", "long_tailed.json")]
+    (fault,) = unknown_keys({"run_id": "training", "config_file": files, "ratio": 9, "imbalance": 200, "seed": 1})
+    assert fault.startswith("override must be a key of the config file, got --ratio in the command line")
+    assert unknown_keys({"run_id": "training", "config_file": files[:1], "ratio": 9}) == []
