@@ -7,13 +7,18 @@ ARGS ?=
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: train test lint ui pins sbom clean
+.PHONY: train test test-slow lint ui pins sbom clean
 
 train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
 
-test: .venv/dev.stamp lint  ## everything that must hold
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test: .venv/dev.stamp lint  ## what must hold
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: .venv/dev.stamp  ## whole tutorials, ensembles and clusters; before a release, and after changes to training or delivery
+	$(PYTEST) -m slow $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -86,6 +86,7 @@ def ensemble(images: Path, *more: object) -> list[str]:
     return [*base, "--dataset_dir", str(images), "--ratio", "4", *SIZES, *map(str, more)]
 
 
+@pytest.mark.slow
 def test_an_ensemble_goes_on_where_it_was_stopped(
     images: Path, clean_environment: dict[str, str], tmp_path: Path
 ) -> None:

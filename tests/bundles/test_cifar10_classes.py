@@ -58,6 +58,7 @@ def test_the_command_trains_a_member_with_two_critical_classes(run_cifar10: Run,
     assert line in again.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_the_overlay_is_evaluated_and_logged(
     images: Path, clean_environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def mean_of(weights: list[Weights]) -> Weights:
     return {name: torch.stack([one[name] for one in weights]).mean(0) for name in weights[0]}
 
 
+@pytest.mark.slow
 def test_rounds_move_weights_and_leave_multipliers_at_their_site(tmp_path: Path) -> None:
     images = write_stand_in(tmp_path / "cifar", images_per_class=60)
     clients = [site(number, images, tmp_path) for number in (0, 1)]

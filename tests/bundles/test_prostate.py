@@ -195,6 +195,7 @@ def history(folder: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(stream) if row[column]]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(cohort: Path, tmp_path: Path) -> None:
     # without augmentation, whose random numbers differ with the order in which samples are drawn, and with a plain
     # optimizer: the sign-like first steps of Adam turn rounding into differences of the size of the learning rate; and

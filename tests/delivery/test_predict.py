@@ -360,6 +360,7 @@ def test_processes_give_the_answers_of_one_process(packed_file, packed_model, tm
     assert [one.answer for one in answer_archive(sources, tmp_path / "several", job=job, jobs=2)] == alone
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_a_ray_cluster_keeps_the_order_and_the_folder(tmp_path, monkeypatch):
     pytest.importorskip("ray")

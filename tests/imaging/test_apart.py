@@ -40,6 +40,7 @@ def test_memory_is_limited():
     assert call_apart(len, "abc") == 3
 
 
+@pytest.mark.slow
 def test_computing_is_limited():
     begin = time.process_time()
     with pytest.raises(StoppedError, match="takes more than 8 s of computing") as stopped:

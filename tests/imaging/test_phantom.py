@@ -248,6 +248,7 @@ def test_other_b_values_are_written_and_read(tmp_path: Path) -> None:
     assert sorted(b for one in selection.dwi for b in one.b_values_s_per_mm2) == [50.0, 400.0, 800.0]
 
 
+@pytest.mark.slow
 def test_hand_made_observer_of_the_adc_map_comes_near_the_ideal_one() -> None:
     """It reads stored pixels only; docs/phantom.md holds its AUC on 300 studies."""
     specification = importlib.util.spec_from_file_location("phantom_observer", BENCHMARK)

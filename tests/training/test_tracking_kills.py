@@ -90,6 +90,7 @@ def test_the_database_of_another_program_stays(tmp_path: Path) -> None:
     assert not fresh_store.is_half_made(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:parsing config_file")
 def test_a_resumed_run_that_was_killed_after_its_results_finishes_in_mlflow(made: Path, tmp_path: Path) -> None:
     shutil.copy(made, tmp_path)
