@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import monai.bundle
 import onnxruntime
 import pytest
@@ -89,9 +90,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # what MONAI's tracking sets goes into the environment, which later tests hand on
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def workflow(images: Path, overlay: dict[str, Any] | None = None, **more: Any) -> ConfigWorkflow:
