@@ -211,6 +211,7 @@ def test_a_reader_that_leaves_is_no_error(small: Path) -> None:
     assert (explain.returncode, stderr) == (141, b"")
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_says_so_and_goes_on_the_next_time(
     dicom_cohort: Path, cohort: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_command_of_the_bundle_trains_a_member(trained: subprocess.Completed
     network.load_state_dict(torch.load(workplace / "OUT" / "model.pt", weights_only=True))
 
 
+@pytest.mark.slow
 def test_the_weights_give_the_same_figures_again(
     trained: subprocess.CompletedProcess[str], run_cifar10: Run, images: Path, workplace: Path
 ) -> None:
@@ -138,6 +139,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_failed_member_is_reported_and_stops_nobody(
     images: Path, clean_environment: dict[str, str], tmp_path: Path
 ) -> None:

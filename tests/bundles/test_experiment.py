@@ -20,6 +20,7 @@ def cli(*arguments: object, folder: Path, environment: dict[str, str]) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_an_experiment_ends_in_the_tables_of_its_ensembles(clean_environment: dict[str, str], tmp_path: Path) -> None:
     images = write_stand_in(tmp_path / "cifar", images_per_class=60)
     plan = {

@@ -26,6 +26,7 @@ SCHEMA = Path(package.__file__).with_name("bundle_metadata.schema.json")
 SIZES = {"ratio": 4, "train_majority": 40, "validation_majority": 20, "batch_size": 16, "alm_epochs": 2}
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:parsing config_file"),
     pytest.mark.filterwarnings("ignore:.*terminating due to exception"),
     pytest.mark.filterwarnings("ignore:No hash value provided"),

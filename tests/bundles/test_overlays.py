@@ -80,6 +80,7 @@ def test_monai_finds_sets_and_runs_what_the_bundle_describes(
     assert len(again.dataset) == 1
 
 
+@pytest.mark.slow
 def test_the_trainer_alone_trains_as_tools_of_monai_start_it(images: Path, tmp_path: Path) -> None:
     workflow = ConfigWorkflow(
         config_file=str(BUNDLES / "cifar10" / "train.json"),

@@ -176,6 +176,7 @@ def test_a_store_that_cannot_be_used_claims_no_folder(cohort: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_crash_is_told_to_mlflow_and_to_the_shell(cohort: Path, tmp_path: Path) -> None:
     result = run("--manifest", cohort, "--output_dir", "out", "--learning_rate", "1e30", *EPOCHS, folder=tmp_path)
     assert result.returncode not in (0, 2)

@@ -353,6 +353,7 @@ def _sources(folder: Path) -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.slow
 def test_processes_give_the_answers_of_one_process(packed_file, packed_model, tmp_path):
     job = Job(packed_file, packed_model.identity.sha256, packed_model.card.default_target_tpr, identify=False)
     sources = tuple(_sources(tmp_path))

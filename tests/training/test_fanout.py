@@ -88,6 +88,7 @@ def running(tasks: list[MemberTask]) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 def test_a_process_whose_parent_is_killed_ends_at_once_and_leaves_the_folder_free(images: Path, tmp_path: Path) -> None:
     (long,) = make_tasks(images, tmp_path, 1, alm_epochs=100_000)
     with running([long]) as parent:

@@ -54,6 +54,7 @@ def half_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return making
 
 
+@pytest.mark.slow
 def test_a_store_whose_maker_was_killed_is_made_by_the_next(
     half_made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
