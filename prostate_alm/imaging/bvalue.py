@@ -47,7 +47,7 @@ def find_b_value(header: Header, *, rules: Rules | None = None) -> BValue:
     if standard is not None:
         return BValue(standard, "standard (0018,9087)", _directionality(header, rules))
     for element in rules.b_value_elements:
-        number = as_number(_decoded(_private(header, element), vr=element.vr))
+        number = as_number(unpacked(_private(header, element), vr=element.vr))
         value = plausible_b_value(number, limit_s_per_mm2=limit)
         if value is not None:
             return BValue(value, element.source, _directionality(header, rules))
@@ -98,6 +98,19 @@ def sequence_name(header: Header) -> str:
     return header.text("SequenceName", "PulseSequenceName")
 
 
+def unpacked(value: Any, *, vr: str) -> Any:
+    """Return binary numbers that lost their type (UN, OB) as numbers; everything else as it is.
+
+    >>> unpacked(struct.pack("<2f", 0.5, 1.0), vr="FL"), unpacked(b"400 ", vr="IS"), unpacked(3.0, vr="FL")
+    ([0.5, 1.0], b'400 ', 3.0)
+    """
+    layout = _BINARY.get(vr)
+    if not isinstance(value, bytes) or layout is None:
+        return value
+    size = struct.calcsize(layout)
+    return [one for (one,) in struct.iter_unpack(layout, value[: len(value) // size * size])] or value
+
+
 def _directionality(header: Header, rules: Rules) -> str:
     """Return the diffusion directionality: the standard element, private ones, the sequence name, else ''."""
     standard = header.text("DiffusionDirectionality").upper()
@@ -124,11 +137,3 @@ def _in_text(header: Header, place: TextPlace) -> tuple[float | None, bool]:
 def _private(header: Header, element: PrivateElement) -> Any:
     """Return the raw value of a private element, or None."""
     return header.private(element.group, element.creator, element.element)
-
-
-def _decoded(value: Any, *, vr: str) -> Any:
-    """Return binary numbers that lost their type (UN, OB) as numbers; everything else as it is."""
-    layout = _BINARY.get(vr)
-    if not isinstance(value, bytes) or layout is None or len(value) < struct.calcsize(layout):
-        return value
-    return struct.unpack_from(layout, value)[0]

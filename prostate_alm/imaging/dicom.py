@@ -225,7 +225,7 @@ def _instance(header: Header, series: Series, pixels: Pixels, rules: Rules, *, i
         slice_location_mm=header.number("SliceLocation"),
         b_value_s_per_mm2=b_value.b_value_s_per_mm2,
         b_value_source=b_value.source,
-        directionality=b_value.directionality or gradient_of(header),
+        directionality=b_value.directionality or (gradient_of(header) if b_value.b_value_s_per_mm2 else ""),
         component=component_of(header, image_type, series.description, rules),
         contrast=contrast_of(header, image_type, series.description, rules),
         derivation=header.text("DerivationDescription"),

@@ -7,11 +7,10 @@ name is no name of an image: the map and the computed image carry that of the ac
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any
 
-from prostate_alm.imaging.bvalue import is_b_value_range, sequence_name
+from prostate_alm.imaging.bvalue import is_b_value_range, sequence_name, unpacked
 from prostate_alm.imaging.header import Header, as_number, as_text, is_several
 from prostate_alm.imaging.rulebook import Rules, found_in
 
@@ -38,10 +37,10 @@ _CSA_POLARITY, _CSA_VALUE = b"PhaseEncodingDirectionPositive\0", 100  # bytes fr
 _LEAST_OF_A_DIRECTION = 0.5  # length of a gradient's unit vector; an isotropic image has none
 _DIRECTIONS, _ORIENTATION = 0x00189076, 0x00189089
 _VENDORS_VECTORS: tuple[tuple[int, str, tuple[int, ...], str], ...] = (
-    (0x0019, "SIEMENS MR HEADER", (0x0E,), "d"),
-    (0x2005, "Philips MR Imaging DD 001", (0xB0, 0xB1, 0xB2), "f"),
-    (0x0065, "Image Private Header", (0x37,), "d"),
-    (0x0019, "GEMS_ACQU_01", (0xBB, 0xBC, 0xBD), ""),
+    (0x0019, "SIEMENS MR HEADER", (0x0E,), "FD"),
+    (0x2005, "Philips MR Imaging DD 001", (0xB0, 0xB1, 0xB2), "FL"),
+    (0x0065, "Image Private Header", (0x37,), "FD"),
+    (0x0019, "GEMS_ACQU_01", (0xBB, 0xBC, 0xBD), "DS"),
 )
 """Group, creator, the element of three numbers or the three of one, and their type where a file has lost it."""
 
@@ -144,8 +143,8 @@ def gradient_of(header: Header) -> str:
     nested = (item.value(_ORIENTATION) for layer in header.layers for item in layer.sequence(_DIRECTIONS))
     if any(_is_direction([value]) for value in (header.value("DiffusionGradientOrientation"), *nested)):
         return "DIRECTIONAL"
-    for group, creator, elements, layout in _VENDORS_VECTORS:
-        if _is_direction([_unpacked(header.private(group, creator, element), layout) for element in elements]):
+    for group, creator, elements, vr in _VENDORS_VECTORS:
+        if _is_direction([unpacked(header.private(group, creator, element), vr=vr) for element in elements]):
             return "BMATRIX"
     return ""
 
@@ -240,11 +239,3 @@ def _is_direction(values: Sequence[Any]) -> bool:
     parts = [as_number(part) for value in values for part in (value if is_several(value) else (value,))]
     numbers = [one for one in parts if one is not None]
     return len(numbers) == len(parts) == 3 and math.hypot(*numbers) > _LEAST_OF_A_DIRECTION
-
-
-def _unpacked(value: Any, layout: str) -> Any:
-    """Return the numbers of bytes that have lost their type; everything else as it is."""
-    if isinstance(value, bytes) and layout and value and len(value) % struct.calcsize(layout) == 0:
-        return list(struct.unpack(f"<{len(value) // struct.calcsize(layout)}{layout}", value))
-    text = as_text(value) if isinstance(value, bytes) else None
-    return text.split("\\") if text else value

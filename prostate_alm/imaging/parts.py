@@ -86,13 +86,8 @@ def _parts(series: Series, rules: Rules) -> list[Series]:
     if not images or not all(has_geometry(one) and same_plane(images[0], one) for one in images):
         return [series]
     is_diffusion = any(one.kind != "none" for one in images)
-    splits = (
-        (_by_component, _by_timing, _without_repeats)
-        if is_diffusion
-        else (_by_component, _by_contrast, _by_echo, _by_repeat)
-    )
     parts = [series]
-    for split in splits:
+    for split in _SPLITS_OF_DIFFUSION if is_diffusion else _SPLITS:
         parts = [part for one in parts for part in split(one, rules)]
     return parts
 

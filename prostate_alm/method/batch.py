@@ -353,7 +353,6 @@ def class_numbers(labels: Tensor, *, classes: int, where: str) -> list[int]:
 
 
 def _check_rows(logits: Tensor, labels: Tensor, *, shapes: Sequence[tuple[int, ...]], rows: int) -> None:
-    require_tensors(logits=logits, labels=labels)
     if not logits.is_floating_point():
         raise TypeError(f"logits must be of a floating type, got {logits.dtype} in a batch")
     for name, tensor, allowed in (("logits", logits, shapes), ("labels", labels, ((rows,), (rows, 1)))):

@@ -2,11 +2,12 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orthanc_server
 import pytest
 import torch
 
@@ -24,6 +25,33 @@ MEMBERS, STUDIES, POSITIVES, TESTS = 3, 40, 14, 10
 B_VALUES = (100.0, 600.0, 1000.0)
 
 EnsembleWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return the real Orthanc, for the tests of a file, or skip."""
+    if orthanc_server.EXECUTABLE is None:
+        pytest.skip("Orthanc is not installed (Debian: orthanc)")
+    server = orthanc_server.OrthancServer(tmp_path_factory.mktemp("orthanc")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(running: Any) -> Any:
+    """Return the real Orthanc without studies."""
+    running.wipe()
+    return running
+
+
+@pytest.fixture
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the watchers of a test their own folder for temporary files."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
 
 
 def write_cohort(folder: Path) -> Path:

@@ -175,3 +175,10 @@ def _free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def fill(server: OrthancServer, *names: str) -> list[str]:
+    """Store small studies that are stable at once."""
+    studies = [server.upload(small_study(name)) for name in names]
+    server.settle()
+    return studies

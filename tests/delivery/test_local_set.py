@@ -1,6 +1,5 @@
 """The services of docker/ without Docker: who may store, who may look, and how all end."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orthanc_server as tools
 import pydicom
 import pytest
 import requests
@@ -16,11 +16,6 @@ import yaml
 from pynetdicom import AE
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
-spec = importlib.util.spec_from_file_location("orthanc_server_of_local", Path(__file__).with_name("orthanc_server.py"))
-assert spec is not None
-assert spec.loader is not None
-tools: Any = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tools)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import signal
 import socketserver
@@ -15,12 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import orthanc_server as tools
+import orthanc_stand_in as stand_in
 import pydicom
 import pytest
 import requests
+from orthanc_server import fill
 
 from prostate_alm.cli import main
 from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, Backoff, NodeError, OrthancNode, checked_url
@@ -33,52 +34,9 @@ STUDIES = 20
 PACE = Pace(interval_s=0.05, quiet_s=0.0, lease_s=0.6, retry_s=0.1)
 
 
-def _beside(name: str) -> ModuleType:
-    """Import a module that lies beside this file."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tools = _beside("orthanc_server")
-stand_in = _beside("orthanc_stand_in")
 MODEL = stand_in.MODEL.sha256
 OrthancServer = tools.OrthancServer
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if tools.EXECUTABLE is None:
-        pytest.skip("Orthanc is not installed (Debian: orthanc)")
-    server = OrthancServer(tmp_path_factory.mktemp("orthanc")).start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(running: Any) -> Any:
-    running.wipe()
-    return running
-
-
-@pytest.fixture(autouse=True)
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the watchers of a test their own folder for temporary files."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
-
-
-def fill(server: Any, *names: str) -> list[str]:
-    """Store small studies that are stable at once."""
-    studies = [server.upload(tools.small_study(name)) for name in names]
-    server.settle()
-    return studies
+pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 
 def watcher(server: Any, respond: Callable[[Path], Response] = stand_in.respond, **pace: Any) -> Watcher:

@@ -35,6 +35,17 @@ def rows_of_step(step: int) -> list[list[int]]:
     return [rows[:cut], rows[cut:]]
 
 
+def take_step(step, rank, model, loss, optimizer, samples) -> None:
+    """Descend once on the rows of a rank, of both without one, and update the multipliers."""
+    x, labels, ids = samples
+    both = rows_of_step(step)
+    rows = both[0] + both[1] if rank is None else both[rank]
+    optimizer.zero_grad()
+    loss(model(x[rows].double()), labels[rows], [ids[row] for row in rows]).backward()
+    optimizer.step()
+    loss.term.update_multipliers()
+
+
 def train(rank: int | None) -> dict:
     """Train for 50 steps as one rank, or (None) as the one process that sees the rows of both."""
     torch.manual_seed(7)
@@ -46,12 +57,7 @@ def train(rank: int | None) -> dict:
     loss = ConstrainedLoss(make_loss("bce"), term)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for step in range(STEPS):
-        both = rows_of_step(step)
-        rows = both[0] + both[1] if rank is None else both[rank]
-        optimizer.zero_grad()
-        loss(model(x[rows].double()), labels[rows], [ids[row] for row in rows]).backward()
-        optimizer.step()
-        term.update_multipliers()
+        take_step(step, rank, model, loss, optimizer, (x, labels, ids))
         if step % 10 == 9:
             term.observe_validation(0.9 - 0.01 * step)
     return {
@@ -72,12 +78,7 @@ def train_classes(rank: int | None) -> dict:
     loss = ConstrainedLoss(nn.CrossEntropyLoss(), term)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     for step in range(STEPS // 2):
-        both = rows_of_step(step)
-        rows = both[0] + both[1] if rank is None else both[rank]
-        optimizer.zero_grad()
-        loss(model(x[rows].double()), labels[rows], [ids[row] for row in rows]).backward()
-        optimizer.step()
-        term.update_multipliers()
+        take_step(step, rank, model, loss, optimizer, (x, labels, ids))
     return {
         "network": network.state_dict(),
         "multipliers": {name: dict(one.multipliers) for name, one in term.terms.items()},
