@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import shift
 
 from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
-from prostate_alm.imaging.phantom import make_cohort
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import Volume, load_volume
+from prostate_alm.phantom.cohort import make_cohort
 
 NOISE_FACTORS, MOVES_MM = (2.0, 3.0), (2.0, 4.0)
 

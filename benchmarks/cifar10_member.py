@@ -25,7 +25,7 @@ from monai.handlers import ROCAUC, MLFlowHandler, ValidationHandler, from_engine
 from monai.transforms import Compose, EnsureTyped, RandFlipd, ScaleIntensityRanged
 from torch import nn
 
-from prostate_alm.training import tracking
+from prostate_alm import tracking
 from prostate_alm.training.member import Member, run_member
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "cifar10" / "train.json"

@@ -31,8 +31,8 @@ from pydicom.uid import (
 
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.files import files_below
-from prostate_alm.imaging.phantom import make_cohort
 from prostate_alm.imaging.volume import StudyVolumes, load_study
+from prostate_alm.phantom.cohort import make_cohort
 from prostate_alm.progress import progress_bar
 
 Files = dict[str, bytes]

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prostate_alm.imaging.phantom import make_cohort
+from prostate_alm.phantom.cohort import make_cohort
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 IN_PROCESS = """

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
+from prostate_alm.results.run_folder import PREDICTIONS
 from prostate_alm.training.ensemble import read_predictions
-from prostate_alm.training.run_folder import PREDICTIONS
 from prostate_alm.training.site_shift import SITES, evaluate_sites
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {

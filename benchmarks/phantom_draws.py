@@ -14,9 +14,9 @@ import numpy as np
 from prostate_alm.data.recipe import read_recipe
 from prostate_alm.data.splits import split_patients
 from prostate_alm.data.synthetic import SyntheticCohort
-from prostate_alm.imaging.phantom import observer_auc, plan_study
-from prostate_alm.imaging.phantom_reader import equivocal_probability
 from prostate_alm.method.metrics import auc
+from prostate_alm.phantom.cohort import observer_auc, plan_study
+from prostate_alm.phantom.reader import equivocal_probability
 
 
 def main() -> None:

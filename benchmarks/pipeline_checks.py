@@ -23,7 +23,7 @@ import nibabel as nib
 import numpy as np
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, VolumeFile, read_manifest, write_manifest
-from prostate_alm.imaging.phantom import plan_study
+from prostate_alm.phantom.cohort import plan_study
 from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = Path("bundles", "prostate")

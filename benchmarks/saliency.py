@@ -25,8 +25,8 @@ from prostate_alm.delivery.predict import network_input, predict_folder
 from prostate_alm.delivery.preprocess import image_placement
 from prostate_alm.delivery.report.saliency import blurred, integrated_gradients, saliency
 from prostate_alm.delivery.report.views import lps_order
-from prostate_alm.imaging.phantom import plan_study, render_study, write_study
 from prostate_alm.imaging.volume import load_study
+from prostate_alm.phantom.cohort import plan_study, render_study, write_study
 
 TOLERANCE_MM = 3.0  # half a block of the coarsest map
 NOISY_COPIES, NOISE = 8, 0.3  # SmoothGrad; the input has unit variance

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from ranking_violation import broadcast, ours, scores, step
 
-from prostate_alm.imaging.phantom import make_cohort
 from prostate_alm.method.metrics import auc
-from prostate_alm.training.networks import CascadeNet, MeanLogits
+from prostate_alm.phantom.cohort import make_cohort
+from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.training.networks import CascadeNet
 
 LARGEST_BROADCAST = 20_000
 LEAST_COHORT = 10  # a manifest needs both classes in training and in test

@@ -18,7 +18,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from prostate_alm.training import tracking
+from prostate_alm import tracking
 from prostate_alm.training.engines import Training
 from prostate_alm.training.stages import Stages
 

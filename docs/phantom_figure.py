@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from prostate_alm.data.recipe import read_recipe
-from prostate_alm.imaging.phantom import PhantomStudy, StoredVolume, plan_study, render_study
+from prostate_alm.phantom.cohort import PhantomStudy, StoredVolume, plan_study, render_study
 
 FIGURES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "phantom.png": ({}, (6, 5, 1)),  # no lesion, an equivocal one, an unmistakable one

@@ -128,7 +128,7 @@ def test_mlflow_is_known_by_its_own_health(closed_port: str) -> None:
 
 
 def test_a_store_of_mlflow_counts_its_runs(tmp_path: Path) -> None:
-    from prostate_alm.training.tracking.store import open_store
+    from prostate_alm.tracking.store import open_store
 
     uri, path = f"sqlite:///{tmp_path / 'a b.db'}", tmp_path / "a b.db"
     assert "will be made" in the_one(check_tracking(uri)).found

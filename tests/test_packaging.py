@@ -101,7 +101,7 @@ def test_installed_names_of_plans_and_recipes_hold_in_any_folder(environment: Pa
         "from pathlib import Path\n"
         "from prostate_alm.data.recipe import read_recipe\n"
         "from prostate_alm.shipped import find_plan, find_recipe\n"
-        "from prostate_alm.training.experiments.plan import read_plan\n"
+        "from prostate_alm.experiments.plan import read_plan\n"
         "for given in ('prostate/default', 'bundles/cifar10/experiments/first.json'):\n"
         "    print(read_plan(find_plan(given)).bundle)\n"
         "recipe = read_plan(find_plan('prostate/default')).settings['recipe']\n"

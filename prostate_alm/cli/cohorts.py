@@ -93,7 +93,7 @@ def print_build(result: Any, options: argparse.Namespace, *, unlabelled: str = "
 def _import_collection(options: argparse.Namespace) -> int:
     from prostate_alm.data.build import CohortPlan
     from prostate_alm.data.cohorts.importing import import_collection
-    from prostate_alm.data.workers import available_workers
+    from prostate_alm.parallel import available_workers
 
     result = import_collection(
         _read(options),

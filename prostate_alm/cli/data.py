@@ -43,7 +43,7 @@ def add_phantom(commands: Commands) -> None:
 
 
 def _make_phantom(options: argparse.Namespace) -> int:
-    from prostate_alm.imaging.phantom import make_cohort
+    from prostate_alm.phantom.cohort import make_cohort
 
     # absent options are not passed on: the defaults are those of make_cohort
     chosen = {
@@ -157,8 +157,8 @@ def _make_manifest(options: argparse.Namespace) -> int:
 
 def _build_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.build import build_manifest
-    from prostate_alm.data.workers import available_workers
     from prostate_alm.imaging.rulebook import chosen_rules
+    from prostate_alm.parallel import available_workers
 
     result = build_manifest(
         options.dicom_dir,

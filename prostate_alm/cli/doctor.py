@@ -81,7 +81,7 @@ def _checks(options: argparse.Namespace) -> "dict[str, Check]":
 # what these import takes longer than the other checks, and torch, the slowest, should be on its way by then
 def _tracking() -> Sequence["Finding"]:
     from prostate_alm.doctor.services import check_tracking
-    from prostate_alm.training.tracking_uri import resolve_uri
+    from prostate_alm.results.tracking_uri import resolve_uri
 
     return check_tracking(resolve_uri(None))
 

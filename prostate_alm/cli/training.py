@@ -69,7 +69,7 @@ def _add_register(group: Commands) -> None:
 
 
 def _register_ensemble(options: argparse.Namespace) -> int:
-    from prostate_alm.training import tracking
+    from prostate_alm import tracking
     from prostate_alm.training.ensemble_training import log_model
 
     uri = tracking.resolve_uri(options.tracking_uri)
@@ -190,10 +190,10 @@ def add_experiment(commands: Commands) -> None:
 
 
 def _run_experiment(options: argparse.Namespace) -> int:
-    from prostate_alm.training.experiments.plan import read_plan
-    from prostate_alm.training.experiments.progress import show_standing
-    from prostate_alm.training.experiments.replicates import replicate_of
-    from prostate_alm.training.experiments.run import run_experiment
+    from prostate_alm.experiments.plan import read_plan
+    from prostate_alm.experiments.progress import show_standing
+    from prostate_alm.experiments.replicates import replicate_of
+    from prostate_alm.experiments.run import run_experiment
 
     logging.getLogger("prostate_alm").setLevel(logging.INFO)  # where there is no terminal, progress is lines of log
     plan, suffix = read_plan(options.plan), ""
@@ -218,8 +218,8 @@ def _run_experiment(options: argparse.Namespace) -> int:
 
 
 def _report_experiment(options: argparse.Namespace) -> int:
-    from prostate_alm.training.experiments.pooled_report import write_pooled_report
-    from prostate_alm.training.experiments.report import write_report
+    from prostate_alm.experiments.pooled_report import write_pooled_report
+    from prostate_alm.experiments.report import write_report
 
     first, *others = options.directories
     if others:
@@ -247,7 +247,7 @@ def add_track(commands: Commands) -> None:
 
 
 def _sync_tracking(options: argparse.Namespace) -> int:
-    from prostate_alm.training import tracking
+    from prostate_alm import tracking
 
     uri = tracking.resolve_uri(options.tracking_uri)
     say(tracking.sync_results(options.directory, tracking_uri=uri, progress=progress_bar("logging results")).to_text())

@@ -31,7 +31,7 @@ from prostate_alm.data.manifest import (
 )
 from prostate_alm.data.patients import joined_patients
 from prostate_alm.data.splits import split_patients
-from prostate_alm.data.workers import map_in_order
+from prostate_alm.parallel import map_in_order
 from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.progress import Progress, silent

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prostate_alm.data.build import check_b_values
 from prostate_alm.data.manifest import Manifest, StudyRecord, read_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort
-from prostate_alm.data.workers import available_workers, map_in_order
-from prostate_alm.imaging.phantom import PHANTOM_VERSION
+from prostate_alm.parallel import available_workers, map_in_order
+from prostate_alm.phantom.cohort import PHANTOM_VERSION
 from prostate_alm.progress import Progress, silent
 from prostate_alm.shipped import find_recipe
 from prostate_alm.whole_files import write_text_atomically

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prostate_alm.data.build import build_manifest
-from prostate_alm.data.workers import available_workers, map_in_order
-from prostate_alm.imaging.phantom import (
+from prostate_alm.parallel import available_workers, map_in_order
+from prostate_alm.phantom.cohort import (
     DEFAULT_DIFFICULTY,
     IMAGE_DIFFICULTY_MAX,
     make_cohort,

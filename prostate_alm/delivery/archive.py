@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from prostate_alm import __version__
-from prostate_alm.data.workers import map_in_order
 from prostate_alm.delivery.answers import (
     AnswersError,
     answer_from_json,
@@ -34,6 +33,7 @@ from prostate_alm.delivery.sources import StudyFolder, content_sha256, open_sour
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.selection import Refusal
+from prostate_alm.parallel import map_in_order
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import sha256_of_file
 
@@ -251,7 +251,7 @@ def _map(
     ask: partial[list[Reply]], sources: Sequence[Path], *, jobs: int, executor: Executor
 ) -> Generator[list[Reply], None, None]:
     if executor == "ray":
-        from prostate_alm.delivery.archive_ray import map_with_ray
+        from prostate_alm.parallel import map_with_ray
 
         return map_with_ray(ask, sources, jobs=jobs)
     return map_in_order(ask, sources, workers=jobs)

@@ -42,7 +42,7 @@ from prostate_alm.imaging.volume import StudyVolumes, load_selection
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.described import DescribedModel
     from prostate_alm.delivery.package.opened import PackedModel
-    from prostate_alm.training.networks import MeanLogits
+    from prostate_alm.results.mean_logits import MeanLogits
 
     Described = DescribedModel | PackedModel
 

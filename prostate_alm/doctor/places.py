@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from prostate_alm.doctor.findings import Finding
-from prostate_alm.training.tracking_uri import sqlite_path
+from prostate_alm.results.tracking_uri import sqlite_path
 
 NEEDED_GB, COMFORTABLE_GB = 1.0, 10.0
 """Free space: the default cohort with one training; a cohort of some hundred studies with an ensemble of ten."""

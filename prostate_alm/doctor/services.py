@@ -10,7 +10,7 @@ import requests
 from prostate_alm.delivery.orthanc.client import checked_url
 from prostate_alm.doctor.findings import Finding, Level
 from prostate_alm.doctor.places import check_folder, check_sqlite_store
-from prostate_alm.training.tracking_uri import NO_TRACKING
+from prostate_alm.results.tracking_uri import NO_TRACKING
 
 TIMEOUT_S = 1.0
 """To connect, and without a byte."""

@@ -1,1 +1,1 @@
-"""From scanner files to volumes on one grid: headers, selection of series, voxels, and a synthetic cohort."""
+"""From scanner files to volumes on one grid: headers, selection of series, voxels."""

@@ -1,1 +1,1 @@
-"""From a cohort to a trained member: networks, the two stages, handlers, tracking."""
+"""From a cohort to trained members: networks, engines, the two stages, handlers, many members at once."""

@@ -1,6 +1,7 @@
 """The command line of MONAI's bundles that started this process: what it gives, and how faults are told there."""
 
 import ast
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,9 +40,23 @@ def named_arguments(arguments: Sequence[str]) -> dict[str, Any]:
             named[name.replace("-", "_")] = value if separator else follows
     if not named.get("args_file"):
         return named
-    from prostate_alm.training.config_keys import read_config
-
     return read_config(Path(named["args_file"])) | named
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a JSON or YAML file of a bundle.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a file of keys and values.
+    """
+    from monai.bundle import ConfigParser  # takes seconds, needed here only
+
+    try:
+        content: dict[str, Any] = ConfigParser.load_config_file(path)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"config file must be JSON, got an error in {path}: {error}. Mend that line.") from error
+    return content
 
 
 def literal_override(value: Any) -> Any:

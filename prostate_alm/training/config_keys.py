@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prostate_alm.training.command_line import bundle_arguments, literal_override, named_arguments, tell_faults_in_lines
+from prostate_alm.training.command_line import (
+    bundle_arguments,
+    literal_override,
+    named_arguments,
+    read_config,
+    tell_faults_in_lines,
+)
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -144,22 +150,6 @@ def config_files(value: str | Sequence[str]) -> list[Path]:
     """
     parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
     return [Path(part.strip(" '\"")) for part in parts if part.strip(" '\"")]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a JSON or YAML file of a bundle.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a file of keys and values.
-    """
-    from monai.bundle import ConfigParser  # takes seconds, needed here only
-
-    try:
-        content: dict[str, Any] = ConfigParser.load_config_file(path)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config file must be JSON, got an error in {path}: {error}. Mend that line.") from error
-    return content
 
 
 def _overrides(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From the members of an ensemble to its figures: mean of the logits, intervals, comparison with the baseline."""
 
 import csv
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +21,9 @@ from prostate_alm.method.metrics import (
     fpr_at_false_negatives,
     fpr_at_tpr,
 )
-from prostate_alm.training import results
-from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores, Metric
-from prostate_alm.training.run_folder import (
+from prostate_alm.results.folders import MemberFolder, finished_members
+from prostate_alm.results.predictions import TEST, read_rows
+from prostate_alm.results.run_folder import (
     CONFIG,
     CONFUSION,
     ENSEMBLE,
@@ -32,14 +31,16 @@ from prostate_alm.training.run_folder import (
     METRICS,
     PREDICTIONS,
     ROC_FIGURE,
+    EnsembleError,
     RunFolder,
     changed_keys,
 )
+from prostate_alm.training import results
+from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores, Metric
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 
 MEMBERS_MIN = 2
 RESAMPLES = 1000
-_MEMBER_NAME = re.compile(r"member-(\d{2,})")
 METRICS_OF_TWO: dict[str, Callable[[Any, Any], float]] = {
     "auc": auc,
     **{f"fpr_at_tpr{level}": partial(fpr_at_tpr, tpr=level / 100) for level in TPR_LEVELS_PERCENT},
@@ -56,10 +57,6 @@ def _metrics_of(labels: "Floats") -> dict[str, Callable[[Any, Any], float]]:
         if count < labels.sum()
     }
     return METRICS_OF_TWO | at_false_negatives
-
-
-class EnsembleError(ValueError):
-    """Members that do not make an ensemble; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +97,6 @@ class Scores:
     def test_sets(self) -> list[str]:
         """Names of the test sets that `of` knows."""
         return ["test", "test_all_positives"] if "test_extra" in self.splits else ["test"]
-
-
-def finished_members(folder: Path) -> dict[int, RunFolder]:
-    """Return the folders of the members that have results, by number."""
-    found = {
-        int(match[1]): RunFolder(path) for path in folder.iterdir() if (match := _MEMBER_NAME.fullmatch(path.name))
-    }
-    return {number: found[number] for number in sorted(found) if found[number].is_finished}
 
 
 def evaluate_ensemble(folder: Path, *, baseline: Path | None = None) -> dict[str, Any]:
@@ -158,7 +147,7 @@ def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
     return content
 
 
-def _require_members(folder: Path) -> dict[int, RunFolder]:
+def _require_members(folder: Path) -> dict[int, MemberFolder]:
     members = finished_members(folder) if folder.is_dir() else {}
     if len(members) < MEMBERS_MIN:
         raise EnsembleError(
@@ -168,7 +157,7 @@ def _require_members(folder: Path) -> dict[int, RunFolder]:
     return members
 
 
-def _describe(folder: Path, members: Mapping[int, RunFolder]) -> dict[str, Any]:
+def _describe(folder: Path, members: Mapping[int, MemberFolder]) -> dict[str, Any]:
     """Return what the members have in common; write it where the training of the ensemble did not."""
     configs = {number: member.read_json(CONFIG) for number, member in members.items()}
     settings = [{k: v for k, v in config["settings"].items() if k != "member"} for config in configs.values()]
@@ -191,8 +180,8 @@ def _describe(folder: Path, members: Mapping[int, RunFolder]) -> dict[str, Any]:
     return about
 
 
-def _read_scores(members: Sequence[RunFolder], settings: Mapping[str, Any]) -> Scores:
-    tables = [_read_test_rows(member.file(PREDICTIONS)) for member in members]
+def _read_scores(members: Sequence[MemberFolder], settings: Mapping[str, Any]) -> Scores:
+    tables = [read_rows(member.file(PREDICTIONS), splits=TEST) for member in members]
     keys = [[(row["sample_id"], row["split"], row["label"]) for row in table] for table in tables]
     for member, own in zip(members, keys, strict=True):
         if own != keys[0]:
@@ -222,15 +211,10 @@ def read_predictions(path: Path) -> Scores:
     Args:
         path: `predictions.csv` of an evaluated ensemble.
     """
-    rows = [row for row in _read_test_rows(path) if row["split"] == "test"]
+    rows = read_rows(path, splits=("test",))
     labels = np.array([float(row["label"]) for row in rows])
     logits = np.array([[float(row["logit"]) for row in rows]])
     return Scores([row["sample_id"] for row in rows], ["test"] * len(rows), labels, logits)
-
-
-def _read_test_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if row["split"].startswith("test")]
 
 
 def _figures(scores: Scores) -> dict[str, dict[str, float]]:
@@ -323,7 +307,7 @@ def _read_baseline(scores: Scores, baseline: Path, settings: Mapping[str, Any]) 
             f"baseline must be an evaluated ensemble, got {baseline} without {PREDICTIONS}. "
             f"Evaluate it first: prostate-alm ensemble evaluate {baseline}"
         )
-    by_id = {row["sample_id"]: row for row in _read_test_rows(path)}
+    by_id = {row["sample_id"]: row for row in read_rows(path, splits=TEST)}
     if set(by_id) != set(scores.sample_ids):
         raise EnsembleError(
             f"baseline must be evaluated on the same {len(scores.sample_ids)} test samples, got {len(by_id)} in "
@@ -350,7 +334,7 @@ def write_predictions(path: Path, scores: Scores) -> None:
             writer.writerow((key, split, int(label), repr(float(logit)), repr(float(deviation)), *cells))
 
 
-def _write_members(path: Path, members: Mapping[int, RunFolder]) -> None:
+def _write_members(path: Path, members: Mapping[int, MemberFolder]) -> None:
     rows = []
     for number, member in members.items():
         figures = member.read_json(METRICS)

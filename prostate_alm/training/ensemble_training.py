@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from prostate_alm import tracking
 from prostate_alm.progress import Progress, silent
+from prostate_alm.results.run_folder import ENSEMBLE, METRICS, EnsembleError, RunFolder, changed_keys, member_name
 from prostate_alm.shipped import TRAINING_CONFIG, config_files_of
-from prostate_alm.training import tracking
 from prostate_alm.training.command_line import fault_lines, literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
-from prostate_alm.training.ensemble import MEMBERS_MIN, EnsembleError, evaluate_ensemble
-from prostate_alm.training.fanout import Executor, MemberTask, run_tasks
-from prostate_alm.training.run_folder import ENSEMBLE, METRICS, RunFolder, changed_keys, member_name
+from prostate_alm.training.ensemble import MEMBERS_MIN, evaluate_ensemble
+from prostate_alm.training.fanout import Executor, run_tasks
+from prostate_alm.training.member_task import MemberTask
 from prostate_alm.training.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def log_model(
     Raises:
         ValueError: the ensemble is not evaluated, or the network is not that of its members.
     """
-    from prostate_alm.training.tracking.packed_model import log_packed_model  # takes seconds, needed here only
+    from prostate_alm.tracking.packed_model import log_packed_model  # takes seconds, needed here only
 
     about = RunFolder(folder).read_json(ENSEMBLE)
     config_file = config_file_of(bundle)

@@ -1,93 +1,20 @@
-"""Many members at once: the same bundle command for each, in several processes that stay warm."""
+"""Many members at once: the same bundle command for each, on this machine or on a cluster."""
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from selectors import EVENT_READ, DefaultSelector
-from typing import IO, Any, Literal, get_args
+from collections.abc import Generator, Sequence
+from typing import Literal, get_args
 
-from prostate_alm.data.workers import available_workers
-from prostate_alm.shipped import config_files_of
-from prostate_alm.training.run_folder import RunFolder
+from prostate_alm.parallel import available_workers
+from prostate_alm.results.run_folder import RunFolder
+from prostate_alm.training.fanout_local import run_locally
+from prostate_alm.training.fanout_ray import run_with_ray
+from prostate_alm.training.member_task import MemberTask, TaskEnd
 
 Executor = Literal["local", "ray"]
-
-_KEEP_FREED_MEMORY = {
-    # glibc gives large buffers back to the system after each layer and gets them again, page by page, for the next:
-    # up to a quarter of a step (benchmarks/cifar10_member.py). Other C libraries ignore these names.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
-
-_FAREWELL_S = 10.0
-
-
-@dataclass(frozen=True)
-class MemberTask:
-    """One run of a bundle's training: its config file or overlay, the member's folder, the command's overrides."""
-
-    config_file: Path
-    output_dir: Path
-    overrides: Mapping[str, Any]
-
-    def arguments(self) -> list[str]:
-        """Return what follows `python -m monai.bundle`; a run that was interrupted is resumed."""
-        named = {
-            "config_file": _files(self.config_file),
-            **self.overrides,
-            "output_dir": self.output_dir,
-            "resume": True,
-        }
-        pairs = [(f"--{name}", _word(value)) for name, value in named.items()]
-        return ["run", "training", *(part for pair in pairs for part in pair)]
-
-    def to_json(self) -> str:
-        """Return the task in one line, as `fanout_worker` reads it."""
-        return json.dumps({"arguments": self.arguments(), "log_file": str(self.log_file)})
-
-    @property
-    def log_file(self) -> Path:
-        """File beside the member's folder that holds what the command printed."""
-        return self.output_dir.with_name(f"{self.output_dir.name}.log")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended; `failure` is None when its results are there, else one line that says why not."""
-
-    task: MemberTask
-    failure: str | None
-
-
-def _files(config_file: Path) -> Any:
-    """Return the config file as the bundle command takes it: one, or a list where it is an overlay."""
-    first, *others = config_files_of(config_file)
-    return [str(path) for path in (first, *others)] if others else first
-
-
-def _word(value: Any) -> str:
-    """Return a value as the command line of a bundle takes it: a Python literal, or a word that is none.
-
-    >>> [_word(value) for value in (True, 9, None, "a_fl", "2024", {"gamma": 4})]
-    ['True', '9', 'None', 'a_fl', "'2024'", "{'gamma': 4}"]
-    """
-    text = str(value)
-    if not isinstance(value, str | Path):
-        return text
-    looks_like_a_literal = not text or text[0] in "0123456789+-.'\"([{" or text in ("True", "False", "None")
-    return repr(text) if looks_like_a_literal and not text.startswith(("./", "../")) else text
 
 
 def run_tasks(
     tasks: Sequence[MemberTask], *, jobs: int | None = None, executor: Executor = "local"
-) -> Generator[Outcome, None, None]:
+) -> Generator[TaskEnd, None, None]:
     """Run the tasks and yield how each ended, as they end; a task that failed does not stop the others.
 
     A task whose results are there is not run again. Closing the iteration ends all processes.
@@ -107,107 +34,10 @@ def run_tasks(
     waiting = []
     for task in tasks:
         if RunFolder(task.output_dir).is_finished:
-            yield Outcome(task, None)
+            yield TaskEnd(task, None)
         else:
             waiting.append(task)
     if executor == "ray":
-        from prostate_alm.training.fanout_ray import run_with_ray
-
         yield from run_with_ray(waiting, jobs=jobs)
     elif waiting:
-        yield from _run_local(waiting, jobs=min(jobs or available_workers(), len(waiting)))
-
-
-def worker_environment() -> dict[str, str]:
-    """Return what the environment of a process that trains members must say, before it starts.
-
-    One thread until a member sets its own number (`threads` of its settings): whatever the machine and the other jobs.
-    """
-    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **_KEEP_FREED_MEMORY}
-
-
-def _run_local(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, None, None]:
-    waiting = deque(tasks)
-    with DefaultSelector() as selector:
-        busy: set[_Worker] = set()
-
-        def give(worker: _Worker) -> None:
-            worker.start(waiting.popleft())
-            selector.register(worker.replies, EVENT_READ, worker)
-            busy.add(worker)
-
-        try:
-            for _ in range(jobs):
-                give(_Worker())
-            while busy:
-                for key, _ in selector.select():
-                    worker: _Worker = key.data
-                    selector.unregister(worker.replies)
-                    busy.remove(worker)
-                    outcome = worker.outcome()
-                    keep = bool(waiting) and worker.is_alive
-                    if not keep:
-                        worker.stop()
-                    if waiting:
-                        give(worker if keep else _Worker())
-                    yield outcome
-        finally:
-            for worker in busy:
-                worker.kill()
-
-
-class _Worker:
-    """A process that runs one bundle command after another; importing MONAI takes as long as training a member."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "prostate_alm.training.fanout_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | worker_environment(),
-        )
-        self._tasks, self.replies = _pipe(self._process.stdin), _pipe(self._process.stdout)
-        self._task: MemberTask
-
-    def start(self, task: MemberTask) -> None:
-        """Give the process a task; `replies` becomes readable when it has ended, or the process has."""
-        self._task = task
-        with contextlib.suppress(BrokenPipeError):  # the process is dead already: `outcome` says so
-            self._tasks.write(task.to_json().encode() + b"\n")
-            self._tasks.flush()
-
-    def outcome(self) -> Outcome:
-        """Return how the task ended."""
-        reply = self.replies.readline()
-        if reply:
-            return Outcome(self._task, json.loads(reply)["failure"])
-        code = self._process.wait()
-        reason = "out of memory?" if code == -signal.SIGKILL else f"see {self._task.log_file}"
-        return Outcome(self._task, f"the process ended with code {code} ({reason})")
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process takes another task."""
-        return self._process.poll() is None
-
-    def stop(self) -> None:
-        """Let the process end by itself: it does when there are no more tasks."""
-        with contextlib.suppress(BrokenPipeError):
-            self._tasks.close()
-        self.replies.close()
-        self._process.wait()
-
-    def kill(self) -> None:
-        """End the process in the middle of its task, as Ctrl-C would: its MLflow run is told."""
-        self._process.terminate()
-        try:
-            self._process.wait(_FAREWELL_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self.stop()
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise TypeError("a process must have the pipe that was asked for, got none.")
-    return pipe
+        yield from run_locally(waiting, jobs=min(jobs or available_workers(), len(waiting)))

@@ -1,15 +1,15 @@
 """The same tasks on a Ray cluster: one remote task a member, results in a folder that all hosts see."""
 
 import os
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.training.fanout import MemberTask, Outcome, worker_environment
+from prostate_alm.parallel import ray_session
+from prostate_alm.training.member_task import MemberTask, TaskEnd, worker_environment
 
 
-def run_with_ray(tasks: Sequence[MemberTask], *, jobs: int | None) -> Generator[Outcome, None, None]:
+def run_with_ray(tasks: Sequence[MemberTask], *, jobs: int | None) -> Generator[TaskEnd, None, None]:
     """Run the tasks on the cluster of RAY_ADDRESS, or on this machine where there is none.
 
     Each task takes one core, and a GPU where its bundle is told to use CUDA. The hosts must see the same folders, and
@@ -27,31 +27,7 @@ def run_with_ray(tasks: Sequence[MemberTask], *, jobs: int | None) -> Generator[
             yield from _collect(ray, tasks, jobs=jobs or len(tasks))
 
 
-@contextmanager
-def ray_session() -> Iterator[Any]:
-    """Yield the module `ray`, connected to the cluster of RAY_ADDRESS, or to one on this machine until the block ends.
-
-    Raises:
-        ValueError: Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(
-            "executor ray needs the package ray, got none installed. Install it with: pip install 'prostate-alm[ray]'"
-        ) from error
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is computed stays in the house
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-    try:
-        yield ray
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _collect(ray: Any, tasks: Sequence[MemberTask], *, jobs: int) -> Generator[Outcome, None, None]:
+def _collect(ray: Any, tasks: Sequence[MemberTask], *, jobs: int) -> Generator[TaskEnd, None, None]:
     environment = {"env_vars": worker_environment()}
     folder = str(Path.cwd())
     waiting = list(reversed(tasks))
@@ -66,11 +42,11 @@ def _collect(ray: Any, tasks: Sequence[MemberTask], *, jobs: int) -> Generator[O
         yield _outcome(ray, done[0], running.pop(done[0]))
 
 
-def _outcome(ray: Any, reference: Any, task: MemberTask) -> Outcome:
+def _outcome(ray: Any, reference: Any, task: MemberTask) -> TaskEnd:
     try:
-        return Outcome(task, ray.get(reference))
+        return TaskEnd(task, ray.get(reference))
     except ray.exceptions.RayError as error:  # the host or its process died
-        return Outcome(task, " ".join(str(error).split())[:300])
+        return TaskEnd(task, " ".join(str(error).split())[:300])
 
 
 def run_task(task: MemberTask, folder: str) -> str | None:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
@@ -20,8 +20,12 @@ from prostate_alm.method.batch import Constraint
 from prostate_alm.training.distributed import is_leader
 from prostate_alm.whole_files import replacing
 
-if TYPE_CHECKING:
-    from prostate_alm.training.stages import Stages
+
+class Seeded(Protocol):
+    """What says the seed of the epoch that begins (`stages.Stages`)."""
+
+    def seed_of_epoch(self) -> int:
+        """Return the seed."""
 
 
 class Constrained(Protocol):
@@ -42,7 +46,7 @@ class SeedEpochs:
         loader: of the training: its batches and its transforms are random.
     """
 
-    def __init__(self, stages: "Stages", loader: TensorLoader | DataLoader[Any]) -> None:
+    def __init__(self, stages: Seeded, loader: TensorLoader | DataLoader[Any]) -> None:
         self._stages = stages
         self._loader = loader
 

@@ -3,7 +3,6 @@
 Thresholds and probabilities rest on these: no member saw the study in training, and no test study is spent.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest
-from prostate_alm.training.ensemble import EnsembleError
-from prostate_alm.training.run_folder import PREDICTIONS, RunFolder
+from prostate_alm.results.predictions import read_rows
+from prostate_alm.results.run_folder import PREDICTIONS, EnsembleError, RunFolder
 
 FoldLogits = Mapping[str, Mapping[int, float]]
 """Study -> member that had it for validation -> logit."""
@@ -43,13 +42,14 @@ def read_validation_logits(members: Sequence[RunFolder], manifest: Manifest) -> 
     label_of = {study.id: int(study.label) for study in manifest.studies if study.split == "train"}
     logits: dict[str, dict[int, float]] = {}
     for number, member in enumerate(members):
-        for key, label, logit in _validation_rows(member):
-            if label_of.get(key) != label:
+        for row in read_rows(member.file(PREDICTIONS), splits=("validation",)):
+            key = row["sample_id"]
+            if label_of.get(key) != int(row["label"]):
                 raise EnsembleError(
                     f"validation samples must be training studies of the manifest, got another one in {member.path}. "
                     "Give the manifest of the cohort that the members were trained on."
                 )
-            logits.setdefault(key, {})[number] = logit
+            logits.setdefault(key, {})[number] = float(row["logit"])
     return logits
 
 
@@ -78,13 +78,3 @@ def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
         )
     means = np.array([round(float(np.mean(list(logits[key].values()))), _DECIMALS) for key in keys])
     return OutOfFold(labels, means, np.array([len(logits[key]) for key in keys], dtype=np.int64))
-
-
-def _validation_rows(member: RunFolder) -> list[tuple[str, int, float]]:
-    path = member.file(PREDICTIONS)
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["split"] == "validation"]
-        return [(row["sample_id"], int(row["label"]), float(row["logit"])) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise EnsembleError(f"predictions must be those of training, got others in {path}. Train it again.") from error

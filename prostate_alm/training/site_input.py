@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest
+from prostate_alm.results.folders import MemberFolder, finished_members
+from prostate_alm.results.run_folder import ENSEMBLE, METRICS, EnsembleError, RunFolder
 from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
-from prostate_alm.training.ensemble import EnsembleError, finished_members
-from prostate_alm.training.run_folder import CONFIG, ENSEMBLE, METRICS, RunFolder
 from prostate_alm.whole_files import sha256_of_file
 
 BUNDLE = "prostate"
@@ -26,7 +26,7 @@ class TrainedOn:
     about: dict[str, Any]
     config_file: Path
     numbers: tuple[int, ...]
-    members: tuple[RunFolder, ...]
+    members: tuple[MemberFolder, ...]
     manifest: Manifest
     sha256: str
 
@@ -78,12 +78,12 @@ def read_trained_on(
         )
     config_file = (bundle or shipped_bundle(BUNDLE)) / TRAINING_CONFIG
     _require_config_file(config_file, members)
-    config = next(iter(members.values())).read_json(CONFIG)
+    config = next(iter(members.values())).config
     path = manifest or _require_found(config, near)
     sha256 = sha256_of_file(path) if path.is_file() else ""
     read = read_manifest(path)
     for member in members.values():
-        if member.read_json(CONFIG).get("manifest_sha256") != sha256:
+        if member.config.get("manifest_sha256") != sha256:
             raise EnsembleError(
                 f"manifest of the training must be the one that the members were trained on, got another in {path} "
                 f"than that of {member.path}. Give it with --trained-on JSON."
@@ -91,7 +91,7 @@ def read_trained_on(
     return TrainedOn(about, config_file, tuple(members), tuple(members.values()), read, sha256)
 
 
-def _combined_members(folder: Path) -> dict[int, RunFolder]:
+def _combined_members(folder: Path) -> dict[int, MemberFolder]:
     members = finished_members(folder) if folder.is_dir() else {}
     combined = RunFolder(folder).read_json(METRICS).get("members", [])
     if not members:
@@ -107,12 +107,12 @@ def _combined_members(folder: Path) -> dict[int, RunFolder]:
     return members
 
 
-def _require_config_file(path: Path, members: dict[int, RunFolder]) -> None:
+def _require_config_file(path: Path, members: dict[int, MemberFolder]) -> None:
     if not path.is_file():
         raise EnsembleError(f"bundle must be a folder with train.json, got {path.parent}. Give --bundle FOLDER")
     sha256 = sha256_of_file(path)
     for member in members.values():
-        if member.read_json(CONFIG).get("config_files", {}).get(path.name) != sha256:
+        if member.config.get("config_files", {}).get(path.name) != sha256:
             raise EnsembleError(
                 f"bundle must be the one that the members were trained with, got another train.json in {path.parent} "
                 f"than that of {member.path}. Give --bundle FOLDER with the train.json of that time."

@@ -9,14 +9,12 @@ from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose
 from numpy.typing import NDArray
-from torch import nn
 
 from prostate_alm.progress import Progress, silent
+from prostate_alm.results.folders import MemberFolder
 from prostate_alm.training.cohort_member import sample_of, silence_missing_decoders
 from prostate_alm.training.command_line import literal_override
-from prostate_alm.training.ensemble import EnsembleError
 from prostate_alm.training.precision import AutocastInferer
-from prostate_alm.training.run_folder import CONFIG, MODEL, RunFolder
 from prostate_alm.training.site_input import Site, TrainedOn
 
 BATCH_SIZE = 4
@@ -40,7 +38,10 @@ def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) ->
     parser = _config(own)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = parser.get_parsed_content("network_def")
-    runs = [(_loaded(network, member).to(device), _inferer(member, device)) for member in own.members]
+    runs = [
+        (member.load_weights(copy.deepcopy(network)).eval().to(device), _inferer(member, device))
+        for member in own.members
+    ]
     samples = [sample_of(study, site.path.parent) for study in site.studies]
     transforms = parser.get_parsed_content("read_and_normalise") + parser.get_parsed_content("centre_crop")
     images = DataLoader(Dataset(samples, Compose(transforms)), batch_size=BATCH_SIZE)
@@ -63,18 +64,6 @@ def _config(own: TrainedOn) -> ConfigParser:
     return parser
 
 
-def _loaded(network: nn.Module, member: RunFolder) -> nn.Module:
-    module, path = copy.deepcopy(network), member.file(MODEL)
-    try:
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise EnsembleError(
-            f"weights must be those of the bundle's network, got others in {path} ({reason}). Train the member again."
-        ) from error
-    return module.eval()
-
-
-def _inferer(member: RunFolder, device: torch.device) -> Any:
-    recorded = member.read_json(CONFIG).get("dtype", "float32")
+def _inferer(member: MemberFolder, device: torch.device) -> Any:
+    recorded = member.config.get("dtype", "float32")
     return AutocastInferer(device, torch.bfloat16 if recorded == "bfloat16" else torch.float32)

@@ -18,9 +18,9 @@ from prostate_alm.method.calibration_quality import calibration_quality
 from prostate_alm.method.metrics import Interval, auc, bootstrap_interval, threshold_at_tpr
 from prostate_alm.method.operating_point import binomial_interval
 from prostate_alm.progress import Progress, silent
+from prostate_alm.results.run_folder import METRICS, PREDICTIONS, RunFolder
 from prostate_alm.training.ensemble import RESAMPLES, Scores, read_predictions, write_predictions
 from prostate_alm.training.out_of_fold import OutOfFold, out_of_fold, read_validation_logits
-from prostate_alm.training.run_folder import METRICS, PREDICTIONS, RunFolder
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 from prostate_alm.training.site_input import Site, TrainedOn, read_trained_on, sites_of
 from prostate_alm.training.site_logits import member_logits

@@ -14,7 +14,7 @@ import torch
 from prostate_alm.data.manifest import Manifest, Provenance, StudyRecord, VolumeFile, write_manifest
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.opened import PackedModel, open_package
-from prostate_alm.imaging.phantom import make_study, write_study
+from prostate_alm.phantom.cohort import make_study, write_study
 from prostate_alm.training.networks import CascadeNet
 from prostate_alm.whole_files import sha256_of_file
 

@@ -21,7 +21,7 @@ from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.config import read_specs
 from prostate_alm.delivery.package.opened import PackedModel, open_package
-from prostate_alm.training.run_folder import RunFolder
+from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.whole_files import sha256_of_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI looks for a decoder of GPUs

@@ -24,10 +24,10 @@ from pydicom.dataset import Dataset
 from prostate_alm.cli import main
 from prostate_alm.delivery.answers import SCHEMA_FILE, answer_schema, answer_to_json
 from prostate_alm.delivery.archive import Job, answer_archive
-from prostate_alm.delivery.archive_ray import map_with_ray
 from prostate_alm.delivery.predict import network_input, predict_folder
 from prostate_alm.delivery.prediction import NOTICE, Prediction, Refused
 from prostate_alm.imaging.volume import load_study
+from prostate_alm.parallel import map_with_ray
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 IDENTIFIERS = re.compile(r"phantom|2\.25\.|1\.2\.826", re.IGNORECASE)

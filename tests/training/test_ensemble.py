@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from prostate_alm.training.ensemble import EnsembleError, evaluate_ensemble
+from prostate_alm.results.run_folder import EnsembleError
+from prostate_alm.training.ensemble import evaluate_ensemble
 from prostate_alm.training.ensemble_text import to_text
 
 

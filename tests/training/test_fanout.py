@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from prostate_alm.data.cifar10 import write_stand_in
-from prostate_alm.training.fanout import MemberTask, Outcome, run_tasks
+from prostate_alm.results.run_folder import RunFolder
+from prostate_alm.training.fanout import run_tasks
 from prostate_alm.training.fanout_worker import run_bundle_command
-from prostate_alm.training.run_folder import RunFolder
+from prostate_alm.training.member_task import MemberTask, TaskEnd
 
 CONFIG_FILE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10" / "train.json"
 
@@ -41,7 +42,7 @@ def make_tasks(images: Path, folder: Path, count: int, **more: Any) -> list[Memb
     return [MemberTask(CONFIG_FILE, folder / f"member-{k:02d}", {**common, "member": k, **more}) for k in numbers]
 
 
-def by_member(outcomes: list[Outcome]) -> dict[str, str | None]:
+def by_member(outcomes: list[TaskEnd]) -> dict[str, str | None]:
     return {outcome.task.output_dir.name: outcome.failure for outcome in outcomes}
 
 

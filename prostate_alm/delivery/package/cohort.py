@@ -19,7 +19,7 @@ from prostate_alm.delivery.preprocess import cropped_channels, normalised_image
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 from prostate_alm.progress import Progress, silent
-from prostate_alm.training.networks import MeanLogits
+from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.training.out_of_fold import FoldLogits
 
 LARGEST_DIFFERENCE_SHARE = 0.05

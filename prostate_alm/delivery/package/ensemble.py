@@ -1,11 +1,9 @@
 """A trained ensemble as packing needs it: its settings, network, weights, and what its members said on validation."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest
@@ -15,12 +13,13 @@ from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_
 from prostate_alm.delivery.package.config import read_specs
 from prostate_alm.delivery.package.network import network_of
 from prostate_alm.progress import Progress, silent
+from prostate_alm.results import run_folder
+from prostate_alm.results.folders import MemberFolder
+from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.results.predictions import TEST, read_rows
+from prostate_alm.results.run_folder import ENSEMBLE, EnsembleError, RunFolder, member_name
 from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
-from prostate_alm.training import run_folder
-from prostate_alm.training.ensemble import EnsembleError
-from prostate_alm.training.networks import MeanLogits
 from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
-from prostate_alm.training.run_folder import ENSEMBLE, RunFolder, member_name
 from prostate_alm.training.site_input import find_manifest
 from prostate_alm.whole_files import sha256_of_file
 
@@ -36,7 +35,7 @@ class TrainedEnsemble:
     metrics: dict[str, Any]
     versions: dict[str, str]
     dtypes: tuple[str, ...]
-    members: tuple[RunFolder, ...]
+    members: tuple[MemberFolder, ...]
     network: NetworkSpec
     grid: GridSpec
     manifest: Manifest
@@ -64,7 +63,7 @@ def read_ensemble(
         ManifestError: there is no such manifest.
     """
     about, metrics, members = _read_members(folder)
-    configs = [member.read_json(run_folder.CONFIG) for member in members]
+    configs = [member.config for member in members]
     bundle = bundle or shipped_bundle(BUNDLE)
     training_config = _training_config(bundle, configs, members)
     manifest = manifest or find_manifest(configs[0]) or Path("data", str(configs[0].get("manifest")))
@@ -99,7 +98,7 @@ def read_ensemble(
     )
 
 
-def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[RunFolder, ...]]:
+def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[MemberFolder, ...]]:
     about, metrics = RunFolder(folder).read_json(ENSEMBLE), RunFolder(folder).read_json(run_folder.METRICS)
     if not about:
         raise _refused(
@@ -111,7 +110,7 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[R
         )
     evaluated = metrics.get("members", [])
     expected = max(about.get("members", 0), len(evaluated), 1)
-    members = [RunFolder(folder / member_name(number)) for number in range(expected)]
+    members = [MemberFolder(folder / member_name(number)) for number in range(expected)]
     finished = sum(member.is_finished for member in members)
     if finished < expected:
         raise _refused(
@@ -130,7 +129,7 @@ _OF_PROCESSES = ("multi_gpu_train.json",)
 """Overlays that change how many processes train, and nothing of what is trained."""
 
 
-def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> Path:
+def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...]) -> Path:
     """Return the config file that all members were trained with: the first one's copy, else the bundle's."""
     copy = members[0].file(run_folder.BUNDLE_FILES) / TRAINING_CONFIG
     path = copy if copy.is_file() else bundle / TRAINING_CONFIG
@@ -157,7 +156,7 @@ def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple
     return path
 
 
-def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[RunFolder, ...]) -> Manifest:
+def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...]) -> Manifest:
     manifest = read_manifest(path)
     sha256 = sha256_of_file(path)
     for config, member in zip(configs, members, strict=True):
@@ -170,7 +169,7 @@ def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[Run
     return manifest
 
 
-def _read_recorded(members: tuple[RunFolder, ...], manifest: Manifest) -> FoldLogits:
+def _read_recorded(members: tuple[MemberFolder, ...], manifest: Manifest) -> FoldLogits:
     """Return the members' validation logits, which must hold both classes.
 
     Raises:
@@ -186,25 +185,20 @@ def _read_recorded(members: tuple[RunFolder, ...], manifest: Manifest) -> FoldLo
 
 def rates_on_test(ensemble: TrainedEnsemble, threshold: float) -> tuple[int, int, int, int]:
     """Return what a threshold does on the test studies: positives found and in all, negatives called and in all."""
-    path = ensemble.folder / run_folder.PREDICTIONS
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = [(int(row["label"]), float(row["logit"]) >= threshold) for row in csv.DictReader(stream)]
+    table = read_rows(ensemble.folder / run_folder.PREDICTIONS, splits=TEST)
+    rows = [(int(row["label"]), float(row["logit"]) >= threshold) for row in table]
     positive = [called for label, called in rows if label == 1]
     negative = [called for label, called in rows if label == 0]
     return sum(positive), len(positive), sum(negative), len(negative)
 
 
-def _load_members(spec: NetworkSpec, members: tuple[RunFolder, ...]) -> MeanLogits:
+def _load_members(spec: NetworkSpec, members: tuple[MemberFolder, ...]) -> MeanLogits:
     network = network_of(spec, members=len(members))
     for module, member in zip(network.members, members, strict=True):
-        path = member.file(run_folder.MODEL)
         try:
-            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise _refused(
-                f"weights must be those of the bundle's network, got others in {path} ({reason})", "Train it again."
-            ) from error
+            member.load_weights(module)
+        except EnsembleError as error:
+            raise PackageError("not_packable", str(error)) from error
     return network.eval()
 
 

@@ -12,7 +12,7 @@ from prostate_alm.delivery.answers import answer_name, answer_to_json
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.described import DescribedModel
 from prostate_alm.delivery.predict import answer_reading, member_logits, read_folder
-from prostate_alm.training.networks import MeanLogits
+from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.whole_files import write_text_atomically
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from prostate_alm.delivery.card import CARD_KEY, ModelCard, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
-from prostate_alm.training.networks import CascadeNet, MeanLogits
+from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.training.networks import CascadeNet
 
 
 def member_of(spec: NetworkSpec) -> CascadeNet:

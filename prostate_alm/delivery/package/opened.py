@@ -18,7 +18,7 @@ from prostate_alm.delivery.package.described import describe_package, invalid_mo
 from prostate_alm.delivery.package.network import member_of, network_of
 from prostate_alm.delivery.package.trust import Trust
 from prostate_alm.delivery.prediction import ModelIdentity
-from prostate_alm.training.networks import MeanLogits
+from prostate_alm.results.mean_logits import MeanLogits
 
 _TENSORS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage"}
 _INDEX_BYTES = 2 << 20  # of the list of tensors; a thousand members of the default network have 1.5 MB

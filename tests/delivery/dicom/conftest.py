@@ -21,10 +21,10 @@ from prostate_alm.delivery.prediction import (
     QualityWarning,
     Refused,
 )
-from prostate_alm.imaging.phantom import make_study, write_study
-from prostate_alm.imaging.phantom_protocol import Protocol
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import StudyVolumes, Volume
+from prostate_alm.phantom.cohort import make_study, write_study
+from prostate_alm.phantom.protocol import Protocol
 
 MODEL = ModelIdentity(
     name="prostate", version="1.0", sha256="ab" * 32, members=3, trained_on="a cohort", data_is_synthetic=True

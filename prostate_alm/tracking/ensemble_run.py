@@ -1,0 +1,224 @@
+"""From a folder of results to its runs in MLflow; doing it again changes nothing."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run, RunStatus
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_LOGGED_ARTIFACTS,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+)
+
+from prostate_alm.results.folders import EnsembleFolder, MemberFolder, ResultsFolder
+from prostate_alm.tracking import figures, records
+from prostate_alm.tracking.member_run import create_member_run
+from prostate_alm.tracking.store import (
+    DEFAULT_FOLDER,
+    STORE_ERRORS,
+    StoreClient,
+    ensure_experiment,
+    is_away,
+    open_store,
+    warn_away,
+)
+
+_TABLE = "members.json"
+_SUMMARY = "at_a_glance.md"  # the first file that the UI's comparison offers, rendered side by side
+
+
+def start_ensemble_run(folder: Path, *, tracking_uri: str) -> str | None:
+    """Open the parent run of an ensemble before its members start, or the one that an interrupted training left.
+
+    Args:
+        folder: the ensemble's folder with its `ensemble.json`; gets a `tracking.json`.
+        tracking_uri: see `resolve_uri`.
+
+    Returns:
+        The run's id for the members; None when nothing is tracked: with "none", and when the store is away.
+
+    Raises:
+        ValueError: the folder is not an ensemble's.
+    """
+    ensemble = EnsembleFolder(folder)
+    if is_away(tracking_uri):
+        return None
+    try:
+        client = open_store(tracking_uri)
+        run_id = ensemble_run(client, ensemble)
+        client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, folder, error)
+        return None
+    return run_id
+
+
+def fail_ensemble_run(run_id: str | None, *, tracking_uri: str) -> None:
+    """Mark an ensemble's run as failed: it ended without results.
+
+    Args:
+        run_id: what `start_ensemble_run` gave.
+        tracking_uri: see `resolve_uri`.
+    """
+    if run_id is None or is_away(tracking_uri):
+        return
+    try:
+        open_store(tracking_uri).set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, DEFAULT_FOLDER, error)
+
+
+def log_ensemble(folder: Path, *, tracking_uri: str) -> str | None:
+    """Log a finished ensemble and those of its members that the store does not hold completely.
+
+    Args:
+        folder: the ensemble's folder; gets a `tracking.json`.
+        tracking_uri: see `resolve_uri`.
+
+    Returns:
+        Id of the ensemble's run; None when the store is away, of which a warning tells, and with "none".
+
+    Raises:
+        ValueError: the folder is not that of a finished ensemble.
+    """
+    ensemble = finished_ensemble(folder)
+    if is_away(tracking_uri):
+        return None
+    try:
+        client = open_store(tracking_uri)
+        complete_ensemble(client, ensemble)
+        return ensemble_run(client, ensemble)
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, folder, error)
+        return None
+
+
+def log_member(folder: Path, *, tracking_uri: str) -> None:
+    """Log what the store lacks of a finished member that was trained alone; a kill may have come after its results.
+
+    Args:
+        folder: the member's folder.
+        tracking_uri: see `resolve_uri`. Of a store that is away a warning tells.
+    """
+    if is_away(tracking_uri):
+        return
+    try:
+        complete_member(open_store(tracking_uri), MemberFolder(folder))
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, folder, error)
+
+
+def finished_ensemble(folder: Path) -> EnsembleFolder:
+    """Return a folder as that of a finished ensemble.
+
+    Raises:
+        ValueError: it is not.
+    """
+    ensemble = EnsembleFolder(folder)
+    if not ensemble.is_finished:
+        raise ValueError(f"ensemble must be finished, got {folder} without metrics.json. Train it to its end.")
+    return ensemble
+
+
+def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Path]:
+    """Log what the store lacks of an ensemble and its members; return the folders of which something was logged."""
+    run_id = ensemble_run(client, ensemble)
+    logged = [folder.path for folder in ensemble.members() if complete_member(client, folder, ensemble=ensemble)]
+    if _is_complete(client.get_run(run_id), ensemble):
+        return logged
+    records.log_params(client, run_id, ensemble.params())
+    records.log_metrics(client, run_id, figures.flat_metrics(ensemble.metrics))
+    records.log_files(client, run_id, ensemble.files())
+    _log_table(client, run_id, figures.members_table(ensemble))
+    text = figures.description(ensemble)
+    client.log_text(run_id, text, _SUMMARY)
+    note = {MLFLOW_RUN_NOTE: text, "verdict": figures.verdict(ensemble)}
+    records.log_tags(client, run_id, ensemble.tags() | note | {records.RESULTS_TAG: ensemble.sha256()})
+    client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ensemble.end_time_ms())
+    return [*logged, ensemble.path]
+
+
+def ensemble_run(client: StoreClient, ensemble: EnsembleFolder) -> str:
+    """Return the ensemble's run, which is made when the store does not have it."""
+    run = find_run(client, ensemble, experiment=ensemble.experiment)
+    if run is None:
+        experiment_id = ensure_experiment(client, ensemble.experiment)
+        tags = ensemble.tags() | {MLFLOW_RUN_NAME: ensemble.name, records.KIND_TAG: "ensemble"}
+        run = client.create_run(experiment_id, ensemble.start_time_ms(), tags)
+    run_id = str(run.info.run_id)
+    if ensemble.identity.get("run_id") != run_id:
+        ensemble.write_identity({"run_id": run_id})
+    return run_id
+
+
+def complete_member(client: StoreClient, folder: MemberFolder, *, ensemble: EnsembleFolder | None = None) -> bool:
+    """Log what the store lacks of a member, beneath its ensemble's run; return whether that was anything.
+
+    Args:
+        client: the store.
+        folder: the member.
+        ensemble: what it is a member of; None when it was trained alone.
+    """
+    experiment = (ensemble or folder).experiment
+    parent_id = None if ensemble is None else ensemble_run(client, ensemble)
+    run = find_run(client, folder, experiment=experiment, parent_id=parent_id)
+    if run is not None and _is_complete(run, folder):
+        return False
+    if run is None:
+        member = create_member_run(
+            client,
+            experiment=experiment,
+            ensemble_name=folder.ensemble_name,
+            member_name=folder.name,
+            tags=folder.tags(),
+            parent_id=parent_id,
+            folder=folder.path,
+            start_time_ms=folder.start_time_ms(),
+        )
+        folder.write_identity(member.identity())
+        run_ids = member.run_ids
+    else:
+        owned = folder.identity.get("parent_id") if parent_id is None else None
+        run_ids = [run.info.run_id, *([owned] if owned and records.active_run(client, owned) else [])]
+    records.log_member_results(client, folder, run_ids=run_ids)
+    return True
+
+
+def find_run(
+    client: StoreClient, folder: ResultsFolder, *, experiment: str, parent_id: str | None = None
+) -> Run | None:
+    """Return the run that holds a folder, or a part of it.
+
+    It is the run that the folder's tracking.json names, or else one with the same results.
+
+    Args:
+        client: the store.
+        folder: a member's or an ensemble's.
+        experiment: where to look for the results.
+        parent_id: the run that it must lie beneath; None for any.
+    """
+    named = folder.identity.get("run_id")
+    run = records.active_run(client, named) if named else None
+    if run is not None and (parent_id is None or run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent_id):
+        return run
+    if not folder.is_finished:
+        return None
+    wanted = f"tags.{records.RESULTS_TAG} = '{folder.sha256()}'"
+    if parent_id is not None:
+        wanted += f" and tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+    found = client.search_runs([ensure_experiment(client, experiment)], wanted, max_results=1)
+    return found[0] if found else None
+
+
+def _is_complete(run: Run, folder: ResultsFolder) -> bool:
+    return bool(run.info.status == "FINISHED" and run.data.tags.get(records.RESULTS_TAG) == folder.sha256())
+
+
+def _log_table(client: StoreClient, run_id: str, columns: Mapping[str, list[Any]]) -> None:
+    """Log a table that the UI shows; unlike `log_table`, which appends, an earlier one is replaced."""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    client.log_dict(run_id, {"columns": list(columns), "data": rows}, _TABLE)
+    records.log_tags(client, run_id, {MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": _TABLE, "type": "table"}])})
