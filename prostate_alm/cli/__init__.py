@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prostate_alm import __version__
-from prostate_alm.cli import bundle, data, doctor, pack, predict, training, watch
+from prostate_alm.cli import bundle, data, demo, doctor, pack, predict, training, watch
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
 from prostate_alm.full_disk import full_disk_line
 
@@ -74,6 +74,7 @@ def _parser() -> Parser:
     parser = Parser(prog="prostate-alm", description="Classifiers that must not miss the critical class.")
     parser.add_argument("--version", action="version", version=f"prostate-alm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    demo.add_demo(commands)
     data.add_phantom(commands)
     data.add_study(commands)
     data.add_manifest(commands)

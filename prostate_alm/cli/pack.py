@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from prostate_alm.cli.parser import OK, Commands, say
@@ -44,6 +45,7 @@ def add_pack(commands: Commands) -> None:
 
 def _pack(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.package.build import pack_ensemble
+    from prostate_alm.delivery.quality import few_positives
     from prostate_alm.whole_files import sha256_of_file
 
     chosen = {} if options.target_tpr is None else {"target_tprs": options.target_tpr}
@@ -62,8 +64,15 @@ def _pack(options: argparse.Namespace) -> int:
     )
     sha256 = sha256_of_file(options.output)
     points = [point.model_dump() for point in card.operating_points]
+    warnings = [few_positives(point) for point in card.operating_points if point.threshold_guaranteed is None]
     if options.json:
-        summary = {"output": str(options.output), "sha256": sha256, "name": card.name, "version": card.version}
+        summary = {
+            "warnings": warnings,
+            "output": str(options.output),
+            "sha256": sha256,
+            "name": card.name,
+            "version": card.version,
+        }
         say(json.dumps({**summary, "members": card.members, "operating_points": points}, indent=1))
         return OK
     for point in card.operating_points:
@@ -73,5 +82,7 @@ def _pack(options: argparse.Namespace) -> int:
             f"[{100 * point.fpr_low:.1f}, {100 * point.fpr_high:.1f}] on {point.positives} positives and "
             f"{point.negatives} negatives{default}"
         )
+    for warning in warnings:
+        say(f"warning: {warning}", file=sys.stderr)
     say(f"{card.members} members: {options.output}\nSHA-256 {sha256}")
     return OK

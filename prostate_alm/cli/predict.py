@@ -18,9 +18,10 @@ def add_predict(commands: Commands) -> None:
     predict = commands.add_parser(
         "predict",
         help="answer DICOM studies with a packed model",
-        description="Answer each study with a probability and a decision, or refuse it with a reason: one JSON a study "
-        "and answers.parquet in DIR. Studies answered before are not answered again: stop at any time and run the same "
-        "command to go on. Exit code 1 when a study was refused. Research use only, not for diagnosis.",
+        description="Answer each study with a probability and a decision, or refuse it with a reason: one JSON a "
+        "study, answers.csv and answers.parquet in DIR. Studies answered before are not answered again: stop at any "
+        "time and run the same command to go on. Exit code 1 when a study was refused. Research use only, not for "
+        "diagnosis.",
     )
     predict.add_argument(
         "studies", type=Path, nargs="+", metavar="STUDY", help="folder, zip, DICOMDIR, or folder of many studies"

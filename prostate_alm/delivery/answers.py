@@ -1,7 +1,9 @@
-"""Answers as files: one JSON a study, written whole or not at all, and one table of all."""
+"""Answers as files: one JSON a study, written whole or not at all, and a table of all of them."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +11,20 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prostate_alm.delivery.prediction import Answer, Prediction, Refused
+from prostate_alm.delivery.prediction import Answer, Identity, Prediction, Refused
 from prostate_alm.whole_files import write_bytes_atomically, write_text_atomically
 
-TABLE_FILE = "answers.parquet"
+TABLE_FILE, SHEET_FILE = "answers.parquet", "answers.csv"
 SCHEMA_FILE = Path(__file__).with_name("answer.schema.json")
 
 _ANSWER: TypeAdapter[Prediction | Refused] = TypeAdapter(Answer)
+
+
+_SHEET_COLUMNS = (
+    "status", "decision", "probability", "logit", "logit_std", "target_tpr", "threshold", "warnings", "code", "reason",
+    "file",
+)  # fmt: skip
+_BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class AnswersError(ValueError):
@@ -98,6 +107,33 @@ def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
     path = folder / TABLE_FILE
     write_bytes_atomically(path, sink.getvalue().to_pybytes())
     return path
+
+
+def write_sheet(folder: Path, answers: Iterable[Answer]) -> Path:
+    """Write the same table for people, as CSV in UTF-8; with the identifiers where the answers have them.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe: ids and reasons are strangers' words.
+    """
+    rows = sorted((_row(answer) | _identity(answer) for answer in answers), key=lambda row: str(row["file"]))
+    named = [name for name in Identity.model_fields if any(name in row for row in rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["study", *named, *_SHEET_COLUMNS], restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    path = folder / SHEET_FILE
+    write_text_atomically(path, text.getvalue())
+    return path
+
+
+def _identity(answer: Answer) -> dict[str, Any]:
+    return {} if answer.identity is None else answer.identity.model_dump()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a spreadsheet shall show it, codes of warnings apart by spaces."""
+    if isinstance(value, list):
+        return " ".join(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_BEGINS_A_FORMULA) else value
 
 
 def _row(answer: Answer) -> dict[str, Any]:

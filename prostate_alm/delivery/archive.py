@@ -17,6 +17,7 @@ from prostate_alm.delivery.answers import (
     answer_to_json,
     read_answers,
     write_answer,
+    write_sheet,
     write_table,
 )
 from prostate_alm.delivery.beside import (
@@ -130,8 +131,8 @@ def answer_archive(
 ) -> Generator[Outcome, None, None]:
     """Answer the studies of many sources into a folder; yield each as it is there.
 
-    Each answer is written as it comes, `answers.parquet` at the end, also after an interruption. An answer of the same
-    job to the same files that is there already is kept; any other is replaced with `overwrite` only.
+    Each answer is written as it comes, `answers.parquet` and `answers.csv` at the end, also after an interruption. An
+    answer of the same job to the same files that is there already is kept; any other is replaced with `overwrite` only.
 
     Args:
         sources: as `sources.find_sources` returns them.
@@ -173,6 +174,7 @@ def answer_archive(
                 progress(done, len(sources))
     finally:
         write_table(output, folder.answers.values())
+        write_sheet(output, folder.answers.values())
 
 
 @quiet_about_values()

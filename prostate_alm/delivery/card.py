@@ -9,6 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 FORMAT_VERSION = 1
 """Number of the layout of packed models; a reader refuses greater ones."""
 
+CONFIDENCE = 0.95
+"""Of all intervals of an operating point."""
+
 CARD_KEY = "prostate_alm"
 """Where the pack's `configs/metadata.json` holds the card."""
 

@@ -29,7 +29,7 @@ from prostate_alm.delivery.prediction import (
     UsedSeries,
 )
 from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
-from prostate_alm.delivery.quality import quality_warnings
+from prostate_alm.delivery.quality import model_warnings, quality_warnings
 from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
@@ -257,7 +257,10 @@ def _answered(
         b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
         b_values_computed=volumes.b_values_computed,
         series=_series(selection, is_named=True),
-        warnings=quality_warnings(volumes, channels, card=model.card, member_logits=logits),
+        warnings=(
+            *model_warnings(model.card, point),
+            *quality_warnings(volumes, channels, card=model.card, member_logits=logits),
+        ),
         model=asked.model,
         software=asked.software,
         source_sha256=asked.source_sha256,

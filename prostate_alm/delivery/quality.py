@@ -5,6 +5,7 @@ docs/predict.md gives each code with its rule and the error rates of the estimat
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
-from prostate_alm.delivery.card import GridSpec, ModelCard, TrainingRange
+from prostate_alm.delivery.card import CONFIDENCE, GridSpec, ModelCard, StoredOperatingPoint, TrainingRange
 from prostate_alm.delivery.package.training_range import intensity_variation
 from prostate_alm.delivery.prediction import QualityWarning
 from prostate_alm.delivery.preprocess import outside_t2_mm
@@ -41,6 +42,7 @@ class QualityLimits:
 
 
 LIMITS = QualityLimits()
+SYNTHETIC = "This model was trained on synthetic images: its answer says nothing about a patient."
 
 
 def quality_warnings(
@@ -71,6 +73,33 @@ def quality_warnings(
         *_members(member_logits, card.validation.logits),
     )
     return tuple(QualityWarning(code=code, message=message) for code, message in found)
+
+
+def model_warnings(card: ModelCard, point: StoredOperatingPoint) -> tuple[QualityWarning, ...]:
+    """Return the reasons to distrust any answer of a model at an operating point, whatever the study.
+
+    Args:
+        card: what the model says of itself.
+        point: the operating point that decides.
+    """
+    found = []
+    if card.data_is_synthetic:
+        found.append(("synthetic_model", SYNTHETIC))
+    if point.threshold_guaranteed is None:
+        found.append(("few_positives", few_positives(point)))
+    return tuple(QualityWarning(code=code, message=message) for code, message in found)
+
+
+def few_positives(point: StoredOperatingPoint) -> str:
+    """Return in a sentence why a threshold is not sure to reach its target: what it rests on, and what it would need.
+
+    The lowest of n positives lies below the population's threshold with a chance of 1 - p^n (`guaranteed_threshold`).
+    """
+    rests = f"The threshold for a TPR of {100 * point.target_tpr:g} % rests on {point.positives} validation positives"
+    if point.target_tpr == 1:
+        return f"{rests}; no number of them guarantees 100 %."
+    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(point.target_tpr))
+    return f"{rests}, of which {needed} would be needed to keep it with {100 * CONFIDENCE:g} % confidence."
 
 
 Found = Iterator[tuple[str, str]]

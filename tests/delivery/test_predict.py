@@ -1,6 +1,8 @@
 """From the command line: a study becomes an answer, a bad one a refusal, and nothing else happens."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import random
@@ -19,10 +21,11 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 import torch
+from pandas import read_csv
 from pydicom.dataset import Dataset
 
 from prostate_alm.cli import main
-from prostate_alm.delivery.answers import SCHEMA_FILE, answer_schema, answer_to_json
+from prostate_alm.delivery.answers import SCHEMA_FILE, answer_schema, answer_to_json, write_sheet
 from prostate_alm.delivery.archive import Job, answer_archive
 from prostate_alm.delivery.predict import network_input, predict_folder
 from prostate_alm.delivery.prediction import NOTICE, Prediction, Refused
@@ -226,7 +229,7 @@ def test_studies_become_files_that_are_kept(archive, packed_file, tmp_path, caps
     assert out.splitlines()[-1] == NOTICE
     assert "1 studies answered, 2 refused" in out
     names = sorted(path.name for path in output.iterdir())
-    assert len(names) == 4  # three answers and the table
+    assert len(names) == 5  # three answers and the table, twice
     schema = json.loads(SCHEMA_FILE.read_text())
     for path in output.glob("*.json"):
         text = path.read_text()
@@ -237,6 +240,12 @@ def test_studies_become_files_that_are_kept(archive, packed_file, tmp_path, caps
     assert [row["file"] for row in table] == [name for name in names if name.endswith(".json")]
     assert sorted(str(row["code"]) for row in table) == ["None", "no_dicom", "no_dicom"]
     assert "Secret" not in out + str(table)
+    sheet = read_csv(output / "answers.csv", keep_default_na=False).to_dict("records")
+    assert [row["file"] for row in sheet] == [row["file"] for row in table]
+    for one, other in zip(sheet, table, strict=True):
+        assert (one["code"] or None, one["reason"] or None) == (other["code"], other["reason"])
+        assert one["probability"] == ("" if other["probability"] is None else repr(other["probability"]))
+        assert one["warnings"].split() == (other["warnings"] or [])
 
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.json")}
     code, out, _ = _predict(capsys, archive, "--model", packed_file, "--output", output, "--json")
@@ -273,6 +282,19 @@ def test_identifiers_appear_only_on_request(phantom_study, packed_file, tmp_path
     header = pydicom.dcmread(next(phantom_study.rglob("*.dcm")))
     assert identity["patient_id"] == header.PatientID
     assert identity["study_instance_uid"] == header.StudyInstanceUID
+    (row,) = read_csv(tmp_path / "out" / "answers.csv", dtype=str).to_dict("records")
+    assert {name: row[name] for name in identity if identity[name]} == {k: v for k, v in identity.items() if v}
+
+
+def test_no_cell_of_the_table_for_people_is_a_formula(phantom_study, packed_model, tmp_path):
+    answer = predict_folder(phantom_study, packed_model, identify=True).answer
+    hostile = ["=1+cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1"]
+    identities = [answer.identity.model_copy(update={"patient_id": text}) for text in hostile]
+    sheet = write_sheet(tmp_path, [answer.model_copy(update={"identity": one}) for one in identities])
+    cells = [cell for row in csv.reader(io.StringIO(sheet.read_text(), newline="")) for cell in row]
+    assert {f"'{text}" for text in hostile} <= set(cells)
+    numbers = [cell for cell in cells if cell.startswith(tuple("=+-@"))]
+    assert all(float(cell) < 0 for cell in numbers)
 
 
 def test_wrong_use_ends_with_one_line_and_code_2(phantom_study, packed_file, tmp_path, capsys):

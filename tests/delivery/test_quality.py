@@ -10,9 +10,10 @@ from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, sli
 from prostate_alm.delivery.card import TrainingRange
 from prostate_alm.delivery.package.training_range import intensity_variation
 from prostate_alm.delivery.preprocess import cropped_channels
-from prostate_alm.delivery.quality import quality_warnings
+from prostate_alm.delivery.quality import few_positives, model_warnings, quality_warnings
 from prostate_alm.imaging.selection import Doubt
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study
+from prostate_alm.method.operating_point import guaranteed_threshold
 
 CLOSE = (-0.1, 0.1)
 
@@ -47,6 +48,29 @@ def codes(volumes, channels, model, trained, *, member_logits=CLOSE, **changes) 
 
 def test_a_study_like_those_of_the_training_has_no_warning(volumes, channels, packed_model, trained):
     assert codes(volumes, channels, packed_model, trained) == []
+
+
+def test_what_a_model_warns_of_whatever_the_study(packed_model):
+    card, point = packed_model.card, packed_model.card.operating_point()
+    assert [one.code for one in model_warnings(card, point)] == ["synthetic_model", "few_positives"]
+    patients = card.model_copy(update={"data_is_synthetic": False})
+    enough = point.model_copy(update={"threshold_guaranteed": point.threshold})
+    assert model_warnings(patients, enough) == ()
+
+
+@pytest.mark.parametrize(("target_tpr", "needed"), [(0.95, 59), (0.9, 29), (0.99, 299)])
+def test_the_number_of_positives_that_would_do_is_the_least(packed_model, target_tpr, needed):
+    """1 - p^n is the chance that the lowest of n positives lies below the threshold of the population."""
+    point = packed_model.card.operating_point().model_copy(update={"target_tpr": target_tpr, "positives": 7})
+    assert f"rests on 7 validation positives, of which {needed} would be needed" in few_positives(point)
+    assert 1 - target_tpr**needed >= 0.95 > 1 - target_tpr ** (needed - 1)
+    assert guaranteed_threshold(np.arange(needed), target_tpr=target_tpr) is not None
+    assert guaranteed_threshold(np.arange(needed - 1), target_tpr=target_tpr) is None
+
+
+def test_no_number_of_positives_guarantees_all(packed_model):
+    point = packed_model.card.operating_point().model_copy(update={"target_tpr": 1.0})
+    assert few_positives(point).endswith("no number of them guarantees 100 %.")
 
 
 def test_a_model_that_knows_nothing_of_its_training_warns_of_nothing(volumes, channels, packed_model):

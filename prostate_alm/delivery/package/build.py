@@ -12,6 +12,7 @@ import torch
 from prostate_alm import __version__
 from prostate_alm.delivery.card import (
     CARD_KEY,
+    CONFIDENCE,
     FORMAT_VERSION,
     ModelCard,
     PlattCalibration,
@@ -31,7 +32,6 @@ from prostate_alm.training.out_of_fold import OutOfFold
 TARGET_TPRS = (0.95, 0.9, 0.975, 1.0)
 """Targets of the operating points when none are given; the first is the default of the pack."""
 
-_CONFIDENCE = 0.95
 _SYNTHETIC_ID, _SYNTHETIC_SOURCE = "PHANTOM-", "synthetic studies of prostate-alm"
 
 
@@ -156,7 +156,7 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
 
 def stored_point(found: OutOfFold, target_tpr: float) -> StoredOperatingPoint:
     """Return the operating point for a target as the card stores it."""
-    point = choose_operating_point(found.labels, found.logits, target_tpr=target_tpr, confidence=_CONFIDENCE)
+    point = choose_operating_point(found.labels, found.logits, target_tpr=target_tpr, confidence=CONFIDENCE)
     return StoredOperatingPoint(
         target_tpr=target_tpr,
         threshold=point.threshold,

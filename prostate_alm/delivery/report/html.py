@@ -75,7 +75,7 @@ def render_report(result: StudyResult, model: PackedModel) -> str:
     return environment.from_string(_resource("report.html.j2")).render(
         answer=answer,
         card=model.card,
-        cautions=words.cautions(answer),
+        cautions=() if isinstance(answer, Refused) else answer.warnings,
         figures=_figures(result, model),
         members=words.count(answer.model.members, "member"),
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",

@@ -123,7 +123,7 @@ def _write_result(figure: Figure, answer: Prediction, model: PackedModel) -> Non
 
 def _write_cautions(figure: Figure, answer: Prediction, *, top: float) -> None:
     """Write as many warnings as there is room for, and how many there are besides."""
-    found = [textwrap.wrap(f"– {_plain(one.message)}", _LINE - 4) for one in words.cautions(answer)]
+    found = [textwrap.wrap(f"– {_plain(one.message)}", _LINE - 4) for one in answer.warnings]
     if not found:
         return
     room = int((top - (1 - _CHARTS[1])) / _LINE_HEIGHT) - 2

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from prostate_alm.delivery.card import ModelCard
-from prostate_alm.delivery.prediction import AppliedOperatingPoint, Prediction, QualityWarning, Refused
+from prostate_alm.delivery.prediction import AppliedOperatingPoint, Prediction
 from prostate_alm.delivery.report.views import Views
 
-SYNTHETIC = "This model was trained on synthetic images: its answer says nothing about a patient."
 SALIENCY = (
     "Orange raises the logit, blue lowers it, each path on its own scale; solid and dashed lines mark half of the "
     "greatest value. Saliency says which voxels moved the logit, not that there is a lesion."
@@ -88,14 +87,6 @@ def calibration(card: ModelCard) -> str:
         f"Calibrated on {count(fit.samples, 'validation study')}, of which "
         f"{percent(fit.prevalence)} were positive; where positives are rarer or commoner, it is too high or too low."
     )
-
-
-def cautions(answer: Prediction | Refused) -> list[QualityWarning]:
-    """Return the reasons to distrust an answer, that of a model of synthetic images first; none of a refusal."""
-    if isinstance(answer, Refused):
-        return []
-    synthetic = [QualityWarning(code="synthetic_model", message=SYNTHETIC)] if answer.model.data_is_synthetic else []
-    return [*synthetic, *answer.warnings]
 
 
 def agreement(answer: Prediction) -> str:
