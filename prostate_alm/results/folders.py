@@ -141,7 +141,8 @@ class MemberFolder(ResultsFolder):
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise EnsembleError(
-                f"weights must be those of this network, got others in {path} ({reason}). Train the member again."
+                f"weights must be those of the bundle's network, got others in {path} ({reason}). "
+                "Train the member again."
             ) from error
         return network
 

@@ -204,15 +204,20 @@ def test_the_chosen_members_are_copied_without_their_checkpoints(tmp_path: Path)
     assert copied == {"config.json", "metrics.json", "model.pt", "predictions.csv", "history.csv", "roc.png"}
 
 
-class OnlyValidation:
+class OnlyValidation(dict[str, Any]):
     """Metrics of a member that can be asked for those of validation, and for nothing else."""
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        self._content = content
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key]
 
-    def get(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Any:
         assert key == "validation", f"{key} was read"
-        return self._content[key]
+        return super().__getitem__(key)
+
+    def items(self) -> Any:
+        raise AssertionError("everything was read")
+
+    values = __iter__ = items
 
 
 @pytest.mark.usefixtures("evaluator")

@@ -28,7 +28,7 @@ def test_weights_are_those_that_were_saved(tmp_path: Path) -> None:
 
 def test_weights_of_another_network_are_refused_in_a_line(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(3, 1).state_dict(), tmp_path / "model.pt")
-    with pytest.raises(EnsembleError, match=r"weights must be those of this network, got others in .*model\.pt"):
+    with pytest.raises(EnsembleError, match=r"weights must be those of the bundle's network, got others in .*l\.pt"):
         MemberFolder(tmp_path).load_weights(torch.nn.Linear(4, 1))
 
 

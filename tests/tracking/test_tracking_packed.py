@@ -114,7 +114,7 @@ def test_what_cannot_be_packed_is_refused_in_a_line(tmp_path: Path, uri: str) ->
         pack(network, example[:1])
     with pytest.raises(ValueError, match="alias must come with the name of a registered model, got champion"):
         pack(network, example, alias="champion")
-    with pytest.raises(ValueError, match=r"network must be that of the members, got another than in .*model\.pt"):
+    with pytest.raises(ValueError, match=r"weights must be those of the bundle's network, got others in .*model\.pt"):
         pack(make(3, seed=1)[0], example)
     with pytest.raises(ValueError, match="tracking_uri must be a store, got none"):
         pack(network, example, to="none")
