@@ -55,6 +55,7 @@ NONE_FOUND = _code("none-found", PRIVATE, "None found")
 FOUND = _code("found", PRIVATE, "Found, see the warnings")
 
 # text
+SUMMARY = _code("121111", "DCM", "Summary")
 NOTICE = _code("notice", PRIVATE, "Notice")
 WARNING = _code("warning", PRIVATE, "Quality warning")
 OPERATING_POINT = _code("operating-point", PRIVATE, "Operating point")

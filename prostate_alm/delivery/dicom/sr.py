@@ -98,10 +98,31 @@ def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> Dat
     root = report[0]
     measurements = root.ContentSequence.pop()  # the template wants notice and images before them
     notice = f"{NOTICE} The model was trained on synthetic data." if answer.model.data_is_synthetic else NOTICE
+    root.ContentSequence.append(_text(codes.SUMMARY, _summary(answer)))
     root.ContentSequence.append(_text(codes.NOTICE, notice))
     root.ContentSequence.append(_library(evidence))
     root.ContentSequence.append(measurements)
+    _separate(root)
     return root
+
+
+def _summary(answer: Answer) -> str:
+    """Return the result in a line, which a viewer shows before the list of images."""
+    if isinstance(answer, Refused):
+        return f"Refused ({answer.code}): {answer.reason}"
+    return (
+        f"{answer.decision.capitalize()} at the operating point for a sensitivity of "
+        f"{answer.operating_point.target_tpr:g}; probability of the critical class {answer.probability:.3f}; "
+        f"reasons to distrust it: {len(answer.warnings) or 'none'}"
+    )
+
+
+def _separate(item: Dataset) -> None:
+    """Say of each container that its items stand on their own: viewers join continuous ones to a text without names."""
+    if item.ValueType == "CONTAINER":
+        item.ContinuityOfContent = "SEPARATE"
+    for inner in item.get("ContentSequence", ()):
+        _separate(inner)
 
 
 def _observer(model: ModelIdentity) -> sr.ObserverContext:

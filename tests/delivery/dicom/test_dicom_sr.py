@@ -1,6 +1,8 @@
 """The structured report: conformant, found again by other readers, of the right patient, and nothing else."""
 
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import datetime
@@ -133,6 +135,18 @@ def test_another_reader_finds_the_numbers_and_the_decision(study: Path, tmp_path
     said = {one.name.meaning: one.value.meaning for one in group.get_qualitative_evaluations()}
     assert said["Decision at the operating point"] == "Positive"
     assert [site.value.value for site in group.finding_sites] == ["41216001"]
+
+
+@pytest.mark.skipif(shutil.which("dsr2html") is None, reason="dcmtk is not installed")
+def test_dcmtk_shows_each_number_with_its_name_and_the_result_before_the_images(
+    study: Path, tmp_path: Path, samples: Any
+) -> None:
+    path = samples.save(structured_report(samples.answered(study)), tmp_path / "sr.dcm")
+    page = subprocess.run(["dsr2html", str(path)], capture_output=True, text=True, check=True).stdout
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert text.index("Summary: Positive at the operating point") < text.index("Image Library")
+    for name, value in (("Probability", "0.8765"), ("Threshold Value", "-0.4123")):
+        assert re.search(rf"{name}: {value}", text), text[:2000]
 
 
 def test_the_text_says_what_a_reader_must_know(study: Path, tmp_path: Path, samples: Any) -> None:
