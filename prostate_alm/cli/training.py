@@ -29,6 +29,7 @@ def add_ensemble(commands: Commands) -> None:
     train.add_argument("--json", action="store_true", help="print JSON")
     train.set_defaults(action=_train_ensemble, overrides=[])
     _add_evaluate(group)
+    _add_compare(group)
     _add_register(group)
 
 
@@ -52,6 +53,28 @@ def _add_evaluate(group: Commands) -> None:
     evaluate.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="with --manifest (default: prostate)")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(action=_evaluate_ensemble)
+
+
+def _add_compare(group: Commands) -> None:
+    compare = group.add_parser(
+        "compare",
+        help="compare ensembles of the same test samples, each with the first",
+        description="Print the figures of evaluated ensembles and, of each but the first, the differences to the first "
+        "with paired intervals, and DeLong's test of the AUC. Nothing is written.",
+    )
+    compare.add_argument(
+        "directories", type=Path, nargs="+", metavar="DIR", help="at least two, the first is compared with"
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(action=_compare_ensembles)
+
+
+def _compare_ensembles(options: argparse.Namespace) -> int:
+    from prostate_alm.training.comparison import compare_ensembles, to_text
+
+    rows = compare_ensembles(options.directories)
+    say(json.dumps(rows, indent=1) if options.json else to_text(rows))
+    return OK
 
 
 def _add_register(group: Commands) -> None:

@@ -108,6 +108,13 @@ class MemberFolder(ResultsFolder):
         texts = {key: value for key, value in self.config.items() if isinstance(value, str)}
         return texts | version_tags(self.config)
 
+    def data(self) -> dict[str, str]:
+        """Return which data the member was trained on: name and digest; empty where training did not say."""
+        ratio = f" 1:{self.settings['ratio']:g}" if "ratio" in self.settings else ""
+        name = self.config.get("manifest") or f"{self.experiment}{ratio}"
+        digest = self.config.get("manifest_sha256") or self.config.get("data_sha256")
+        return {"name": str(name), "digest": str(digest)} if digest else {}
+
     def params(self) -> dict[str, Any]:
         """Return the settings, flat."""
         return flat(self.settings)

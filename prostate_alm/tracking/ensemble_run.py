@@ -133,6 +133,8 @@ def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Pat
     records.log_metrics(client, run_id, figures.flat_metrics(ensemble.metrics))
     records.log_files(client, run_id, ensemble.files())
     _log_table(client, run_id, figures.members_table(ensemble))
+    for member in ensemble.members()[:1]:
+        records.log_data(client, run_id, member)
     text = figures.description(ensemble)
     client.log_text(run_id, text, _SUMMARY)
     note = {MLFLOW_RUN_NOTE: text, "verdict": figures.verdict(ensemble)}

@@ -85,7 +85,10 @@ def _table_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(folder: EnsembleFolder) -> str:
-    """Return in one line how the ensemble compares to the baseline of the same loss, by the AUC on the test set."""
+    """Return in one line how the ensemble compares to the baseline of the same loss on the test set.
+
+    What the classifier is for decides: the FPR at 95 % TPR, where its paired interval excludes 0; else the AUC.
+    """
     against = folder.metrics.get("against_baseline")
     if against and "test" in against:
         return _against(against["baseline"], against["test"])
@@ -99,10 +102,18 @@ def verdict(folder: EnsembleFolder) -> str:
 def _against(baseline: str, difference: Mapping[str, Any]) -> str:
     gain, p_value = difference["auc_difference"], difference["p_value"]
     shown = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-    amount = f"AUC {_percent(gain, sign='+')} points, DeLong {shown}"
+    auc = f"AUC {_percent(gain, sign='+')} points, DeLong {shown}"
+    rates = [difference.get(f"fpr_at_tpr95_difference{end}") for end in ("", "_low", "_high")]
+    known = [one for one in rates if one is not None]
+    if len(known) == len(rates):
+        change, low, high = known
+        rate = f"FPR at 95 % TPR {_percent(change, sign='+')} points{_interval((low, high), sign='+')}"
+        if not low <= 0 <= high:
+            return f"{'better' if change < 0 else 'worse'} than {baseline} ({rate}; {auc})"
+        auc = f"{auc}; {rate}"
     if p_value >= SIGNIFICANT:
-        return f"not shown to differ from {baseline} ({amount})"
-    return f"{'better' if gain > 0 else 'worse'} than {baseline} ({amount})"
+        return f"not shown to differ from {baseline} ({auc})"
+    return f"{'ranks better' if gain > 0 else 'ranks worse'} than {baseline} ({auc})"
 
 
 def description(folder: EnsembleFolder) -> str:

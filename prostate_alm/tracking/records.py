@@ -1,11 +1,13 @@
 """Writing to a run so that writing again changes nothing: each function sends only what the run does not have."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from mlflow.utils.time import get_current_time_millis
 
 from prostate_alm.results.folders import MemberFolder
@@ -13,6 +15,7 @@ from prostate_alm.tracking.store import StoreClient
 
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 _PARAM_LENGTH_MAX = 6000
+_DIGEST_LENGTH = 36  # of a data set's, MLflow's limit; the whole one is in its source
 _LARGEST = 1e300  # what is larger, MLflow stores as the largest float
 
 RESULTS_TAG = "results_sha256"
@@ -93,6 +96,32 @@ def log_files(client: StoreClient, run_id: str, paths: Iterable[Path]) -> None:
         client.log_artifact(run_id, str(path))
 
 
+def log_data(client: StoreClient, run_id: str, folder: MemberFolder) -> None:
+    """Log as an input of a run which data its members had: name, digest and the size of each split, no path.
+
+    Args:
+        client: the store.
+        run_id: a member's run or its ensemble's.
+        folder: the member, or the first one.
+    """
+    data = folder.data()
+    if not data or client.get_run(run_id).inputs.dataset_inputs:
+        return
+    sizes = {
+        split: {key: int(figures[key]) for key in ("positives", "negatives") if key in figures}
+        for split, figures in folder.metrics.items()
+        if split in ("validation", "test", "test_all_positives")
+    }
+    dataset = Dataset(
+        name=data["name"],
+        digest=data["digest"][:_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"manifest": data["name"], "sha256": data["digest"]}),
+        profile=json.dumps(sizes),
+    )
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+
+
 def log_member_results(client: StoreClient, folder: MemberFolder, *, run_ids: Sequence[str]) -> None:
     """Log what a finished member's runs lack of its folder, and mark them as finished.
 
@@ -109,6 +138,7 @@ def log_member_results(client: StoreClient, folder: MemberFolder, *, run_ids: Se
         log_metrics(client, run_id, folder.summary())
         log_files(client, run_id, folder.files())
         log_tags(client, run_id, folder.tags())
+        log_data(client, run_id, folder)
     log_tags(client, run_ids[0], {RESULTS_TAG: folder.sha256()})
     for run_id in run_ids:
         client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), folder.end_time_ms())

@@ -137,7 +137,7 @@ def _evaluate(folder: Path, *, baseline: Path | None) -> dict[str, Any]:
             for name in scores.test_sets
         },
         **_member_statistics([member.read_json(METRICS) for member in members.values()]),
-        "against_baseline": None if reference is None else {"baseline": reference[0], **_compare(scores, reference[1])},
+        "against_baseline": reference and {"baseline": reference[0], **compare_scores(scores, reference[1])},
     }
     write_predictions(folder / PREDICTIONS, scores)
     results.write_confusion(folder / CONFUSION, scores.class_scores)
@@ -263,7 +263,7 @@ def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"member_mean": mean, "member_std": deviation}
 
 
-def _compare(scores: Scores, other: Scores) -> dict[str, Any]:
+def compare_scores(scores: Scores, other: Scores) -> dict[str, Any]:
     """Return the differences to a baseline: DeLong's test, paired bootstrap intervals.
 
     A test set with a single sample of a class is left out: it has no variance, and nothing can be compared.

@@ -16,11 +16,14 @@ from mlflow.entities import Run
 from sklearn.metrics import roc_auc_score
 
 from prostate_alm import tracking
+from prostate_alm.results.folders import EnsembleFolder
+from prostate_alm.tracking.figures import verdict
 from prostate_alm.training.results import draw_roc, summarise
 
 matplotlib.use("Agg")
 LABELS = np.array([1] * 10 + [0] * 40)
 MEMBERS = 3
+SHA256 = "ab" * 32
 
 
 def write_json(path: Path, content: object) -> None:
@@ -32,7 +35,8 @@ def write_member(folder: Path, *, member: int, gain: float) -> np.ndarray:
     folder.mkdir(parents=True)
     logits = np.random.default_rng(member).normal(size=len(LABELS)) + gain * LABELS
     settings = {"loss": "a_fl", "alm": gain > 1, "member": member, "mu0": 0.2, "loss_parameters": {"gamma": 4}}
-    config = {"bundle": "cifar10", "settings": settings, "manifest": "cohort.json", "versions": {"torch": "2.13.0"}}
+    config = {"bundle": "cifar10", "settings": settings, "manifest": "cohort.json", "manifest_sha256": SHA256,
+              "versions": {"torch": "2.13.0"}}  # fmt: skip
     write_json(folder / "config.json", config)
     with (folder / "predictions.csv").open("w") as stream:
         rows = [
@@ -83,8 +87,9 @@ def write_ensemble(folder: Path, *, gain: float, against: dict[str, Any] | None 
 
 AGAINST = {
     "baseline": "a_fl-baseline",
-    "test": {"auc_difference": 0.03, "z": float("inf"), "p_value": 0.012, "fpr_at_tpr95_difference": -0.1},
-}
+    "test": {"auc_difference": 0.03, "z": float("inf"), "p_value": 0.012, "fpr_at_tpr95_difference": -0.1,
+             "fpr_at_tpr95_difference_low": -0.2, "fpr_at_tpr95_difference_high": -0.02},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +169,9 @@ def test_the_run_of_an_ensemble_says_in_words_what_it_is(outputs: Path, uri: str
     run = client.get_run(run_id)
     tags = run.data.tags
     assert run.info.run_name == "a_fl-alm 1-9"
-    assert tags["verdict"] == "better than a_fl-baseline (AUC +3.0 points, DeLong p = 0.012)"
+    assert tags["verdict"] == (
+        "better than a_fl-baseline (FPR at 95 % TPR -10.0 points (-20.0 to -2.0); AUC +3.0 points, DeLong p = 0.012)"
+    )
     assert tags["verdict"] in tags["mlflow.note.content"]
     assert f"Test AUC {100 * run.data.metrics['test_auc']:.1f} %" in tags["mlflow.note.content"]
     assert (tags["bundle"], tags["experiment"], tags["data"]) == ("cifar10", "cifar10-0-1", "1-9")
@@ -177,6 +184,40 @@ def test_the_run_of_an_ensemble_says_in_words_what_it_is(outputs: Path, uri: str
     columns = table(uri, run_id)
     assert columns["model"] == ["ensemble", "member-00", "member-01", "member-02"]
     assert columns["test AUC"][0] == pytest.approx(run.data.metrics["test_auc"])
+
+
+@pytest.mark.parametrize(
+    ("interval", "p_value", "words"),
+    [
+        ((-0.2, -0.02), 0.5, "better than"),
+        ((0.02, 0.2), 0.5, "worse than"),
+        ((-0.2, 0.02), 0.012, "ranks better than"),
+        ((-0.2, 0.02), 0.5, "not shown to differ from"),
+        (None, 0.012, "ranks better than"),
+    ],
+)
+def test_the_false_positives_at_high_sensitivity_decide_first(
+    interval: tuple[float, float] | None, p_value: float, words: str, tmp_path: Path
+) -> None:
+    difference = {"auc_difference": 0.03, "p_value": p_value, "fpr_at_tpr95_difference": sum(interval or (0.0,)) / 2}
+    if interval:
+        difference |= {"fpr_at_tpr95_difference_low": interval[0], "fpr_at_tpr95_difference_high": interval[1]}
+    (tmp_path / "ensemble.json").write_text("{}")
+    (tmp_path / "metrics.json").write_text(json.dumps({"against_baseline": {"baseline": "b", "test": difference}}))
+    assert verdict(EnsembleFolder(tmp_path)).startswith(f"{words} b (")
+
+
+def test_the_data_are_an_input_of_ensemble_and_members_without_a_path(outputs: Path, uri: str) -> None:
+    run_id = tracking.log_ensemble(outputs / "cifar10-0-1" / "1-9" / "a_fl-alm", tracking_uri=uri)
+    tracking.log_ensemble(outputs / "cifar10-0-1" / "1-9" / "a_fl-alm", tracking_uri=uri)  # again: once all the same
+    client = MlflowClient(uri)
+    for run in (client.get_run(run_id), *runs(uri, "member")):
+        (found,) = run.inputs.dataset_inputs
+        assert (found.dataset.name, found.dataset.digest) == ("cohort.json", SHA256[:36])
+        assert json.loads(found.dataset.source) == {"manifest": "cohort.json", "sha256": SHA256}
+        assert json.loads(found.dataset.profile)["test"] == {"positives": 10, "negatives": 40}
+        assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "training"}
+        assert str(outputs) not in found.dataset.source + found.dataset.profile
 
 
 def test_members_lie_beneath_their_ensemble_with_all_their_epochs(outputs: Path, uri: str) -> None:

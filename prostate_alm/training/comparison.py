@@ -1,0 +1,90 @@
+"""Any ensembles of the same test samples, each against the first; nobody's results are written."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prostate_alm.results.run_folder import METRICS, PREDICTIONS, EnsembleError, RunFolder
+from prostate_alm.training.ensemble import Scores, compare_scores, read_predictions
+
+COLUMNS = {"auc": "AUC", "fpr_at_tpr95": "FPR at 95 % TPR", "fpr_at_tpr100": "FPR at 100 % TPR"}
+
+
+def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return for each ensemble its figures on the test set and, but for the first, the differences to the first.
+
+    Args:
+        folders: evaluated ensembles, at least two different ones. Their test samples must be the same, in any order.
+
+    Returns:
+        In the order given: `folder`, `figures` with `intervals`, and `against_first` with DeLong's p and paired
+        bootstrap intervals; None for the first.
+
+    Raises:
+        EnsembleError: fewer than two, one twice, one that is not evaluated, or one of other test samples.
+    """
+    if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
+        raise EnsembleError(f"ensembles must be at least two different ones, got {[str(one) for one in folders]}.")
+    first = _scores(folders[0])
+    against = [None, *(_difference(first, folder) for folder in folders[1:])]
+    rows = []
+    for folder, difference in zip(folders, against, strict=True):
+        metrics = RunFolder(folder).read_json(METRICS)
+        figures, intervals = metrics["ensemble"]["test"], metrics["intervals"]["test"]
+        rows.append(
+            {
+                "folder": str(folder),
+                "figures": {key: figures[key] for key in COLUMNS},
+                "intervals": {key: intervals[key] for key in COLUMNS},
+                "against_first": difference,
+            }
+        )
+    return rows
+
+
+def _scores(folder: Path) -> Scores:
+    path = folder / PREDICTIONS
+    if not path.is_file() or not RunFolder(folder).read_json(METRICS).get("ensemble"):
+        raise EnsembleError(
+            f"ensemble must be an evaluated one, got {folder} without its results. "
+            f"Evaluate it first: prostate-alm ensemble evaluate {folder}"
+        )
+    return read_predictions(path)
+
+
+def _difference(first: Scores, folder: Path) -> dict[str, Any]:
+    compared = compare_scores(_of_same_samples(first, folder), first)
+    if "test" not in compared:
+        raise EnsembleError(f"test samples must have two of each class to be compared, got fewer in {folder}.")
+    found: dict[str, Any] = compared["test"]
+    return found
+
+
+def _of_same_samples(first: Scores, folder: Path) -> Scores:
+    """Return the scores of another ensemble in the order of the first."""
+    own = _scores(folder)
+    place = {key: (number, own.labels[number]) for number, key in enumerate(own.sample_ids)}
+    wanted = list(zip(first.sample_ids, first.labels, strict=True))
+    if len(place) != len(wanted) or any(place.get(key, (0, None))[1] != label for key, label in wanted):
+        raise EnsembleError(
+            f"ensembles must be evaluated on the same {len(wanted)} test samples, got {len(place)} in {folder}, not "
+            "the same ones. Compare ensembles of the same data."
+        )
+    return replace(first, logits=own.logits[:, [place[key][0] for key, _ in wanted]])
+
+
+def to_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the comparison as a table for a terminal, in percent, differences with their 95 % intervals."""
+    width = max(len(row["folder"]) for row in rows)
+    lines = [f"{'':{width}}" + "".join(f"  {title:>20}" for title in COLUMNS.values())]
+    for row in rows:
+        ends = {key: tuple(100 * end for end in row["intervals"][key]) for key in COLUMNS}
+        cells = [f"{100 * row['figures'][key]:.1f} [{low:.1f}, {high:.1f}]" for key, (low, high) in ends.items()]
+        lines.append(f"{row['folder']:{width}}" + "".join(f"  {cell:>20}" for cell in cells))
+        if (against := row["against_first"]) is not None:
+            changes = ((100 * against[f"{key}_difference{end}"] for end in ("", "_low", "_high")) for key in COLUMNS)
+            cells = [f"{change:+.1f} [{low:+.1f}, {high:+.1f}]" for change, low, high in changes]
+            lines.append(f"{'  less the first':{width}}" + "".join(f"  {cell:>20}" for cell in cells))
+            lines.append(f"  DeLong's p for the AUC: {against['p_value']:.2g}")
+    return "\n".join(lines)
