@@ -7,10 +7,13 @@ ARGS ?=
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: train test test-slow lint ui pins sbom clean
+.PHONY: demo train test test-slow lint ui pins sbom clean
 
 train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
+
+demo: .venv/run.stamp  ## answer two synthetic studies with the model that comes along, and show the report
+	$(BIN)/prostate-alm demo $(ARGS)
 
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -99,7 +99,7 @@ def few_positives(point: StoredOperatingPoint) -> str:
     if point.target_tpr == 1:
         return f"{rests}; no number of them guarantees 100 %."
     needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(point.target_tpr))
-    return f"{rests}, of which {needed} would be needed to keep it with {100 * CONFIDENCE:g} % confidence."
+    return f"{rests}; {needed} would be needed to keep it with {100 * CONFIDENCE:g} % confidence."
 
 
 Found = Iterator[tuple[str, str]]

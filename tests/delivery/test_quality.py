@@ -62,7 +62,7 @@ def test_what_a_model_warns_of_whatever_the_study(packed_model):
 def test_the_number_of_positives_that_would_do_is_the_least(packed_model, target_tpr, needed):
     """1 - p^n is the chance that the lowest of n positives lies below the threshold of the population."""
     point = packed_model.card.operating_point().model_copy(update={"target_tpr": target_tpr, "positives": 7})
-    assert f"rests on 7 validation positives, of which {needed} would be needed" in few_positives(point)
+    assert f"rests on 7 validation positives; {needed} would be needed" in few_positives(point)
     assert 1 - target_tpr**needed >= 0.95 > 1 - target_tpr ** (needed - 1)
     assert guaranteed_threshold(np.arange(needed), target_tpr=target_tpr) is not None
     assert guaranteed_threshold(np.arange(needed - 1), target_tpr=target_tpr) is None
