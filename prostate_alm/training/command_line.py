@@ -15,6 +15,9 @@ from prostate_alm.printable import printable
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 _OF_A_CONFIG = (TypeError, LookupError, AttributeError, NameError, ImportError, SyntaxError)
 _WRAPPED = ("Failed to evaluate ConfigExpression", "Failed to instantiate component")
 _WRONG_WEIGHTS = "Error(s) in loading state_dict"
@@ -84,7 +87,7 @@ def tell_faults_in_lines() -> None:
 def tell_crashes_in_full() -> None:
     """From now on an error is one of the program, not of the caller: it shows where it happened."""
     if tells_faults():
-        sys.excepthook = sys.__excepthook__
+        sys.excepthook = _tell_crash
 
 
 def tells_faults() -> bool:
@@ -112,10 +115,18 @@ def told_when_full(*places: Path) -> Iterator[None]:
         raise OSError(line) from error
 
 
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show where an error happened, but for Ctrl-C, which is none."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("interrupted; finished epochs are kept, give the same command with --resume true to go on\n")
+        raise SystemExit(INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     lines = fault_lines(error)
     if lines is None:
-        sys.__excepthook__(kind, error, trace)
+        _tell_crash(kind, error, trace)
         return
     for line in lines:
         sys.stderr.write(f"error: {printable(line)}\n")

@@ -17,7 +17,7 @@ from queue import Queue
 from typing import Any, NoReturn
 
 from prostate_alm.printable import printable
-from prostate_alm.training.command_line import fault_lines, first_cause, tell_crashes_in_full, tells_faults
+from prostate_alm.training.command_line import INTERRUPTED, fault_lines, first_cause, tell_crashes_in_full, tells_faults
 
 
 def run_bundle_command(arguments: list[str], log_file: Path) -> str | None:
@@ -115,12 +115,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     tasks: Queue[str] = Queue()
     threading.Thread(target=_receive, args=(tasks,), daemon=True).start()
-    while line := tasks.get():
-        task = json.loads(line)
-        failure = run_bundle_command(task["arguments"], Path(task["log_file"]))
-        tasks.task_done()
-        sys.stdout.write(json.dumps({"failure": failure}) + "\n")
-        sys.stdout.flush()
+    try:
+        while line := tasks.get():
+            task = json.loads(line)
+            failure = run_bundle_command(task["arguments"], Path(task["log_file"]))
+            tasks.task_done()
+            sys.stdout.write(json.dumps({"failure": failure}) + "\n")
+            sys.stdout.flush()
+    except KeyboardInterrupt:  # whoever gave the tasks says so in a line
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

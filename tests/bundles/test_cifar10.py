@@ -82,6 +82,23 @@ def test_the_weights_give_the_same_figures_again(
     assert "error: data must be those that the member was trained with" in changed.stderr
 
 
+def test_an_interruption_is_one_line_and_what_was_finished_is_kept(
+    images: Path, clean_environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = ("--config_file", str(BUNDLE / "train.json"), "--dataset_dir", str(images), "--output_dir", "OUT")
+    given = (*config, *SIZES, "--ratio", "4", "--alm_epochs", "100000", "--tracking_uri", "none")
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", *given]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, env=clean_environment, stdout=said, stderr=said)
+        wait_for(tmp_path / "OUT" / "checkpoint.pt")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    text = (tmp_path / "said").read_text()
+    assert "Traceback" not in text
+    assert text.splitlines()[-1].startswith("interrupted; finished epochs are kept")
+    assert (tmp_path / "OUT" / "checkpoint.pt").is_file()
+
+
 def ensemble(images: Path, *more: object) -> list[str]:
     base = [sys.executable, "-m", "prostate_alm.cli", "ensemble", "train", str(BUNDLE), "--members", "3", "--jobs", "2"]
     return [*base, "--dataset_dir", str(images), "--ratio", "4", *SIZES, *map(str, more)]
