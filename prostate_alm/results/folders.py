@@ -110,7 +110,7 @@ class MemberFolder(ResultsFolder):
 
     def data(self) -> dict[str, str]:
         """Return which data the member was trained on: name and digest; empty where training did not say."""
-        ratio = f" 1:{self.settings['ratio']:g}" if "ratio" in self.settings else ""
+        ratio = f" 1:{self.settings['ratio']:g}" if self.settings.get("ratio") else ""
         name = self.config.get("manifest") or f"{self.experiment}{ratio}"
         digest = self.config.get("manifest_sha256") or self.config.get("data_sha256")
         return {"name": str(name), "digest": str(digest)} if digest else {}

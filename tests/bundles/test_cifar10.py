@@ -89,7 +89,9 @@ def test_an_interruption_is_one_line_and_what_was_finished_is_kept(
     given = (*config, *SIZES, "--ratio", "4", "--alm_epochs", "100000", "--tracking_uri", "none")
     command = [sys.executable, "-m", "monai.bundle", "run", "training", *given]
     with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, env=clean_environment, stdout=said, stderr=said)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=clean_environment, stdout=said, stderr=said, preexec_fn=as_from_a_terminal
+        )
         wait_for(tmp_path / "OUT" / "checkpoint.pt")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
@@ -97,6 +99,11 @@ def test_an_interruption_is_one_line_and_what_was_finished_is_kept(
     assert "Traceback" not in text
     assert text.splitlines()[-1].startswith("interrupted; finished epochs are kept")
     assert (tmp_path / "OUT" / "checkpoint.pt").is_file()
+
+
+def as_from_a_terminal() -> None:
+    """Let a process hear Ctrl-C: one that a shell has put into the background inherits that it does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ensemble(images: Path, *more: object) -> list[str]:
@@ -110,7 +117,9 @@ def test_an_ensemble_goes_on_where_it_was_stopped(
 ) -> None:
     epochs = ("--pretrain_epochs", "30", "--alm_epochs", "30")
     folder = tmp_path / "outputs" / "cifar10-0-1" / "1-4" / "bce-alm"
-    with subprocess.Popen(ensemble(images, *epochs), cwd=tmp_path, env=clean_environment) as process:
+    with subprocess.Popen(
+        ensemble(images, *epochs), cwd=tmp_path, env=clean_environment, preexec_fn=as_from_a_terminal
+    ) as process:
         wait_for(folder / "member-00" / "metrics.json")  # one is finished, others are in the middle
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
