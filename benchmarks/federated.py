@@ -77,10 +77,14 @@ def federation(
         found = [one.evaluate(ExchangeObject(weights=dict(weights))).metrics["val_auc"] for one in clients]
         if np.mean(found) > best:
             best, state = float(np.mean(found)), copied(weights)
-    training = clients[0].train_workflow.parser.get_parsed_content("member_training")
-    training.network.load_state_dict(state)
-    scores = training.evaluate(training.evaluated["test"])
-    return np.asarray(scores.labels, dtype=np.int64), np.asarray(scores.logits, dtype=np.float64)
+    network = clients[0].trainer.network
+    network.load_state_dict(state)
+    loader = clients[0].train_workflow.parser.get_parsed_content("member_training#evaluated#test")
+    network.eval()
+    with torch.inference_mode():
+        found = [(batch["label"], network(batch["image"].as_subclass(torch.Tensor)).flatten()) for batch in loader]
+    labels, logits = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return labels.astype(np.int64), logits.astype(np.float64)
 
 
 def client(manifest: Path, member: int, folder: Path) -> MonaiAlgo:
