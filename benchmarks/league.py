@@ -37,7 +37,7 @@ from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
-from prostate_alm.method.losses import make_loss, multiplier_max_beside
+from prostate_alm.method.losses import make_loss
 from prostate_alm.method.metrics import auc, fpr_at_tpr
 from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.networks import CascadeNet
@@ -192,9 +192,9 @@ def loss_of(method: str, training: list[dict[str, Any]], *, ratio: float) -> Con
     base = make_loss(name, **parameters)
     if not constrained:
         return ConstrainedLoss(base)
-    given = {"multiplier_max": multiplier_max_beside(name)}
-    if strength != "alm":
-        given = dict(zip(("mu", "multiplier_max"), map(float, strength.split(",")), strict=True))
+    given = (
+        {} if strength == "alm" else dict(zip(("mu", "multiplier_max"), map(float, strength.split(",")), strict=True))
+    )
     return ConstrainedLoss(base, AugmentedLagrangian([sample["sample_id"] for sample in training], **given))
 
 

@@ -120,21 +120,6 @@ def make_loss(name: str, **parameters: Any) -> BaseLoss:
     return BaseLoss(name, maker(**whole), whole)
 
 
-def multiplier_max_beside(name: str) -> float:
-    """Return the recommended bound Λ of the multipliers beside a loss (`AugmentedLagrangian`).
-
-    A loss that compares the pairs of a batch pulls the worst positives by itself, with a weight of about 1; beside it a
-    constraint of weight 3 does harm where the classes overlap (docs/results/league.md).
-
-    Args:
-        name: as for `make_loss`.
-
-    >>> multiplier_max_beside("mbauc"), multiplier_max_beside("bce")
-    (0.3, 3.0)
-    """
-    return 0.3 if name in _OF_PAIRS else 3.0
-
-
 def parameters_of(name: str, losses: Mapping[str, Maker] | None = None) -> tuple[str, ...]:
     """Return the names of a loss's parameters, `class_counts` among them where it weighs classes.
 
@@ -216,9 +201,6 @@ LOSSES: dict[str, Maker] = {
     "ldam": _ldam,
 }
 """The one place where a loss has its name, in the order of the paper's tables; settings, plans and tables read it."""
-
-
-_OF_PAIRS = ("mbauc",)
 
 
 def _margin_loss(logits: Tensor, labels: Tensor, *, negative: float, positive: float, scale: float = 1.0) -> Tensor:
