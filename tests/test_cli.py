@@ -77,6 +77,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ([], "required: COMMAND"),
         (["manifest"], "required: COMMAND"),
         (["manifest", "bild"], "invalid choice: 'bild'"),
+        (["manifest", "bild"], "Did you mean build?"),
+        (["predcit"], "Did you mean predict?"),
         (["manifest", "build", "x"], "required: --labels, --output"),
         (["manifest", "build", "x", "--labels", "l", "--output", "o.json", "--overwrit"], "unrecognized arguments"),
         (["phantom", "make", "--output", "x", "--studies", "many"], "invalid int value: 'many'"),

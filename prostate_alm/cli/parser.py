@@ -1,7 +1,9 @@
 """What all commands share: exit codes, the parser, errors in one line."""
 
 import argparse
+import difflib
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
@@ -24,7 +26,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with an error of one line."""
-        self.exit(USAGE_ERROR, printable(f"error: {message}. See: {self.prog} --help\n"))
+        self.exit(USAGE_ERROR, printable(f"error: {message}.{self._meant(message)} See: {self.prog} --help\n"))
+
+    def _meant(self, message: str) -> str:
+        """Return the command that is nearest to one that does not exist, '' where none is near."""
+        unknown = re.search(r"invalid choice: '([^']+)'", message)
+        known = [str(word) for action in self._actions for word in action.choices or ()]
+        near = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+        return f" Did you mean {near[0]}?" if near else ""
 
 
 def add_group(commands: Commands, name: str, text: str) -> Commands:
