@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/league.py train DATASET_DIR OUTPUT_DIR [--settings 2/3-1:19 ...]
     python benchmarks/league.py table OUTPUT_DIR TABLE.csv
+    python benchmarks/league.py draw TABLE.csv FIGURE.png
     OMP_NUM_THREADS=1 python benchmarks/league.py screen DATASET_DIR OUTPUT_DIR [--strengths 3,3 10,10 ...]
 
 `train` keeps the logits of each member on all 2000 test images of the two classes and does not train again what is
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -90,7 +92,13 @@ def main() -> None:
     prints = commands.add_parser("table")
     prints.add_argument("output_dir", type=Path)
     prints.add_argument("csv_file", type=Path)
+    draws = commands.add_parser("draw")
+    draws.add_argument("csv_file", type=Path)
+    draws.add_argument("png_file", type=Path)
     options = parser.parse_args()
+    if options.command == "draw":
+        draw_effects(options.csv_file, options.png_file)
+        return
     if options.command == "table":
         write_table(options.output_dir, options.csv_file)
         return
@@ -257,6 +265,25 @@ def write_table(folder: Path, csv_file: Path) -> None:
         writer.writerows(rows)
     for row in rows:
         print("  ".join(f"{value:>9}" for value in row.values()))
+
+
+def draw_effects(csv_file: Path, png_file: Path) -> None:
+    """Draw the change of the FPR at 95 % TPR, with its interval, over how hard the setting is for the loss alone."""
+    with csv_file.open(newline="", encoding="utf-8") as file:
+        rows = {(row["setting"], row["loss"], row["figure"]): row for row in csv.DictReader(file)}
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    for loss, style in (("bce", "tab:blue"), ("mbauc", "tab:orange")):
+        for (setting, own, column), row in rows.items():
+            if own == loss and column == "fpr_at_tpr95":
+                area, change = float(rows[setting, loss, "auc"]["without"]), float(row["change"])
+                ends = [[change - float(row["low"])], [float(row["high"]) - change]]
+                axes.errorbar(area, change, yerr=ends, fmt="o", color=style, capsize=3)
+                axes.annotate(setting, (area, change), (5, 4), textcoords="offset points", fontsize=8)
+        axes.plot([], [], "o", color=style, label=loss.upper())
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.set(xlabel="AUC of the loss alone, %", ylabel="change of FPR at 95 % TPR, points")
+    axes.legend(loc="lower left")
+    figure.savefig(png_file, dpi=100)
 
 
 def ensembles(folder: Path, setting: str, method: str) -> list[tuple[NDArray[np.int64], Logits]]:
