@@ -11,7 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
+
+from prostate_alm.method.operating_point import choose_operating_point
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
 
@@ -82,6 +85,22 @@ def test_a_tutorial_that_is_wrong_fails(run: Run, tmp_path: Path, block: str, me
     with pytest.raises(AssertionError) as failure:
         run(page, tmp_path)
     assert message in str(failure.value)
+
+
+def test_the_common_threshold_of_the_tutorial_is_that_of_all_positives_to_the_grid() -> None:
+    text = (TUTORIALS / "federated.md").read_text(
+        encoding="utf-8"
+    )  # its commands need NVFlare, in an environment of its own
+    block = text[text.index("    import numpy as np") :]
+    code = "\n".join(line.removeprefix("    ") for line in block.splitlines())
+    random = np.random.default_rng(0)
+    sites = [random.normal(1 + k, 2, size) for k, size in enumerate((40, 25, 60))]
+    scope = {"sites": sites}
+    exec(code, scope)
+    negative = random.normal(-2, 2, 50)
+    labels = np.concatenate([np.ones(125), np.zeros(50)]).astype(int)
+    whole = choose_operating_point(labels, np.concatenate([*sites, negative]), target_tpr=0.95)
+    assert whole.threshold - 0.1 <= scope["threshold"] <= whole.threshold
 
 
 def test_every_tutorial_is_run() -> None:
