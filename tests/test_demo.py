@@ -29,6 +29,7 @@ def test_the_lesion_is_found_the_other_study_is_negative_and_both_say_what_they_
         assert json.loads(path.read_text())["warnings"][0]["code"] == "synthetic_model"
 
 
+@pytest.mark.slow
 def test_a_second_call_answers_nothing_anew(tmp_path: Path) -> None:
     assert main(["demo", "--output", str(tmp_path)]) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").glob("*.json")}

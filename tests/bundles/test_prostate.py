@@ -101,6 +101,7 @@ def test_mlflow_holds_the_member_beneath_its_ensemble(
     assert {file.path for file in client.list_artifacts(member.info.run_id)} >= {"roc.png", "config.json"}
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_gives_the_same_numbers(
     trained: subprocess.CompletedProcess[str], cohort: Path, workplace: Path
 ) -> None:

@@ -133,6 +133,7 @@ def test_an_ensemble_is_finished_without_its_server(tmp_path: Path, caplog: pyte
     assert warnings_in(caplog) == [warning(uri, tmp_path)]
 
 
+@pytest.mark.slow
 def test_training_outlives_its_server_and_what_is_missing_is_logged_later(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,6 +16,7 @@ WRITERS, EPOCHS = 10, 20  # as in the script
 METRICS = ("val_auc", "val_loss", "train_loss")
 
 
+@pytest.mark.slow
 def test_ten_members_at_once_on_a_store_that_nobody_made_lose_nothing(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     done = subprocess.run([sys.executable, WRITER, uri, tmp_path], capture_output=True, text=True, check=False)

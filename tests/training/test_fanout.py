@@ -103,6 +103,7 @@ def test_a_process_whose_parent_is_killed_ends_at_once_and_leaves_the_folder_fre
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:parsing config_file")
 def test_a_process_that_dies_is_replaced_and_changes_no_number_of_others(images: Path, tmp_path: Path) -> None:
     # the first member trains long enough to be killed in the middle; the second takes a new process

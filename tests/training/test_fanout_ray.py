@@ -19,6 +19,7 @@ def make_tasks(images: Path, folder: Path) -> list[MemberTask]:
     return [MemberTask(CONFIG_FILE, folder / f"member-{k:02d}", {**common, "member": k}) for k in range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray has no package for this Python")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_ray_gives_the_numbers_of_local_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
