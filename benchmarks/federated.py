@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.fl.client import MonaiAlgo
-from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from numpy.typing import NDArray
 
@@ -29,9 +27,9 @@ from split import split
 from prostate_alm.data.manifest import read_manifest
 from prostate_alm.method.metrics import auc, fpr_at_tpr
 from prostate_alm.shipped import shipped_bundle
+from prostate_alm.training.federation import make_client
 
 Weights = Mapping[str, torch.Tensor]
-FILES = ["train.json", "federated.json"]
 
 
 def main() -> None:
@@ -51,7 +49,7 @@ def main() -> None:
         plans |= {f"alone, {k} of {count}": [path] for k, path in enumerate(own, start=1)}
     for member in range(options.members):
         for name, manifests in plans.items():
-            file = options.output_dir / f"{name.replace(', ', '-').replace(' ', '-')}-{member}.npz"
+            file = result_of(options.output_dir, name, member)
             if not file.exists():
                 labels, logits = federation(manifests, member, options.rounds, file.with_suffix(""))
                 np.savez(file, labels=labels, logits=logits)
@@ -59,11 +57,18 @@ def main() -> None:
     show(plans, options.output_dir, members=options.members)
 
 
+def result_of(folder: Path, name: str, member: int) -> Path:
+    return folder / f"{name.replace(', ', '-').replace(' ', '-')}-{member}.npz"
+
+
 def federation(
     manifests: Sequence[Path], member: int, rounds: int, folder: Path
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Train on some sites and return labels and logits of the test studies in the best state."""
-    clients = [client(path, member, folder / path.stem) for path in manifests]
+    bundle, given = shipped_bundle("prostate"), {"member": member, "overwrite": True}
+    clients = [
+        make_client(bundle, path.stem, output_dir=folder / path.stem, manifest=str(path), **given) for path in manifests
+    ]
     shares = np.array([training_studies(path) for path in manifests], float)
     shares /= shares.sum()
     weights = copied(clients[0].trainer.network.state_dict())
@@ -87,20 +92,6 @@ def federation(
     return labels.astype(np.int64), logits.astype(np.float64)
 
 
-def client(manifest: Path, member: int, folder: Path) -> MonaiAlgo:
-    given = {"manifest": str(manifest), "member": member, "tracking_uri": "none", "overwrite": True}
-    made = MonaiAlgo(
-        str(shipped_bundle("prostate")),
-        send_weight_diff=False,
-        config_train_filename=FILES,
-        train_kwargs={**given, "output_dir": str(folder)},
-        config_evaluate_filename=FILES,
-        eval_kwargs={**given, "output_dir": f"{folder}-evaluated"},
-    )
-    made.initialize({ExtraItems.CLIENT_NAME: manifest.stem})
-    return made
-
-
 def training_studies(manifest: Path) -> int:
     return sum(study.split == "train" for study in read_manifest(manifest).studies)
 
@@ -113,8 +104,7 @@ def show(plans: Mapping[str, Sequence[Path]], folder: Path, *, members: int) -> 
     """Print mean and spread of the members, and the mean of their logits, in percent."""
     print(f"{'':16} {'member AUC':>14} {'AUC':>6} {'FPR@95':>7} {'FPR@90':>7}")
     for name in plans:
-        files = [folder / f"{name.replace(', ', '-').replace(' ', '-')}-{member}.npz" for member in range(members)]
-        found = [np.load(file) for file in files]
+        found = [np.load(result_of(folder, name, member)) for member in range(members)]
         areas = [100 * auc(one["labels"], one["logits"]) for one in found]
         labels, mean = found[0]["labels"], np.mean([one["logits"] for one in found], axis=0)
         rates = [100 * fpr_at_tpr(labels, mean, tpr) for tpr in (0.95, 0.9)]

@@ -62,6 +62,8 @@ def imports() -> dict[str, set[str]]:
     for name, path in names.items():
         found: set[str] = set()
         for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.Import):
+                found |= {one.name for one in node.names}
             if isinstance(node, ast.ImportFrom) and node.module:
                 whole = [f"{node.module}.{one.name}" for one in node.names]
                 found |= {one if one in names else node.module for one in whole}

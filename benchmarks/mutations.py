@@ -32,12 +32,9 @@ TESTS = {
     "imaging/geometry.py": ["test_dicom.py", "test_damaged.py", "test_volume.py"],
     "imaging/header.py": ["test_dicom.py", "test_bvalue.py", "test_syntaxes.py", "test_vendors.py"],
     "imaging/kinds.py": ["test_study.py", "test_vendors.py"],
-    "phantom/anatomy.py": ["test_phantom*.py"],
+    "phantom": ["test_phantom*.py"],
     "phantom/dicom.py": ["test_phantom.py", "test_phantom_version.py"],
     "phantom/protocol.py": ["test_phantom.py", "test_phantom_version.py"],
-    "phantom/render.py": ["test_phantom*.py"],
-    "phantom/study.py": ["test_phantom*.py"],
-    "phantom/tissue.py": ["test_phantom*.py"],
     "imaging/identifiers.py": ["../delivery/test_sources.py"],
     "imaging/limits.py": ["test_bombs.py"],
     "imaging/pixels.py": ["test_values.py", "test_volume.py", "test_syntaxes.py", "test_dicom.py"],
@@ -50,7 +47,7 @@ TESTS = {
     "imaging/study.py": ["test_study.py", "test_vendors.py", "test_rules_file.py"],
     "delivery/answers.py": ["test_predict.py", "test_package_monai.py"],
     "delivery/archive.py": ["test_predict.py"],
-    "parallel.py": ["test_predict.py"],
+    "parallel.py": ["test_parallel.py", "delivery/test_predict.py"],
     "delivery/artefacts.py": ["test_quality.py"],
     "delivery/beside.py": ["test_predict.py", "test_report.py"],
     "delivery/card.py": ["test_card.py", "test_package*.py"],
@@ -169,7 +166,7 @@ def copy_of_repository(folder: Path) -> Path:
 
 def tests_of(copy: Path, file: str) -> list[str]:
     """Return the test files of a file of the package; there must be one."""
-    room = file.split("/")[0]
+    room = file.split("/")[0] if "/" in file else ""
     patterns = TESTS.get(file) or TESTS.get(str(Path(file).parent)) or [f"test_{Path(file).stem}*.py"]
     found = [str(path) for pattern in patterns for path in sorted((copy / "tests" / room).glob(pattern))]
     if not found:

@@ -11,13 +11,10 @@ import argparse
 from pathlib import Path
 
 import nvflare.client as flare
-from monai.fl.client import MonaiAlgo
-from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from prostate_alm.shipped import shipped_bundle
-
-FILES = ["train.json", "federated.json"]
+from prostate_alm.training.federation import make_client
 
 
 def main() -> None:
@@ -28,7 +25,9 @@ def main() -> None:
     options = parser.parse_args()
     flare.init()
     name = flare.get_site_name()
-    client = make_client(options, name)
+    manifest, output = (Path(text.format(site=name)).absolute() for text in (options.manifest, options.output_dir))
+    bundle = shipped_bundle("prostate")
+    client = make_client(bundle, name, output_dir=output, manifest=str(manifest), member=options.member)
     while flare.is_running():
         received = flare.receive()
         weights = ExchangeObject(weights=received.params)
@@ -38,21 +37,6 @@ def main() -> None:
         steps = len(client.trainer.data_loader)
         meta = {"NUM_STEPS_CURRENT_ROUND": steps}  # the server weighs the sites by their steps
         flare.send(flare.FLModel(params=sent, metrics={"val_auc": found["val_auc"]}, meta=meta))
-
-
-def make_client(options: argparse.Namespace, name: str) -> MonaiAlgo:
-    manifest, output = (Path(text.format(site=name)).absolute() for text in (options.manifest, options.output_dir))
-    given = {"manifest": str(manifest), "member": options.member, "tracking_uri": "none"}
-    client = MonaiAlgo(
-        str(shipped_bundle("prostate")),
-        send_weight_diff=False,
-        config_train_filename=FILES,
-        train_kwargs={**given, "output_dir": str(output)},
-        config_evaluate_filename=FILES,
-        eval_kwargs={**given, "output_dir": f"{output}-evaluated"},
-    )
-    client.initialize({ExtraItems.CLIENT_NAME: name})
-    return client
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def add_demo(commands: Commands) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.archive import Job, answer_archive
-    from prostate_alm.delivery.package.opened import open_package
+    from prostate_alm.delivery.package.described import describe_package
     from prostate_alm.delivery.prediction import NOTICE
     from prostate_alm.phantom.cohort import make_cohort
 
@@ -48,15 +48,15 @@ def _demo(options: argparse.Namespace) -> int:
     )
     with (cohort / "labels.csv").open(newline="", encoding="utf-8") as stream:
         labels = {row["id"]: row["label"] for row in csv.DictReader(stream)}
-    model = shipped_bundle("prostate") / MODEL
-    identity, card = (opened := open_package(model)).identity, opened.card
-    job = Job(model, identity.sha256, card.default_target_tpr, identify=False, beside=("report",))
+    file = shipped_bundle("prostate") / MODEL
+    model = describe_package(file)
+    job = Job(file, model.identity.sha256, model.card.default_target_tpr, identify=False, beside=("report",))
     studies = sorted(labels, key=lambda study: labels[study], reverse=True)
     outcomes = list(answer_archive([cohort / study for study in studies], options.output / "answers", job=job))
     for study, outcome in zip(studies, outcomes, strict=True):
         truth = "with a lesion" if labels[study] == "1" else "without a lesion"
         say(f"{study}, {truth}: {_found(outcome.answer)}: {outcome.path.with_suffix('.html')}")
-    say(f"{card.name}: {identity.members} members trained on synthetic studies. {NOTICE}")
+    say(f"{model.card.name}: {model.card.members} members trained on synthetic studies. {NOTICE}")
     if sys.stdout.isatty():
         webbrowser.open(outcomes[0].path.with_suffix(".html").absolute().as_uri())
     return OK

@@ -85,7 +85,7 @@ def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    rows = sorted((_row(answer) for answer in answers), key=lambda row: str(row["file"]))
+    rows = _rows(answers)
     types = {
         "study": pa.string(),
         "status": pa.string(),
@@ -114,7 +114,7 @@ def write_sheet(folder: Path, answers: Iterable[Answer]) -> Path:
 
     Text that a spreadsheet would take for a formula begins with an apostrophe: ids and reasons are strangers' words.
     """
-    rows = sorted((_row(answer) | _identity(answer) for answer in answers), key=lambda row: str(row["file"]))
+    rows = _rows(answers)
     named = [name for name in Identity.model_fields if any(name in row for row in rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, ["study", *named, *_SHEET_COLUMNS], restval="", extrasaction="ignore")
@@ -125,15 +125,17 @@ def write_sheet(folder: Path, answers: Iterable[Answer]) -> Path:
     return path
 
 
-def _identity(answer: Answer) -> dict[str, Any]:
-    return {} if answer.identity is None else answer.identity.model_dump()
-
-
 def _cell(value: Any) -> Any:
     """Return a value as a spreadsheet shall show it, codes of warnings apart by spaces."""
     if isinstance(value, list):
         return " ".join(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(_BEGINS_A_FORMULA) else value
+
+
+def _rows(answers: Iterable[Answer]) -> list[dict[str, Any]]:
+    """Return a row for each answer, with the identifiers that it has, sorted by study."""
+    identities = ((answer, {} if answer.identity is None else answer.identity.model_dump()) for answer in answers)
+    return sorted((_row(answer) | own for answer, own in identities), key=lambda row: str(row["file"]))
 
 
 def _row(answer: Answer) -> dict[str, Any]:

@@ -5,7 +5,6 @@ docs/predict.md gives each code with its rule and the error rates of the estimat
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from prostate_alm.imaging.rulebook import default_rules
 from prostate_alm.imaging.rules import listed
 from prostate_alm.imaging.selection import image_stacks
 from prostate_alm.imaging.volume import StudyVolumes, load_volume
+from prostate_alm.method.operating_point import positives_for_guarantee
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,11 @@ def model_warnings(card: ModelCard, point: StoredOperatingPoint) -> tuple[Qualit
 
 
 def few_positives(point: StoredOperatingPoint) -> str:
-    """Return in a sentence why a threshold is not sure to reach its target: what it rests on, and what it would need.
-
-    The lowest of n positives lies below the population's threshold with a chance of 1 - p^n (`guaranteed_threshold`).
-    """
+    """Return in a sentence why a threshold is not sure to reach its target: what it rests on and would need."""
     rests = f"The threshold for a TPR of {100 * point.target_tpr:g} % rests on {point.positives} validation positives"
-    if point.target_tpr == 1:
+    needed = positives_for_guarantee(point.target_tpr, confidence=CONFIDENCE)
+    if needed is None:
         return f"{rests}; no number of them guarantees 100 %."
-    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(point.target_tpr))
     return f"{rests}; {needed} would be needed to keep it with {100 * CONFIDENCE:g} % confidence."
 
 

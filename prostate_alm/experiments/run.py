@@ -28,11 +28,11 @@ from prostate_alm.experiments.grid import (
 from prostate_alm.experiments.plan import Plan, start_or_continue
 from prostate_alm.experiments.progress import Clock, OnProgress, Standing
 from prostate_alm.results.run_folder import CHECKPOINT, ENSEMBLE, METRICS, RunFolder, member_name
+from prostate_alm.training.member_task import MemberTask
 from prostate_alm.whole_files import write_text_atomically
 
 if TYPE_CHECKING:
     from prostate_alm.training.fanout import Executor
-    from prostate_alm.training.member_task import MemberTask
 
 SELECTION = "selection.json"
 
@@ -193,9 +193,7 @@ class _Run:
                 self._tell()
                 self._settle_cell_of(folder)
 
-    def _task(self, run: MemberRun, local: Mapping[str, Any]) -> "MemberTask":
-        from prostate_alm.training.member_task import MemberTask
-
+    def _task(self, run: MemberRun, local: Mapping[str, Any]) -> MemberTask:
         return MemberTask(self._plan.bundle, self._root / run.folder, {**local, **run.overrides})
 
     def _fail(self, folder: Path, message: str) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.results.run_folder import METRICS, PREDICTIONS, EnsembleError, RunFolder
+from prostate_alm.results.folders import ResultsFolder
+from prostate_alm.results.run_folder import PREDICTIONS, EnsembleError
 from prostate_alm.training.ensemble import Scores, compare_scores, read_predictions
 
 COLUMNS = {"auc": "AUC", "fpr_at_tpr95": "FPR at 95 % TPR", "fpr_at_tpr100": "FPR at 100 % TPR"}
@@ -26,12 +27,12 @@ def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise EnsembleError(f"ensembles must be at least two different ones, got {[str(one) for one in folders]}.")
-    first = _scores(folders[0])
-    against = [None, *(_difference(first, folder) for folder in folders[1:])]
+    ensembles = [ResultsFolder(folder) for folder in folders]
+    first = _scores(ensembles[0])
+    against = [None, *(_difference(first, ensemble) for ensemble in ensembles[1:])]
     rows = []
-    for folder, difference in zip(folders, against, strict=True):
-        metrics = RunFolder(folder).read_json(METRICS)
-        figures, intervals = metrics["ensemble"]["test"], metrics["intervals"]["test"]
+    for folder, ensemble, difference in zip(folders, ensembles, against, strict=True):
+        figures, intervals = ensemble.metrics["ensemble"]["test"], ensemble.metrics["intervals"]["test"]
         rows.append(
             {
                 "folder": str(folder),
@@ -43,33 +44,33 @@ def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(folder: Path) -> Scores:
-    path = folder / PREDICTIONS
-    if not path.is_file() or not RunFolder(folder).read_json(METRICS).get("ensemble"):
+def _scores(folder: ResultsFolder) -> Scores:
+    path = folder.file(PREDICTIONS)
+    if not path.is_file() or not folder.metrics.get("ensemble"):
         raise EnsembleError(
-            f"ensemble must be an evaluated one, got {folder} without its results. "
-            f"Evaluate it first: prostate-alm ensemble evaluate {folder}"
+            f"ensemble must be an evaluated one, got {folder.path} without its results. "
+            f"Evaluate it first: prostate-alm ensemble evaluate {folder.path}"
         )
     return read_predictions(path)
 
 
-def _difference(first: Scores, folder: Path) -> dict[str, Any]:
+def _difference(first: Scores, folder: ResultsFolder) -> dict[str, Any]:
     compared = compare_scores(_of_same_samples(first, folder), first)
     if "test" not in compared:
-        raise EnsembleError(f"test samples must have two of each class to be compared, got fewer in {folder}.")
+        raise EnsembleError(f"test samples must have two of each class to be compared, got fewer in {folder.path}.")
     found: dict[str, Any] = compared["test"]
     return found
 
 
-def _of_same_samples(first: Scores, folder: Path) -> Scores:
+def _of_same_samples(first: Scores, folder: ResultsFolder) -> Scores:
     """Return the scores of another ensemble in the order of the first."""
     own = _scores(folder)
     place = {key: (number, own.labels[number]) for number, key in enumerate(own.sample_ids)}
     wanted = list(zip(first.sample_ids, first.labels, strict=True))
     if len(place) != len(wanted) or any(place.get(key, (0, None))[1] != label for key, label in wanted):
         raise EnsembleError(
-            f"ensembles must be evaluated on the same {len(wanted)} test samples, got {len(place)} in {folder}, not "
-            "the same ones. Compare ensembles of the same data."
+            f"ensembles must be evaluated on the same {len(wanted)} test samples, got {len(place)} in {folder.path}, "
+            "not the same ones. Compare ensembles of the same data."
         )
     return replace(first, logits=own.logits[:, [place[key][0] for key, _ in wanted]])
 

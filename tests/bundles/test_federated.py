@@ -8,11 +8,11 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.fl.client import MonaiAlgo
-from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from prostate_alm.data.cifar10 import write_stand_in
 from prostate_alm.method.lagrangian import AugmentedLagrangian
+from prostate_alm.training.federation import make_client
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
 SIZES = {"ratio": 4, "train_majority": 40, "validation_majority": 20, "batch_size": 16}
@@ -27,18 +27,8 @@ Weights = Mapping[str, torch.Tensor]
 
 def site(number: int, images: Path, folder: Path, **more: Any) -> MonaiAlgo:
     """Return the client of a site, which has the images that a member draws."""
-    given = {"dataset_dir": str(images), "member": number, "tracking_uri": "none", **SIZES, **more}
-    files = ["train.json", "federated.json"]
-    client = MonaiAlgo(
-        str(BUNDLE),
-        send_weight_diff=False,
-        config_train_filename=files,
-        train_kwargs={**given, "output_dir": str(folder / f"site-{number}")},
-        config_evaluate_filename=files,
-        eval_kwargs={**given, "output_dir": str(folder / "evaluated")},
-    )
-    client.initialize({ExtraItems.CLIENT_NAME: f"site-{number}"})
-    return client
+    given = {"dataset_dir": str(images), "member": number, **SIZES, **more}
+    return make_client(BUNDLE, f"site-{number}", output_dir=folder / f"site-{number}", **given)
 
 
 def term_of(client: MonaiAlgo) -> AugmentedLagrangian:
