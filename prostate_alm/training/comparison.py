@@ -1,10 +1,12 @@
 """Any ensembles of the same test samples, each against the first; nobody's results are written."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prostate_alm.method.metrics import TooFewPositivesWarning
 from prostate_alm.results.folders import ResultsFolder
 from prostate_alm.results.run_folder import PREDICTIONS, EnsembleError
 from prostate_alm.training.ensemble import Scores, compare_scores, read_predictions
@@ -29,7 +31,9 @@ def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
         raise EnsembleError(f"ensembles must be at least two different ones, got {[str(one) for one in folders]}.")
     ensembles = [ResultsFolder(folder) for folder in folders]
     first = _scores(ensembles[0])
-    against = [None, *(_difference(first, ensemble) for ensemble in ensembles[1:])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TooFewPositivesWarning)  # the ensembles' own results state how many there are
+        against = [None, *(_difference(first, ensemble) for ensemble in ensembles[1:])]
     rows = []
     for folder, ensemble, difference in zip(folders, ensembles, against, strict=True):
         figures, intervals = ensemble.metrics["ensemble"]["test"], ensemble.metrics["intervals"]["test"]

@@ -56,6 +56,15 @@ def test_the_order_of_samples_changes_nothing(ensembles: list[Path], tmp_path: P
     assert shuffled == first
 
 
+def test_few_positives_are_no_reason_for_a_warning_on_the_terminal(write_member, tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        for number in range(2):
+            write_member(folder, number, positives=3)
+        evaluate_ensemble(folder)
+    assert len(compare_ensembles(folders)) == 2  # a warning would be an error here
+
+
 def test_nothing_is_written(ensembles: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for folder in ensembles for path in folder.rglob("*")}
     assert main(["ensemble", "compare", *map(str, ensembles)]) == 0
