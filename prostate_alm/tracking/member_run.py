@@ -4,9 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import RunStatus
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from prostate_alm.results.folders import MemberFolder, flat
@@ -20,6 +21,9 @@ from prostate_alm.tracking.store import (
     open_store,
     warn_away,
 )
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class MemberRun:
         self._flushed_s = time.monotonic()
         self._rows: Sequence[records.Row] = ()
         self._logged_step: int | None = None  # asked of the store once
+        self._system: SystemMetricsMonitor | None = None
 
     @property
     def is_tracked(self) -> bool:
@@ -71,6 +76,18 @@ class MemberRun:
         if not self.run_id:
             return {}
         return {"run_id": self.run_id, "parent_id": self.parent_id, "owns_parent": self._owns_parent}
+
+    def watch_system(self) -> None:
+        """Log load of processors, memory, disk and network until the run ends, where MLflow's own variable asks for it."""
+        if self._client is None or not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            return
+        try:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        except ModuleNotFoundError as error:
+            logger.warning("system metrics must have psutil, got %s: none are logged. pip install psutil", error)
+            return
+        self._system = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self._client.tracking_uri)
+        self._system.start()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters on the member and, while it is the only one, on the parent, but for its number there."""
@@ -128,6 +145,8 @@ class MemberRun:
         self._end(RunStatus.FAILED)
 
     def _end(self, status: int) -> None:
+        if self._system is not None:
+            self._system.finish()
         self._on_each(lambda client, run_id: client.set_terminated(run_id, RunStatus.to_string(status)))
 
     @property
@@ -184,7 +203,7 @@ def start_member_run(
     if is_away(tracking_uri):
         return untracked_run()
     try:
-        return create_member_run(
+        run = create_member_run(
             open_store(tracking_uri),
             experiment=experiment,
             ensemble_name=ensemble_name,
@@ -197,6 +216,8 @@ def start_member_run(
     except STORE_ERRORS as error:
         warn_away(tracking_uri, folder or DEFAULT_FOLDER, error)
         return untracked_run()
+    run.watch_system()
+    return run
 
 
 def create_member_run(
@@ -259,4 +280,5 @@ def resume_member_run(
     except STORE_ERRORS as error:
         warn_away(tracking_uri, folder or DEFAULT_FOLDER, error)
         return untracked_run(identity)
+    run.watch_system()
     return run

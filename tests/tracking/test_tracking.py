@@ -1,6 +1,7 @@
 """MLflow on a real SQLite store."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,31 @@ def test_nested_parameters_are_flat_in_the_store(uri: str) -> None:
     run = start(uri)
     run.log_params({"loss_parameters": {"gamma": 4}, "margin": None})
     assert MlflowClient(uri).get_run(run.run_id).data.params == {"loss_parameters.gamma": "4"}
+
+
+def test_the_load_of_the_machine_is_logged_where_mlflow_is_asked_for_it(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = "system/cpu_utilization_percentage"
+    assert steps(uri, start(uri), cpu) == []
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    run = start(uri)
+    deadline_s = time.monotonic() + 60
+    while not steps(uri, run, cpu) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    run.finish()
+    before = steps(uri, run, cpu)
+    assert before == list(range(len(before)))
+    assert before
+    resumed = tracking.resume_member_run(tracking_uri=uri, identity=run.identity())
+    assert resumed is not None
+    while len(steps(uri, run, cpu)) == len(before) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    resumed.fail()
+    after = steps(uri, run, cpu)
+    assert after == list(range(len(after)))
+    assert len(after) > len(before)
 
 
 def test_a_run_without_tracking_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
