@@ -78,7 +78,7 @@ class MemberRun:
         return {"run_id": self.run_id, "parent_id": self.parent_id, "owns_parent": self._owns_parent}
 
     def watch_system(self) -> None:
-        """Log load of processors, memory, disk and network until the run ends, where MLflow's own variable asks for it."""
+        """Log the load of the machine until the run ends, where MLflow's own variable asks for it."""
         if self._client is None or not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
             return
         try:

@@ -7,16 +7,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field, field_validator
 
 from prostate_alm.data.cifar10 import ImageSet, class_number, locate_cifar10, read_classes
 from prostate_alm.data.cifar10_draws import draw_member, draw_test, sample_ids
 from prostate_alm.progress import progress_bar
+from prostate_alm.results.folders import MemberFolder
+from prostate_alm.results.run_folder import MODEL
 from prostate_alm.training.member import Member, open_trained, prepare
 from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
 
 DOWNLOAD_FOLDER = Path("data")
+IMAGE_SIZE_PX = (32, 32)
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 class ImageSettings(Settings):
@@ -91,6 +96,63 @@ def prepare_member(settings: ImageSettings) -> Member:
 def open_member(**places: Any) -> Member:
     """Open a trained member of the CIFAR-10 bundle to evaluate it again: see `member.open_trained`."""
     return open_trained("cifar10", Cifar10Settings, **places)
+
+
+def photographs_in(folder: str | None) -> list[dict[str, str]]:
+    """Return the photographs of a folder by name: `image`, the file, and `filename_or_obj`, what a table calls it.
+
+    Raises:
+        ValueError: there is no such folder, no photograph in it, or one that is not of 32 x 32 pixels.
+    """
+    if folder is None or not Path(folder).is_dir():
+        raise ValueError(f"dataset_dir must be a folder of photographs, got {folder}. Give --dataset_dir FOLDER")
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PHOTOGRAPHS)
+    if not paths:
+        raise ValueError(
+            f"dataset_dir must hold photographs ({', '.join(PHOTOGRAPHS)}), got none in {folder}. Give another folder."
+        )
+    for path in paths:
+        _require_size(path)
+    return [{"image": str(path), "filename_or_obj": path.name} for path in paths]
+
+
+def _require_size(path: Path) -> None:
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"photograph must be readable, got {path.name} in {path.parent}. Take it away.") from error
+    if size != IMAGE_SIZE_PX:
+        raise ValueError(
+            f"photograph must have 32 x 32 pixels, as those that the network was trained on, got {size[0]} x {size[1]} "
+            f"in {path}. Scale it."
+        )
+
+
+def weights_of(output_dir: str | None) -> str:
+    """Return the file of a trained member's weights.
+
+    Raises:
+        ValueError: the folder holds no trained member.
+    """
+    member = MemberFolder(Path(output_dir or ""))
+    if not member.is_finished:
+        raise ValueError(
+            f"output_dir must be the folder of a trained member, got {output_dir}. "
+            "Give for example --output_dir outputs/cifar10/run-001"
+        )
+    return str(member.file(MODEL))
+
+
+def new_table(path: str | None) -> str:
+    """Return the name of a table that is to be written.
+
+    Raises:
+        ValueError: there is none, or it exists.
+    """
+    if path is None or Path(path).exists():
+        raise ValueError(f"table must be a new file, got {path}. Give for example --table answers.csv")
+    return path
 
 
 def _samples(name: str, images: ImageSet, rows: np.ndarray, *, positive: int) -> list[Sample]:

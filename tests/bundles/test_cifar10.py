@@ -1,5 +1,6 @@
 """The CIFAR-10 bundle and its ensembles as a user runs them, on a stand-in in the layout of the data set."""
 
+import contextlib
 import csv
 import json
 import signal
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
 
-from prostate_alm.data.cifar10 import write_stand_in
+from prostate_alm.data.cifar10 import read_classes, write_stand_in
 from prostate_alm.training.ensemble_training import log_model, read_overrides, train_ensemble
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
@@ -80,6 +82,69 @@ def test_the_weights_give_the_same_figures_again(
     changed = run_cifar10("evaluating", files, workplace, "--output_dir", "OUT", "--dataset_dir", other)
     assert changed.returncode == 2
     assert "error: data must be those that the member was trained with" in changed.stderr
+
+
+@pytest.fixture(scope="module")
+def photographs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the test images of the two classes as PNG, named as the samples are."""
+    folder = tmp_path_factory.mktemp("photographs")
+    test = read_classes(images, (0, 1)).test
+    for number, image in zip(test.numbers, test.images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"test-{number:05d}.png")
+    return folder
+
+
+def answered(table: Path, **given: object) -> ConfigWorkflow:
+    config = str(BUNDLE / "inference.json")
+    workflow = ConfigWorkflow(config_file=config, workflow_type="infer", table=str(table), **given)
+    workflow.initialize()
+    workflow.run()
+    return workflow
+
+
+def test_new_photographs_get_the_logits_that_training_gave_the_same_images(
+    trained: subprocess.CompletedProcess[str], photographs: Path, workplace: Path, tmp_path: Path
+) -> None:
+    assert trained.returncode == 0, trained.stderr
+    given = {"output_dir": str(workplace / "OUT"), "dataset_dir": str(photographs)}
+    assert answered(tmp_path / "answers.csv", **given).check_properties() == []
+    with (tmp_path / "answers.csv").open() as stream:
+        found = {Path(name).stem: float(logit) for name, logit, _ in csv.reader(stream)}
+    with (workplace / "OUT" / "predictions.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"].startswith("test")]
+    assert len(found) == len(rows) == 120
+    assert found == pytest.approx({row["sample_id"]: float(row["logit"]) for row in rows}, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"output_dir": "nowhere"}, "output_dir must be the folder of a trained member, got nowhere"),
+        ({"dataset_dir": "nowhere"}, "dataset_dir must be a folder of photographs, got nowhere"),
+        ({"dataset_dir": "empty"}, "dataset_dir must hold photographs (.png, .jpg, .jpeg, .bmp), got none in empty"),
+        ({"dataset_dir": "large"}, "as those that the network was trained on, got 40 x 32 in large/one.png. Scale it."),
+        ({"dataset_dir": "broken"}, "photograph must be readable, got one.png in broken"),
+        ({"table": "there.csv"}, "table must be a new file, got there.csv"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_and_writes_nothing(
+    fault: dict[str, str], message: str, trained: object, photographs: Path, workplace: Path, tmp_path: Path
+) -> None:
+    for name in ("empty", "large", "broken"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 32)).save(tmp_path / "large" / "one.png")
+    (tmp_path / "broken" / "one.png").write_bytes(b"no picture")
+    (tmp_path / "there.csv").write_text("mine")
+    given = {"output_dir": str(workplace / "OUT"), "dataset_dir": str(photographs), "table": "answers.csv"} | fault
+    with contextlib.chdir(tmp_path), pytest.raises(RuntimeError) as caught:
+        answered(Path(given.pop("table")), **given)
+    told, error = [], caught.value.__cause__
+    while error is not None:
+        told.append(str(error))
+        error = error.__cause__
+    assert any(message in line for line in told)
+    assert not (tmp_path / "answers.csv").exists()
+    assert (tmp_path / "there.csv").read_text() == "mine"
 
 
 def test_an_interruption_is_one_line_and_what_was_finished_is_kept(
