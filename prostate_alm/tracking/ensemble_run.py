@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow.entities import Run, RunStatus
 from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
@@ -12,6 +13,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NAME,
     MLFLOW_RUN_NOTE,
 )
+from packaging.version import Version
 
 from prostate_alm.results.folders import EnsembleFolder, MemberFolder, ResultsFolder
 from prostate_alm.tracking import figures, records
@@ -27,6 +29,11 @@ from prostate_alm.tracking.store import (
 )
 
 _TABLE = "members.json"
+_VIEW, _VIEWS_SINCE = "ensembles", Version("3.15")
+_VIEW_COLUMNS = (
+    *(f"metrics.`test_{key}`" for key in ("auc", "fpr_at_tpr95", "fpr_at_tpr95_low", "fpr_at_tpr95_high")),
+    "tags.`verdict`",
+)
 _SUMMARY = "at_a_glance.md"  # the first file that the UI's comparison offers, rendered side by side
 
 
@@ -140,7 +147,33 @@ def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Pat
     note = {MLFLOW_RUN_NOTE: text, "verdict": figures.verdict(ensemble)}
     records.log_tags(client, run_id, ensemble.tags() | note | {records.RESULTS_TAG: ensemble.sha256()})
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ensemble.end_time_ms())
+    offer_view(client, ensemble.experiment)
     return [*logged, ensemble.path]
+
+
+def offer_view(client: StoreClient, experiment: str) -> None:
+    """Put a link to a saved view on top of an experiment that has no description: its ensembles, best first.
+
+    MLflow's pages before 3.15 do not know it.
+    """
+    found = client.get_experiment_by_name(experiment)
+    if Version(mlflow.__version__) < _VIEWS_SINCE or MLFLOW_RUN_NOTE in found.tags:
+        return
+    view = {
+        "searchFilter": f"tags.{records.KIND_TAG} = 'ensemble'",
+        "orderByKey": "metrics.`test_fpr_at_tpr95`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": _VIEW_COLUMNS,
+        **{key: [] for key in ("columnOrder", "runsPinned", "runsHidden")},
+        **{key: {} for key in ("columnWidths", "runsExpanded", "runsVisibilityMap", "groupsExpanded")},
+    }
+    link = f"[Ensembles, best first](#/experiments/{found.experiment_id}/runs?viewStateShareKey={_VIEW})"
+    client.set_experiment_tag(found.experiment_id, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view))
+    client.set_experiment_tag(found.experiment_id, MLFLOW_RUN_NOTE, link)
 
 
 def ensemble_run(client: StoreClient, ensemble: EnsembleFolder) -> str:

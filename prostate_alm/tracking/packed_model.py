@@ -1,7 +1,9 @@
 """The ensemble as one model in MLflow: logged on its run, registered on request."""
 
 import copy
+import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +22,17 @@ with warnings.catch_warnings():
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
+from prostate_alm.results import run_folder
 from prostate_alm.results.folders import EnsembleFolder
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.results.tracking_uri import NO_TRACKING
+from prostate_alm.tracking import figures
 from prostate_alm.tracking.ensemble_run import complete_ensemble, ensemble_run, finished_ensemble
 from prostate_alm.tracking.store import StoreClient, open_store
+from prostate_alm.whole_files import sha256_of_file
 
-MODEL_NAME = "ensemble"
+_NOT_IN_NAMES = re.compile(r"[^\w+-]+")
+_CONTENT_TAG = "content_sha256"
 _ENVIRONMENT = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")
 
 
@@ -62,10 +68,10 @@ def log_packed_model(
     register_as: str | None = None,
     alias: str | None = None,
 ) -> str:
-    """Log an ensemble as one model on its run, which is logged before where it is missing.
+    """Log an ensemble as one model on its run, which is logged before where it is missing; the same results once.
 
     The model is an exported graph with a signature and an input example: it needs no code of this package, and loading
-    it runs none.
+    it runs none. It bears the ensemble's name and figures; a registered version also its description and verdict.
 
     Args:
         folder: the ensemble's folder.
@@ -94,19 +100,37 @@ def log_packed_model(
     complete_ensemble(client, ensemble)
     run_id = ensemble_run(client, ensemble)
     with _as_default_store(tracking_uri):
-        uri = _log(model, input_example, run_id=run_id)
-        client.set_terminated(run_id, "FINISHED", ensemble.end_time_ms())  # logging a model ends the run anew
-        return uri if register_as is None else _register(client, uri, name=register_as, alias=alias)
+        uri = _logged_before(client, ensemble, run_id=run_id)
+        if uri is None:
+            uri = _log(model, input_example, ensemble=ensemble, run_id=run_id)
+            client.set_terminated(run_id, "FINISHED", ensemble.end_time_ms())  # logging a model ends the run anew
+        return uri if register_as is None else _register(client, uri, ensemble, name=register_as, alias=alias)
 
 
-def _log(model: nn.Module, example: np.ndarray, *, run_id: str) -> str:
+def _logged_before(client: StoreClient, ensemble: EnsembleFolder, *, run_id: str) -> str | None:
+    """Return the model that the run has of these very results; None when it has none."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if str(model.status) == "READY" and model.tags.get(_CONTENT_TAG) == _content(ensemble):
+            return str(model.model_uri)
+    return None
+
+
+def _content(ensemble: EnsembleFolder) -> str:
+    """Return what tells results and weights from any others."""
+    weights = [sha256_of_file(member.file(run_folder.MODEL)) for member in ensemble.members()]
+    return hashlib.sha256(" ".join([ensemble.sha256(), *weights]).encode()).hexdigest()
+
+
+def _log(model: nn.Module, example: np.ndarray, *, ensemble: EnsembleFolder, run_id: str) -> str:
     images = np.ascontiguousarray(example, dtype=np.float32)
     with torch.inference_mode():
         logits = model(torch.from_numpy(images)).numpy()
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pytorch.log_model(
             model,
-            name=MODEL_NAME,
+            name=_NOT_IN_NAMES.sub("-", ensemble.name),
+            tags={_CONTENT_TAG: _content(ensemble), "verdict": figures.verdict(ensemble)},
             signature=infer_signature(images, logits),
             input_example=images,
             pip_requirements=_requirements(),  # else MLflow starts a process to find them
@@ -120,8 +144,10 @@ def _requirements() -> list[str]:
     return [f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "torch", "numpy")]
 
 
-def _register(client: StoreClient, uri: str, *, name: str, alias: str | None) -> str:
-    number = mlflow.register_model(uri, name).version
+def _register(client: StoreClient, uri: str, ensemble: EnsembleFolder, *, name: str, alias: str | None) -> str:
+    tags = {"verdict": figures.verdict(ensemble), "ensemble": ensemble.name, "experiment": ensemble.experiment}
+    number = mlflow.register_model(uri, name, tags=tags).version
+    client.update_model_version(name, number, figures.description(ensemble))
     if alias:
         client.set_registered_model_alias(name, alias, number)
     return f"models:/{name}/{number}"

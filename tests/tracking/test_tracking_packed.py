@@ -12,6 +12,7 @@ from torch import nn
 
 from prostate_alm import tracking
 from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.tracking.ensemble_run import offer_view
 from prostate_alm.tracking.packed_model import load_ensemble, log_packed_model
 from prostate_alm.training.networks import CascadeNet
 
@@ -82,7 +83,12 @@ def test_the_logged_model_gives_the_mean_logits_of_the_members(
     np.testing.assert_allclose(loaded.predict(images), expected, atol=1e-5)
     exported = mlflow.pytorch.load_model(model_uri)
     np.testing.assert_allclose(exported(torch.from_numpy(images)).detach().numpy(), expected, atol=1e-5)
-    assert MlflowClient(uri).get_model_version_by_alias(name, "champion").version == 2
+    client = MlflowClient(uri)
+    first, second = (client.get_model_version(name, version) for version in ("1", "2"))
+    assert second.aliases == ["champion"]
+    assert first.source == second.source  # the same results are logged once
+    assert first.description.startswith("**Test AUC 90.0 %**")
+    assert first.tags["verdict"].startswith("not compared: no baseline")
     assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, *example.shape[1:])
     assert loaded.metadata.signature.outputs.inputs[0].shape == (-1, 1)
     np.testing.assert_array_equal(loaded.input_example, example)
@@ -95,12 +101,24 @@ def test_the_model_lies_on_the_run_of_its_ensemble(tmp_path: Path, uri: str, mon
     model_uri = log_packed_model(tmp_path / "bce-alm", tracking_uri=uri, network=network, input_example=example)
     client = MlflowClient(uri)
     run_id = json.loads((tmp_path / "bce-alm" / "tracking.json").read_text())["run_id"]
-    assert client.get_logged_model(model_uri.removeprefix("models:/")).source_run_id == run_id
+    model = client.get_logged_model(model_uri.removeprefix("models:/"))
+    assert (model.source_run_id, model.name) == (run_id, "bce-alm-all")
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("test_auc", 0.9)]
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.end_time == int((tmp_path / "bce-alm" / "metrics.json").stat().st_mtime * 1000)
     assert tracking.resolve_uri(None) == "sqlite:///elsewhere.db"
     assert tracking.sync_results(tmp_path, tracking_uri=uri).logged == ()
+    shown = client.get_experiment(run.info.experiment_id).tags
+    assert f"(#/experiments/{run.info.experiment_id}/runs?viewStateShareKey=ensembles)" in shown["mlflow.note.content"]
+    view = json.loads(shown["mlflow.sharedViewState.ensembles"])
+    (best,) = client.search_runs([run.info.experiment_id], view["searchFilter"], order_by=["metrics.test_auc DESC"])[:1]
+    assert best.data.tags["kind"] == "ensemble"
+    columns = {f"metrics.`{key}`" for key in run.data.metrics} | {f"tags.`{key}`" for key in run.data.tags}
+    assert {"metrics.`test_auc`", "tags.`verdict`"} <= columns & set(view["selectedColumns"])
+    client.set_experiment_tag(run.info.experiment_id, "mlflow.note.content", "mine")
+    offer_view(client, "prostate")
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"] == "mine"
 
 
 def test_what_cannot_be_packed_is_refused_in_a_line(tmp_path: Path, uri: str) -> None:
