@@ -28,7 +28,7 @@ def make(spatial_dims: int, *, seed: int) -> tuple[CascadeNet, np.ndarray]:
     return network, np.random.default_rng(seed).normal(size=(2, *shape)).astype(np.float32)
 
 
-def write_ensemble(folder: Path, spatial_dims: int) -> list[CascadeNet]:
+def write_ensemble(folder: Path, spatial_dims: int, *, auc: float = 0.9) -> list[CascadeNet]:
     folder.mkdir()
     (folder / "ensemble.json").write_text('{"bundle": "prostate", "name": "bce-alm", "data": "all"}')
     networks = [make(spatial_dims, seed=member)[0].eval() for member in range(MEMBERS)]
@@ -39,7 +39,7 @@ def write_ensemble(folder: Path, spatial_dims: int) -> list[CascadeNet]:
         (path / "metrics.json").write_text('{"test": {"auc": 0.9}}')
         torch.save(network.state_dict(), path / "model.pt")
     (folder / "metrics.json").write_text(
-        json.dumps({"members": list(range(MEMBERS)), "ensemble": {"test": {"auc": 0.9}}})
+        json.dumps({"members": list(range(MEMBERS)), "ensemble": {"test": {"auc": auc}}})
     )
     return networks
 
@@ -96,14 +96,14 @@ def test_the_logged_model_gives_the_mean_logits_of_the_members(
 
 def test_the_model_lies_on_the_run_of_its_ensemble(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
-    write_ensemble(tmp_path / "bce-alm", 2)
+    write_ensemble(tmp_path / "bce-alm", 2, auc=0.8)
     network, example = make(2, seed=1)
     model_uri = log_packed_model(tmp_path / "bce-alm", tracking_uri=uri, network=network, input_example=example)
     client = MlflowClient(uri)
     run_id = json.loads((tmp_path / "bce-alm" / "tracking.json").read_text())["run_id"]
     model = client.get_logged_model(model_uri.removeprefix("models:/"))
     assert (model.source_run_id, model.name) == (run_id, "bce-alm-all")
-    assert [(metric.key, metric.value) for metric in model.metrics] == [("test_auc", 0.9)]
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("test_auc", 0.8)]
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.end_time == int((tmp_path / "bce-alm" / "metrics.json").stat().st_mtime * 1000)
