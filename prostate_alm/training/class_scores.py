@@ -63,6 +63,10 @@ class ClassScores:
             figures |= {name: metric(*self.of(critical)) for name, metric in self.metrics_of(critical).items()}
         return figures
 
+    def metric_names(self) -> list[str]:
+        """Return the names of `figures`."""
+        return [name for critical in self.critical for name in self.metrics_of(critical)]
+
     def metrics_of(self, critical: int) -> dict[str, Metric]:
         """Return the figures of a critical class by name, as functions of what `of` returns."""
         if critical == self.critical[0]:

@@ -205,16 +205,19 @@ def _class_scores(rows: Sequence[Mapping[str, str]], settings: Mapping[str, Any]
     return ClassScores(classes, logits, tuple(settings["critical"]), bool(settings["ordered"]))
 
 
-def read_predictions(path: Path) -> Scores:
+def read_predictions(path: Path, settings: Mapping[str, Any]) -> Scores:
     """Return the test scores that an ensemble wrote, its mean logits as the only row (1, N); `test_extra` left out.
 
     Args:
         path: `predictions.csv` of an evaluated ensemble.
+        settings: its members' settings.
     """
     rows = read_rows(path, splits=("test",))
     labels = np.array([float(row["label"]) for row in rows])
     logits = np.array([[float(row["logit"]) for row in rows]])
-    return Scores([row["sample_id"] for row in rows], ["test"] * len(rows), labels, logits)
+    of_classes = _class_scores(rows, settings)
+    own = () if of_classes is None else (of_classes,)
+    return Scores([row["sample_id"] for row in rows], ["test"] * len(rows), labels, logits, own)
 
 
 def _figures(scores: Scores) -> dict[str, dict[str, float]]:
