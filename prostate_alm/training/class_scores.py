@@ -20,9 +20,6 @@ from prostate_alm.method.metrics import auc, fpr_at_tpr, threshold_at_tpr
 REST_TPR_PERCENT = (80, 90, 95, 98)
 """Where the figures of a critical class among many are reported."""
 
-CLASS, LOGIT = "class", "logit_"
-"""Columns of predictions: the number of the class, and the beginning of the names of its logits."""
-
 Metric = Callable[[Any, Any], float]
 
 

@@ -22,7 +22,7 @@ from prostate_alm.method.metrics import (
     fpr_at_tpr,
 )
 from prostate_alm.results.folders import MemberFolder, finished_members
-from prostate_alm.results.predictions import TEST, read_rows
+from prostate_alm.results.predictions import CLASS, TEST, Row, class_logits, read_rows
 from prostate_alm.results.run_folder import (
     CONFIG,
     CONFUSION,
@@ -36,7 +36,7 @@ from prostate_alm.results.run_folder import (
     changed_keys,
 )
 from prostate_alm.training import results
-from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores, Metric
+from prostate_alm.training.class_scores import ClassScores, Metric
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 
 MEMBERS_MIN = 2
@@ -195,12 +195,11 @@ def _read_scores(members: Sequence[MemberFolder], settings: Mapping[str, Any]) -
     return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits, classes)
 
 
-def _class_scores(rows: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> ClassScores | None:
+def _class_scores(rows: Sequence[Row], settings: Mapping[str, Any]) -> ClassScores | None:
     """Return the logits of several classes in a table of predictions; None where it has those of two."""
-    columns = [name for name in rows[0] if name.startswith(LOGIT) and name != "logit_std"]
     if CLASS not in rows[0]:
         return None
-    logits = np.array([[float(row[name]) for name in columns] for row in rows])
+    logits = np.array([class_logits(row) for row in rows])
     classes = np.array([int(row[CLASS]) for row in rows])
     return ClassScores(classes, logits, tuple(settings["critical"]), bool(settings["ordered"]))
 

@@ -169,9 +169,8 @@ def test_ensembles_of_several_classes_are_compared_by_what_the_others_pay(ensemb
     assert rows[1]["against_first"] == pytest.approx(expected)  # the first is the baseline
     assert {"rest_error_at_tpr95", "rest_error_at_tpr95_class0", "balanced_accuracy"} <= set(rows[0]["figures"])
     change = 100 * expected["rest_error_at_tpr90_difference"]
-    assert any(
-        line.startswith("  less the first") and f" {change:+.1f} [" in line for line in as_table(rows).splitlines()
-    )
+    table = as_table(rows)
+    assert any(line.startswith("  less the first") and f" {change:+.1f} [" in line for line in table.splitlines())
     assert "others' error, 90 % TPR" in table
 
 
