@@ -64,7 +64,7 @@ WARNING = _code("warning", PRIVATE, "Quality warning")
 OPERATING_POINT = _code("operating-point", PRIVATE, "Operating point")
 MEMBER_LOGITS = _code("member-logits", PRIVATE, "Logit of each member")
 B_VALUES = _code("b-values", PRIVATE, "b-values")
-CRITICAL_CLASS_NAME = _code("critical-class-name", PRIVATE, "Name of the critical class")
+CRITICAL_CLASS_NAME = _code("critical-name", PRIVATE, "Name of the critical class")
 REFUSAL_CODE = _code("refusal-code", PRIVATE, "Code of the refusal")
 REFUSAL_REASON = _code("refusal-reason", PRIVATE, "Reason of the refusal")
 
