@@ -43,7 +43,9 @@ class CohortClassesSettings(CohortSettings):
     @field_validator("critical", mode="before")
     @classmethod
     def _by_name_or_number(cls, value: Any, info: ValidationInfo) -> tuple[int, ...]:
-        findings = info.data.get("findings", ())
+        if "findings" not in info.data:  # they have a fault of their own, which is told
+            return ()
+        findings = info.data["findings"]
         given = value if isinstance(value, list | tuple) else [value]
         numbers = [findings.index(one) if one in findings else one for one in given]
         try:

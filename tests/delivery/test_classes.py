@@ -212,10 +212,8 @@ def test_saliency_is_that_of_the_critical_class(model: PackedModel, result: Stud
 def test_report_and_structured_report_say_all_probabilities_and_the_decision_about_the_critical_class(
     model: PackedModel, result: StudyResult, phantom_study: Path, tmp_path: Path
 ) -> None:
-    files = {
-        path.suffixes[0]: path
-        for path in write_beside(result, model, tmp_path, study_dir=phantom_study, kinds=("sr", "report"))
-    }
+    written = write_beside(result, model, tmp_path, study_dir=phantom_study, kinds=("sr", "report"))
+    files = {path.suffixes[0]: path for path in written}
     page, found = files[".html"].read_text(), result.answer.classes
     assert f"Called {found.called}: none " in page
     assert "The decision is about equivocal" in page
