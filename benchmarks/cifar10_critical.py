@@ -13,8 +13,11 @@ chosen. `train` keeps the logits and does not train again what is there. `table`
 the members' logits), the error of the other classes at 80, 90 and 95 % TPR of the critical class, the FPR there, and
 the balanced accuracy of the arg-max, with 95 % intervals of the change: test images and draws are resampled together,
 pairs stay pairs. Of the members those count that every loss and class has; of the draws those that have any. `screen`
-prints the same figures on training images that the first member of the first draw does not see, for several strengths
-of the constraint, its forms and lengths of the stages.
+prints what several strengths and forms of the constraint change in the same figures, on training images that a member
+of the first draw does not see, in the mean over critical classes and members, with the standard error of that mean;
+with `--keep DIR` the logits stay there, and what is there is not trained again. A strength is MU,BOUND and words:
+`each` (`CriticalClasses`), `rows` (the term is Σ λ_j r_j over the rows of the batch in place of its critical samples:
+a critical sample weighs the same however many there are), `own` (the rivals' logits get no gradient from it).
 """
 
 import argparse
@@ -23,7 +26,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from prostate_alm.data.cifar10_draws import class_sizes, draw_classes
 from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
+from prostate_alm.method.batch import Batch
 from prostate_alm.method.class_losses import ClassLoss, make_class_loss
 from prostate_alm.method.class_metrics import one_against_rest
 from prostate_alm.method.critical import CriticalClasses, log_odds
@@ -68,7 +72,7 @@ def main() -> None:
     trains.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     trains.add_argument("--members", nargs="+", type=int, default=range(5))
     trains.add_argument("--draws", nargs="+", type=int, default=range(3))
-    trains.add_argument("--strength", default="3,3", metavar="MU,BOUND[,each]")
+    trains.add_argument("--strength", default="3,3", metavar="MU,BOUND[,WORD...]")
     prints = commands.add_parser("table")
     prints.add_argument("output_dir", type=Path)
     prints.add_argument("csv_file", type=Path)
@@ -77,8 +81,11 @@ def main() -> None:
     screens.add_argument("dataset_dir", type=Path)
     screens.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     screens.add_argument(
-        "--strengths", nargs="+", default=["0.1,0.1", "0.3,0.3", "1,1", "3,3"], metavar="MU,BOUND[,each]"
+        "--strengths", nargs="+", default=["0.1,0.1", "0.3,0.3", "1,1", "3,3"], metavar="MU,BOUND[,WORD...]"
     )
+    screens.add_argument("--members", nargs="+", type=int, default=[0])
+    screens.add_argument("--unseen", type=int, default=300, metavar="N", help="images of each class")
+    screens.add_argument("--keep", type=Path, metavar="DIR")
     for one in (trains, screens):
         one.add_argument("--profile", nargs=2, type=int, default=PROFILE, metavar=("LARGEST", "IMBALANCE"))
         one.add_argument("--stages", nargs=2, type=int, default=STAGES, metavar="EPOCHS")
@@ -91,15 +98,14 @@ def main() -> None:
     elif options.command == "table":
         write_table(options.output_dir, options.csv_file, losses=options.losses)
     elif options.command == "screen":
-        data, stages, profile = read_cifar10(options.dataset_dir), tuple(options.stages), tuple(options.profile)
-        chosen = options.losses, options.strengths
-        screen(data, *chosen, critical=options.critical, stages=stages, profile=profile)
+        how = {"stages": tuple(options.stages), "profile": tuple(options.profile)}
+        screen(read_cifar10(options.dataset_dir), options, how)
     else:
         options.output_dir.mkdir(parents=True, exist_ok=True)
         data = read_cifar10(options.dataset_dir)
         np.save(options.output_dir / "labels.npy", data.test.classes)
+        how = {"stages": tuple(options.stages), "profile": tuple(options.profile)}
         for draw, member, loss in product(options.draws, options.members, options.losses):
-            how = {"stages": tuple(options.stages), "profile": tuple(options.profile)}
             constraint = strength_of(options.strength)
             play(data, loss, constraint, draw=draw, member=member, folder=options.output_dir, **how)
 
@@ -122,10 +128,26 @@ class Started:
         """Return the network after a second stage with the constraint of a class, or without one."""
         self.network.load_state_dict(self.state)
         self.base.weighs = True
-        term = None if critical is None else CriticalClasses(self.ids, [critical], classes=10, **constraint)
+        term = None if critical is None else Variant(self.ids, critical, **constraint)
         epochs = range(self.stages[0], sum(self.stages))
         fit(self.network, ConstrainedLoss(self.base, term), self.loader, self.validation, seed=self.seed, epochs=epochs)
         return self.network
+
+
+class Variant(CriticalClasses):
+    """The constraint of one class, also in the forms that were tried."""
+
+    def __init__(self, ids: list[str], critical: int, *, words: Sequence[str] = (), **constraint: Any) -> None:
+        against = "each" if "each" in words else "rest"
+        super().__init__(ids, [critical], classes=10, against=against, **constraint)
+        self.own, self.rows = "own" in words, "rows" in words
+
+    def of_batch(self, batch: Batch) -> Tensor:
+        (c,) = self.critical
+        kept = torch.arange(self.classes) == c
+        logits = torch.where(kept, batch.logits, batch.logits.detach()) if self.own else batch.logits
+        value = super().of_batch(replace(batch, logits=logits))
+        return value * batch.labels.count(c) / len(batch.labels) if self.rows else value
 
 
 def start(
@@ -148,8 +170,10 @@ def start(
 
 
 def strength_of(text: str) -> dict[str, Any]:
-    mu, bound, *form = text.split(",")
-    return {"mu": float(mu), "multiplier_max": float(bound), "against": "".join(form) or "rest"}
+    mu, bound, *words = text.split(",")
+    if unknown := set(words) - {"each", "own", "rows"}:
+        raise SystemExit(f"words of a strength must be each, own or rows, got {unknown} in {text}")
+    return {"mu": float(mu), "multiplier_max": float(bound), "words": words}
 
 
 def play(
@@ -164,37 +188,62 @@ def play(
     started = start(data, loss, draw=draw, member=member, **how)
     for critical, file in files.items():
         if not file.exists():
-            partial = file.with_suffix(".partial.npy")
-            np.save(partial, scored(started.second(critical, **constraint), test)[1])
-            partial.replace(file)
+            keep(file, scored(started.second(critical, **constraint), test)[1])
     print(f"{loss} draw {draw} member {member}: {time.monotonic() - begun:.0f} s", flush=True)
 
 
-def screen(
-    data: Cifar10,
-    losses: Sequence[str],
-    strengths: Sequence[str],
-    *,
-    critical: Sequence[int],
-    stages: tuple[int, int],
-    profile: Profile,
-) -> None:
-    """Print what strengths of the constraint change, the mean over classes, on training images not drawn."""
-    for loss in losses:
-        started = start(data, loss, draw=0, member=0, stages=stages, profile=profile)
-        free = np.setdiff1d(np.arange(len(data.train.classes)), started.drawn)
-        chosen = np.concatenate([free[data.train.classes[free] == c][:UNSEEN] for c in CLASSES])
-        unseen = TensorLoader(samples(data.train, chosen))
-        labels, before = scored(started.second(None), unseen)
-        without = np.array([figures(labels, reduce(labels, before, c), c) for c in critical])
-        print(f"{loss:5} without     ", *(f"{value:7.2f}" for value in without.mean(axis=0)), flush=True)
-        for strength in strengths:
-            after = [scored(started.second(c, **strength_of(strength)), unseen)[1] for c in critical]
-            with_ = np.array(
-                [figures(labels, reduce(labels, own, c), c) for c, own in zip(critical, after, strict=True)]
-            )
-            change = (with_ - without).mean(axis=0)
-            print(f"{loss:5} {strength:11} ", *(f"{value:+7.2f}" for value in change), flush=True)
+def screen(data: Cifar10, options: argparse.Namespace, how: dict[str, Any]) -> None:
+    """Print what strengths of the constraint change, in the mean over classes and members."""
+    for loss in options.losses:
+        without, with_ = [], {strength: [] for strength in options.strengths}
+        for member in options.members:
+            unseen, logits_of = screened(data, loss, member, options, how)
+            labels = data.train.classes[unseen]
+            before, after = logits_of(None, ""), {c: {s: logits_of(c, s) for s in with_} for c in options.critical}
+            for c in options.critical:
+                without.append(figures(labels, reduce(labels, before, c), c))
+                for strength, own in after[c].items():
+                    with_[strength].append(figures(labels, reduce(labels, own, c), c))
+        print(f"{loss:5} without        ", *(f"{value:14.2f}" for value in np.mean(without, axis=0)), flush=True)
+        for strength, own in with_.items():
+            change = np.array(own) - np.array(without)
+            error = change.std(axis=0, ddof=1) / math.sqrt(len(change))
+            cells = (f"{value:+7.2f} ±{e:5.2f}" for value, e in zip(change.mean(axis=0), error, strict=True))
+            print(f"{loss:5} {strength:15}", *cells, flush=True)
+
+
+def screened(
+    data: Cifar10, loss: str, member: int, options: argparse.Namespace, how: dict[str, Any]
+) -> tuple[NDArray[np.int64], Callable[[int | None, str], Logits]]:
+    """Return which training images a member does not see, and a function that gives the logits of a second stage."""
+    started: list[Started] = []
+    sizes = class_sizes(*how["profile"])
+    kept = [max(1, round(VALIDATION_SHARE * size)) for size in sizes]
+    drawn = np.concatenate(draw_classes(data.train.classes, train=sizes, validation=kept, seed=0, member=member))
+    free = np.setdiff1d(np.arange(len(data.train.classes)), drawn)
+    unseen = np.concatenate([free[data.train.classes[free] == c][: options.unseen] for c in CLASSES])
+
+    def logits_of(critical: int | None, strength: str) -> Logits:
+        parts = [loss, *how["profile"], *how["stages"], options.unseen, member, critical, strength]
+        file = options.keep and options.keep / ("-".join(map(str, parts)) + ".npy")
+        if file and file.exists():
+            return np.load(file)
+        if not started:
+            started.append(start(data, loss, draw=0, member=member, **how))
+        constraint = {} if critical is None else strength_of(strength)
+        found = scored(started[0].second(critical, **constraint), TensorLoader(samples(data.train, unseen)))[1]
+        if file:
+            keep(file, found)
+        return found
+
+    return unseen, logits_of
+
+
+def keep(file: Path, logits: Logits) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial.npy")
+    np.save(partial, logits)
+    partial.replace(file)
 
 
 def file_of(folder: Path, loss: str, critical: int | None, *, draw: int, member: int) -> Path:

@@ -114,6 +114,7 @@ def _line(answer: Any, name: str) -> str:
     if answer.status == "refused":
         return f"{name}  refused ({answer.code}): {answer.reason}{place}"
     point = answer.operating_point
-    decision = f"{answer.decision} at TPR {point.target_tpr:g}"
+    called = f", called {answer.classes.called}" if answer.classes else ""
+    decision = f"{answer.decision} at TPR {point.target_tpr:g}{called}"
     codes = ", ".join(dict.fromkeys(warning.code for warning in answer.warnings))
     return f"{name}  probability {answer.probability:.3f}  {decision}{'  warnings: ' if codes else ''}{codes}{place}"

@@ -304,4 +304,5 @@ def _record(label: Label, split: str, sidecar: Sidecar, folder: str) -> StudyRec
         dwi=file(DWI_FILE),
         b_values_acquired_s_per_mm2=sidecar.b_values_acquired_s_per_mm2,
         b_values_computed=sidecar.b_values_computed,
+        finding=label.finding,
     )

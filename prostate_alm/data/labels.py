@@ -5,24 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prostate_alm.data.manifest import ManifestError, repeats
+from prostate_alm.data.manifest import ManifestError, fault_of_findings, repeats
 
 COLUMNS = ("id", "label")
-OPTIONAL_COLUMNS = ("patient", "split")
+OPTIONAL_COLUMNS = ("patient", "split", "finding")
 
 
 @dataclass(frozen=True)
 class Label:
-    """A row of the table: study `id` (the name of its folder), `label` 0 or 1, and optionally its patient and split."""
+    """A row of the table: study `id` (the name of its folder), `label` 0 or 1, optionally patient, split and finding."""
 
     id: str
     label: int
     patient: str
     split: str | None
+    finding: str | None = None
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read a CSV table with the columns `id` and `label`, and optionally `patient` and `split` (train or test).
+    """Read a CSV table with the columns `id` and `label`, and optionally `patient`, `split` (train or test) and `finding`.
 
     Other columns are refused: a misspelt `patient` would put one person's studies in two splits without a word.
 
@@ -31,7 +32,7 @@ def read_labels(path: Path) -> list[Label]:
 
     Raises:
         ManifestError: the file cannot be read, a column is missing or unknown, an id repeats, a value is out of range,
-            all labels are the same, or a patient lies in two splits.
+            all labels are the same, a patient lies in two splits, or a finding has two labels.
     """
     rows = [_label(row, place) for place, row in _rows(path)]
     repeated = repeats(row.id for row in rows)
@@ -46,6 +47,8 @@ def read_labels(path: Path) -> list[Label]:
             "A classifier needs studies of both classes."
         )
     _check_splits(rows, path)
+    if fault := fault_of_findings([(row.id, row.label, row.finding) for row in rows]):
+        raise ManifestError(f"{fault} in {path}. Correct the column `finding` or `label`.")
     return sorted(rows, key=lambda row: row.id)
 
 
@@ -102,10 +105,11 @@ def _label(row: Mapping[str, str], place: str) -> Label:
     if not name or Path(name).name != name or name in (".", "..") or not name.isprintable():
         raise ManifestError(f"id must be the name of a study's folder, got {name!r} in {place}. Correct the row.")
     patient = (row.get("patient") or "").strip() or name
-    for column, word in (("id", name), ("patient", patient)):
+    finding = (row.get("finding") or "").strip() or None
+    for column, word in (("id", name), ("patient", patient), ("finding", finding or name)):
         if word[0] in "=+-@" or not word.isprintable():  # spreadsheets run it
             raise ManifestError(f"{column} must not begin with = + - @, got {word!r} in {place}. Rename it.")
     split = (row.get("split") or "").strip() or None
     if split not in (None, "train", "test"):
         raise ManifestError(f"split must be train or test, got {split!r} in {place}. Correct the row.")
-    return Label(id=name, label=int(text), patient=patient, split=split)
+    return Label(id=name, label=int(text), patient=patient, split=split, finding=finding)

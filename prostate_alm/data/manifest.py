@@ -63,12 +63,20 @@ class VolumeFile(_Record):
         return path
 
 
+def is_absent(value: object) -> bool:
+    """Return whether a study lacks what is then left out: cohorts from before it existed keep their bytes."""
+    return value is None
+
+
 class StudyRecord(_Record):
     """One study of the cohort.
 
     `b_values_s_per_mm2` of the manifest holds for every study; `b_values_computed` says which of them were not acquired
     but computed by a mono-exponential fit of `b_values_acquired_s_per_mm2`. In a cohort of `diffusion_channels` there
     are no flags, and what was acquired may be unknown.
+
+    `finding` is which of several classes the study is of, where the cohort has them: `label` says of each class whether
+    it must not be missed.
     """
 
     id: Name
@@ -79,6 +87,7 @@ class StudyRecord(_Record):
     dwi: VolumeFile
     b_values_acquired_s_per_mm2: tuple[BValue, ...]
     b_values_computed: tuple[bool, ...]
+    finding: Name | None = Field(default=None, exclude_if=is_absent)
 
 
 class RefusedStudy(_Record):
@@ -126,6 +135,8 @@ class Manifest(_Record):
         if repeated:
             raise ValueError(f"study ids must be unique, got {repeated[0]!r} more than once")
         _check_channels(self)
+        if fault := fault_of_findings([(study.id, study.label, study.finding) for study in self.studies]):
+            raise ValueError(fault)
         if len(set(self.b_values_s_per_mm2)) < len(self.b_values_s_per_mm2):
             raise ValueError(f"b_values_s_per_mm2 must be distinct, got {list(self.b_values_s_per_mm2)}")
         pairs = {(study.patient, study.split) for study in self.studies}
@@ -151,6 +162,28 @@ class Manifest(_Record):
     def diffusion_volumes(self) -> int:
         """Number of diffusion volumes of each study."""
         return len(self.b_values_s_per_mm2) + len(self.diffusion_channels)
+
+
+def fault_of_findings(studies: Iterable[tuple[str, int, str | None]]) -> str:
+    """Return what is wrong with the findings of studies, '' when nothing is.
+
+    Args:
+        studies: id, label and finding of each.
+
+    >>> fault_of_findings([("a", 0, "none"), ("b", 1, "none")])
+    "studies of one finding must have one label, got 'b' with 'none' and label 1, others have 0"
+    """
+    known: dict[str | None, int] = {}
+    for name, label, finding in studies:
+        if known and (finding is None) != (None in known):
+            return f"finding must be given for all studies or for none, got {name!r} unlike others"
+        if finding is not None and known.setdefault(finding, label) != label:
+            return (
+                f"studies of one finding must have one label, got {name!r} with {finding!r} and label {label}, "
+                f"others have {known[finding]}"
+            )
+        known.setdefault(finding, label)
+    return ""
 
 
 def _check_channels(manifest: Manifest) -> None:

@@ -28,7 +28,8 @@ DEFAULT_STUDIES = 60
 class SyntheticCohort(BaseModel):
     """What determines a synthetic cohort: see `make_cohort`; `test_share` of the studies are for testing.
 
-    The same parameters give the same studies and the same split.
+    With `findings` the manifest has the reader's three findings as well. The same parameters give the same studies and
+    the same split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,11 +42,12 @@ class SyntheticCohort(BaseModel):
     positive_share: float = Field(default=0.3, gt=0, lt=1)
     b_values_s_per_mm2: tuple[float, ...] = tuple(MODEL_B_VALUES_S_PER_MM2)
     test_share: float = Field(default=1 / 3, gt=0, lt=1)
+    findings: bool = False
 
     @property
     def phantom(self) -> dict[str, Any]:
         """The parameters of a single study."""
-        return self.model_dump(exclude={"studies", "test_share"})
+        return self.model_dump(exclude={"studies", "test_share", "findings"})
 
 
 def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0) -> Path:
@@ -101,7 +103,7 @@ def ensure_cohort(
     _make_studies(dicom_dir, cohort, progress=progress("making studies"))
     build_manifest(
         dicom_dir,
-        dicom_dir / "labels.csv",
+        dicom_dir / ("findings.csv" if cohort.findings else "labels.csv"),
         output=manifest,
         b_values_s_per_mm2=cohort.b_values_s_per_mm2,
         test_share=cohort.test_share,

@@ -101,6 +101,7 @@ def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
         "model_sha256": pa.string(),
         "source_sha256": pa.string(),
         "file": pa.string(),
+        **dict.fromkeys(_of_classes(rows), pa.string()),
     }
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(types.items()))), sink)
@@ -117,12 +118,18 @@ def write_sheet(folder: Path, answers: Iterable[Answer]) -> Path:
     rows = _rows(answers)
     named = [name for name in Identity.model_fields if any(name in row for row in rows)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["study", *named, *_SHEET_COLUMNS], restval="", extrasaction="ignore")
+    columns = ["study", *named, *_SHEET_COLUMNS, *_of_classes(rows)]
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     path = folder / SHEET_FILE
     write_text_atomically(path, text.getvalue())
     return path
+
+
+def _of_classes(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the column that several classes have besides; none of two."""
+    return ["called"] if any("called" in row for row in rows) else []
 
 
 def _cell(value: Any) -> Any:
@@ -157,6 +164,7 @@ def _row(answer: Answer) -> dict[str, Any]:
         "target_tpr": answer.operating_point.target_tpr,
         "threshold": answer.operating_point.threshold,
         "warnings": [warning.code for warning in answer.warnings],
+        **({} if answer.classes is None else {"called": answer.classes.called}),
     }
 
 

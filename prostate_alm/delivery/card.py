@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION = 1
-"""Number of the layout of packed models; a reader refuses greater ones."""
+FORMAT_VERSION, CLASSES_FORMAT_VERSION = 1, 2
+"""Number of the layout of packed models, of two classes and of several; a reader refuses greater ones."""
 
 CONFIDENCE = 0.95
 """Of all intervals of an operating point."""
@@ -39,6 +39,28 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+ClassName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)]
+"""As long as a coded concept of DICOM may be."""
+
+
+class ClassesSpec(_Frozen):
+    """Several classes in the order of the network's logits; the operating points are those of the critical one."""
+
+    names: tuple[ClassName, ...] = Field(min_length=2, max_length=64)
+    critical: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _critical_is_one(self) -> Self:
+        if self.critical >= len(self.names) or len(set(self.names)) < len(self.names):
+            raise ValueError(f"critical must be one of {len(self.names)} different names, got {self.critical}")
+        return self
+
+    @property
+    def rivals(self) -> tuple[int, ...]:
+        """Numbers of the other classes."""
+        return tuple(number for number in range(len(self.names)) if number != self.critical)
+
+
 class NetworkSpec(_Frozen):
     """Arguments of `CascadeNet`, as data: a packed model runs no code of its own."""
 
@@ -46,6 +68,7 @@ class NetworkSpec(_Frozen):
     path_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
     features: tuple[Channels, ...] = Field(min_length=1, max_length=16)
     pooling: tuple[tuple[Window, Window, Window], ...] = Field(min_length=1, max_length=16)
+    outputs: int = Field(default=1, ge=1, le=64, exclude_if=lambda outputs: outputs == 1)  # packs keep their bytes
 
     @model_validator(mode="after")
     def _one_pooling_a_convolution(self) -> Self:
@@ -58,7 +81,7 @@ class NetworkSpec(_Frozen):
         """How many numbers one member has."""
         layers = ((before, *self.features) for before in self.path_channels)
         convolutions = sum((27 * a + 1) * b for path in layers for a, b in pairwise(path))
-        return convolutions + len(self.path_channels) * self.features[-1] + 1
+        return convolutions + (len(self.path_channels) * self.features[-1] + 1) * self.outputs
 
     def values(self, image_size: tuple[int, ...]) -> int:
         """Return how many numbers the largest layer of a path makes of an image; 0 where nothing is left of it."""
@@ -152,7 +175,11 @@ class ValidationScores(_Frozen):
 
 
 class ModelCard(_Frozen):
-    """All that prediction needs besides the weights; stored as `prostate_alm` in the pack's `configs/metadata.json`."""
+    """All that prediction needs besides the weights; stored as `prostate_alm` in the pack's `configs/metadata.json`.
+
+    Without `classes` there are two, and one logit. With them, logit and positives are those of the critical class: its
+    log-odds against the others.
+    """
 
     format_version: int = Field(ge=1)
     name: Text
@@ -171,6 +198,16 @@ class ModelCard(_Frozen):
     calibration: PlattCalibration
     training_range: TrainingRange
     validation: ValidationScores
+    classes: ClassesSpec | None = Field(default=None, exclude_if=lambda classes: classes is None)
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Self:
+        outputs = 1 if self.classes is None else len(self.classes.names)
+        if self.network.outputs != outputs:
+            raise ValueError(f"network must have {outputs} outputs, got {self.network.outputs}")
+        if self.classes is not None and self.format_version < CLASSES_FORMAT_VERSION:
+            raise ValueError(f"format_version must be {CLASSES_FORMAT_VERSION} with classes, got {self.format_version}")
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -19,8 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from prostate_alm import __version__
-from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperatingPoint
+from prostate_alm.delivery.card import GridSpec, StoredOperatingPoint
 from prostate_alm.delivery.prediction import (
+    CLASSES_SCHEMA_VERSION,
+    SCHEMA_VERSION,
     AppliedOperatingPoint,
     Identity,
     ModelIdentity,
@@ -31,6 +33,7 @@ from prostate_alm.delivery.prediction import (
 from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
 from prostate_alm.delivery.quality import model_warnings, quality_warnings
 from prostate_alm.delivery.quiet import quiet_about_values
+from prostate_alm.delivery.scores import calibrated, classes_answer, critical_logits, member_logits
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.identifiers import Identifiers, identifiers_of
@@ -42,7 +45,6 @@ from prostate_alm.imaging.volume import StudyVolumes, load_selection
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.described import DescribedModel
     from prostate_alm.delivery.package.opened import PackedModel
-    from prostate_alm.results.mean_logits import MeanLogits
 
     Described = DescribedModel | PackedModel
 
@@ -131,8 +133,9 @@ def predict_folder(
     image = reading.image
     logits = Refusal("", "") if image is None else _guarded(lambda: member_logits(model.network, image[None])[0])
     if isinstance(logits, Refusal):
-        return answer_reading(reading if image is None else replace(reading, refusal=logits), model, (), point=point)
-    return answer_reading(reading, model, tuple(logits.tolist()), point=point)
+        reading = reading if image is None else replace(reading, refusal=logits)
+        return answer_reading(reading, model, torch.empty(0, 1), point=point)
+    return answer_reading(reading, model, logits, point=point)
 
 
 @quiet_about_values()
@@ -166,14 +169,14 @@ def read_folder(
 
 
 def answer_reading(
-    reading: StudyReading, model: Described, logits: tuple[float, ...], *, point: StoredOperatingPoint
+    reading: StudyReading, model: Described, logits: torch.Tensor, *, point: StoredOperatingPoint
 ) -> StudyResult:
     """Return the answer for a study that was read: a refusal where it was refused, whatever the logits are.
 
     Args:
         reading: of `read_folder`.
         model: the packed model.
-        logits: of its members on the image, in order.
+        logits: of its members on the image, in order, (M, 1), or (M, K) of several classes.
         point: the operating point that decides.
     """
     if reading.refusal is not None:
@@ -237,19 +240,20 @@ def _read(asked: _Asked, selection: Selection, grid: GridSpec, *, rules: Rules |
 
 
 def _answered(
-    reading: StudyReading, model: Described, logits: tuple[float, ...], *, point: StoredOperatingPoint
+    reading: StudyReading, model: Described, logits: torch.Tensor, *, point: StoredOperatingPoint
 ) -> StudyResult:
     asked, selection, volumes, channels = reading.asked, reading.selection, reading.volumes, reading.channels
     if selection is None or volumes is None or channels is None:
         raise ValueError("reading must hold the volumes of a study that is answered, got none.")
-    logit = statistics.fmean(logits)
+    logit, of_members = critical_logits(logits, model.card.classes)
     answer = Prediction(
+        schema_version=SCHEMA_VERSION if model.card.classes is None else CLASSES_SCHEMA_VERSION,
         study=_pseudonym(selection) or "",
         probability=calibrated(logit, model.card.calibration),
         decision="positive" if logit >= point.threshold else "negative",
         logit=logit,
-        logit_std=statistics.stdev(logits) if len(logits) > 1 else 0.0,
-        member_logits=logits,
+        logit_std=statistics.stdev(of_members) if len(of_members) > 1 else 0.0,
+        member_logits=of_members,
         operating_point=AppliedOperatingPoint(
             **{name: getattr(point, name) for name in AppliedOperatingPoint.model_fields}
         ),
@@ -259,29 +263,15 @@ def _answered(
         series=_series(selection, is_named=True),
         warnings=(
             *model_warnings(model.card, point),
-            *quality_warnings(volumes, channels, card=model.card, member_logits=logits),
+            *quality_warnings(volumes, channels, card=model.card, member_logits=of_members),
         ),
         model=asked.model,
         software=asked.software,
         source_sha256=asked.source_sha256,
         identity=_identity(asked, selection),
+        classes=classes_answer(logits, model.card, point),
     )
     return StudyResult(answer, volumes, reading.image)
-
-
-def calibrated(logit: float, calibration: PlattCalibration) -> float:
-    """Return the probability of a logit: sigmoid(slope · logit + intercept), within [0, 1].
-
-    >>> calibrated(0.0, PlattCalibration(slope=2.0, intercept=0.0, prevalence=0.5, samples=10))
-    0.5
-    """
-    return float(1 / (1 + np.exp(-np.clip(calibration.slope * logit + calibration.intercept, -700, 700))))
-
-
-def member_logits(network: MeanLogits, image: torch.Tensor) -> torch.Tensor:
-    """Return what each member says of images (B, C, X, Y, Z): logits (B, M)."""
-    with torch.inference_mode():
-        return torch.cat([member(image) for member in network.members], dim=1)
 
 
 def _refused(asked: _Asked, refusal: Refusal, *, selection: Selection | None) -> StudyResult:

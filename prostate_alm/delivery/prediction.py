@@ -1,11 +1,14 @@
 """The answer for one study, or the reason why there is none: what `prostate-alm predict` writes as JSON."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NOTICE = "Research use only, not for diagnosis."
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+"""Of an answer about two classes, or a refusal."""
+CLASSES_SCHEMA_VERSION: Literal["1.1"] = "1.1"
+"""Of an answer about several classes."""
 
 Pseudonym = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """First 16 hexadecimal digits of the SHA-256 of the Study Instance UID: the same for any order and naming of files."""
@@ -71,15 +74,30 @@ class Identity(_Frozen):
     accession_number: str
 
 
+class ClassesAnswer(_Frozen):
+    """What an answer says of several classes.
+
+    `called` is the critical class where the decision is positive, else the most probable of the others.
+    `probabilities` are those of all classes, in the model's order, with a sum of 1.
+    """
+
+    critical: str
+    called: str
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+
 class Prediction(_Frozen):
     """A study that was answered.
 
     `logit` is the mean of the members' logits (section 5.2 of the paper); `probability` is calibrated from it on the
     validation samples; `decision` compares it with the operating point's threshold. `b_values_computed` tells which of
     the model's b-values come from a fit instead of the scanner.
+
+    Of several classes (`classes`, absent where there are two) the decision is about the critical one: a member's logit
+    is the log-odds of that class against the others, and `logit` that of the mean logits of all classes.
     """
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0", "1.1"] = "1.0"
     status: Literal["answered"] = "answered"
     notice: Literal["Research use only, not for diagnosis."] = "Research use only, not for diagnosis."
     study: Pseudonym
@@ -98,6 +116,14 @@ class Prediction(_Frozen):
     software: dict[str, str]
     source_sha256: Sha256 | None = None
     identity: Identity | None = None
+    classes: ClassesAnswer | None = Field(default=None, exclude_if=lambda classes: classes is None)
+
+    @model_validator(mode="after")
+    def _version_fits(self) -> Self:
+        version = SCHEMA_VERSION if self.classes is None else CLASSES_SCHEMA_VERSION
+        if self.schema_version != version:
+            raise ValueError(f"schema_version must be {version}, got {self.schema_version}")
+        return self
 
 
 class Refused(_Frozen):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from prostate_alm.experiments.paper_tables import loss_names, paper_effects, rate_columns
-from prostate_alm.experiments.plan import Pair
+from prostate_alm.experiments.plan import Task
 from prostate_alm.experiments.tables import Results, figure_at, percent, rate_paths
 
 MEAN = "mean"
@@ -14,7 +14,7 @@ MEAN = "mean"
 SPLITS = ("test", "test_draws", "test_all_positives")
 """Test set at the class ratio, the mean over many draws of it, and with all positives."""
 
-_PAPER_TABLES: dict[tuple[Pair | None, str], str] = {
+_PAPER_TABLES: dict[tuple[Task | None, str], str] = {
     (None, "test"): "table1",
     (None, "test_draws"): "table1",
     ((0, 1), "test"): "table2",
@@ -34,7 +34,7 @@ class Effect:
     interval over the test samples; `p_value` is DeLong's, for the AUC.
     """
 
-    pair: Pair | None
+    pair: Task | None
     split: str
     ratio: int
     loss: str
@@ -74,7 +74,7 @@ def all_effects(results: Results) -> list[Effect]:
     ]
 
 
-def _effects(results: Results, pair: Pair | None, *, split: str, ratio: int, column: str) -> Iterator[Effect]:
+def _effects(results: Results, pair: Task | None, *, split: str, ratio: int, column: str) -> Iterator[Effect]:
     table = _PAPER_TABLES.get((pair, split))
     paper = paper_effects(table, ratio, column) if table else {}
     ours: dict[str, float] = {}

@@ -8,13 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from prostate_alm.experiments.effects import MEAN, Effect
-from prostate_alm.experiments.paper_tables import loss_names, rate_columns
+from prostate_alm.experiments.paper_tables import RISING, loss_names, rate_columns
 
 _TITLES = {
     "test_auc": "AUC",
     "fpr_at_tpr100": "FPR at 100 % TPR",
     "fpr_at_tpr95": "FPR at 95 % TPR",
     "fpr_at_tpr90": "FPR at 90 % TPR",
+    **{f"rest_error_at_tpr{tpr}": f"others' error, {tpr} % TPR" for tpr in (80, 90, 95)},
+    "balanced_accuracy": "balanced accuracy",
     "fpr_at_fn0": "FPR at 0 false negatives",
     "fpr_at_fn1": "FPR at 1 false negative",
 }
@@ -46,7 +48,7 @@ def draw_effects(path: Path, effects: Sequence[Effect], *, title: str) -> None:
     for axes, column in zip(grid[0], columns, strict=True):
         axes.set_title(_TITLES[column])
     for axes, column in zip(grid[-1], columns, strict=True):
-        axes.set_xlabel("better →" if column == "test_auc" else "← better")
+        axes.set_xlabel("better →" if column in RISING else "← better")
     figure.suptitle(f"ALM minus baseline, percentage points. {title}")
     figure.legend(handles=_legend(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=110)
@@ -68,7 +70,7 @@ def _draw_panel(axes: Axes, effects: Sequence[Effect]) -> None:
                 0.98, place, "missing", ha="right", va="center", color="0.6", transform=axes.get_yaxis_transform()
             )
             continue
-        is_better = effect.effect > 0 if effect.column == "test_auc" else effect.effect < 0
+        is_better = effect.effect > 0 if effect.column in RISING else effect.effect < 0
         colour = _BETTER if is_better else _WORSE if effect.effect else "black"
         if effect.low is not None and effect.high is not None:
             axes.plot([effect.low, effect.high], [place, place], color=colour, linewidth=4, alpha=0.25)

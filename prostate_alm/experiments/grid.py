@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prostate_alm.experiments.plan import Pair, Plan
+from prostate_alm.experiments.plan import Plan, Task, pair_as_name
 from prostate_alm.results.run_folder import member_name
 
 Training = Literal["baseline", "alm"]
@@ -24,9 +24,12 @@ RULE = "the most finished members, then the highest mean validation AUC over the
 
 @dataclass(frozen=True)
 class Cell:
-    """A loss at a class ratio of a pair of classes; `pair` is None for a cohort, which has two classes only."""
+    """A loss at a class ratio of a pair of classes, or of all with a critical one.
 
-    pair: Pair | None
+    `pair` is None for a cohort, which has two classes only.
+    """
+
+    pair: Task | None
     ratio: int
     loss: str
 
@@ -121,8 +124,8 @@ def cells(plan: Plan) -> Iterator[Cell]:
 
 def side_folder(plan: Plan, cell: Cell, *, training: Training) -> Path:
     """Return the folder of an ensemble relative to the root: `cifar10-0-1/1-9/a_fl-alm`, `prostate/1-8/bce-alm`."""
-    experiment = [plan.dataset, *map(str, cell.pair or ())]
-    return Path("-".join(experiment), f"1-{cell.ratio}", f"{cell.loss}-{training}")
+    experiment = plan.dataset if cell.pair is None else f"{plan.dataset}-{pair_as_name(cell.pair)}"
+    return Path(experiment, f"1-{cell.ratio}", f"{cell.loss}-{training}")
 
 
 def search(plan: Plan, cell: Cell, *, look: Look) -> CellState:
@@ -160,8 +163,7 @@ def _loss_candidates(plan: Plan, cell: Cell) -> list[Candidate]:
     all_parameters = plan.loss_candidates(cell.loss, cell.ratio)
     common = {
         **plan.settings,
-        **dict(zip(("majority", "minority"), cell.pair or (), strict=False)),
-        "ratio": cell.ratio,
+        **_of_task(cell),
         "loss": cell.loss,
         "seed": plan.seed,
         "alm": False,
@@ -174,6 +176,12 @@ def _loss_candidates(plan: Plan, cell: Cell) -> list[Candidate]:
         )
         for parameters in all_parameters
     ]
+
+
+def _of_task(cell: Cell) -> dict[str, int]:
+    if cell.pair is not None and len(cell.pair) == 1:
+        return {"critical": cell.pair[0], "imbalance": cell.ratio}
+    return {**dict(zip(("majority", "minority"), cell.pair or (), strict=False)), "ratio": cell.ratio}
 
 
 def _alm_candidate(plan: Plan, folder: Path, base: Candidate, *, mu0: float, rho: float, delta: float) -> Candidate:

@@ -6,7 +6,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import NamedTuple
 
-from prostate_alm.experiments.plan import Pair, in_numbers
+from prostate_alm.experiments.plan import Task, in_numbers
 
 RATE_COLUMNS = ("test_auc", "fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
 """Columns of tables 2, 5 and 6, in percent."""
@@ -14,21 +14,32 @@ RATE_COLUMNS = ("test_auc", "fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
 COHORT_COLUMNS = ("test_auc", "fpr_at_fn0", "fpr_at_fn1")
 """Columns of table 1, in percent."""
 
+CLASS_COLUMNS = ("test_auc", *(f"rest_error_at_tpr{tpr}" for tpr in (80, 90, 95)), "fpr_at_tpr95", "balanced_accuracy")
+"""Columns where all classes are told apart and one is critical, in percent; the paper has no such table."""
+
+RISING = frozenset({"test_auc", "balanced_accuracy"})
+"""Columns that are better the greater they are."""
+
 
 def loss_names() -> MappingProxyType[str, str]:
     """Return the names of the losses as the tables print them, by their names in the code, in the paper's order.
 
+    Those of several classes come last.
+
     >>> loss_names()["cb_bce"]
     'CB-BCE'
     """
-    from prostate_alm.method.losses import LOSSES  # loads torch, which takes a second
+    from prostate_alm.method.class_losses import CLASS_LOSSES  # loads torch, which takes a second
+    from prostate_alm.method.losses import LOSSES
 
-    return MappingProxyType({name: name.upper().replace("_", "-") for name in LOSSES})
+    return MappingProxyType({name: name.upper().replace("_", "-") for name in (*LOSSES, *CLASS_LOSSES)})
 
 
-def rate_columns(pair: Pair | None) -> tuple[str, ...]:
-    """Return the columns by which ensembles are compared: those of table 2 for classes, of table 1 for a cohort."""
-    return COHORT_COLUMNS if pair is None else RATE_COLUMNS
+def rate_columns(pair: Task | None) -> tuple[str, ...]:
+    """Return the columns by which ensembles are compared: those of table 2 for two classes, of table 1 for a cohort."""
+    if pair is None:
+        return COHORT_COLUMNS
+    return RATE_COLUMNS if len(pair) == 2 else CLASS_COLUMNS
 
 
 class Key(NamedTuple):

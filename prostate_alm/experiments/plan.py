@@ -11,12 +11,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from prostate_alm.results.run_folder import changed_keys
+from prostate_alm.shipped import config_files_of
 from prostate_alm.whole_files import sha256_of_file, write_text_atomically
 
 PLAN_FILE = "plan.json"
+_SHA256, _BASE_SHA256 = "bundle_sha256", "base_sha256"
+"""In the record of a plan: checksums of the config file, and of the one that it is laid over."""
 
 _SHARE = re.compile(r"(\d*)N(?:/(\d+))?")
-_GIVEN_BY_THE_GRID = {"majority", "minority", "ratio", "loss", "loss_parameters", "alm", "mu0", "rho", "delta"}
+_GIVEN_BY_THE_GRID = {"majority", "minority", "ratio", "loss", "loss_parameters", "alm", "mu0", "rho", "delta"} | {
+    *("critical", "imbalance"),
+}
 _GIVEN_BY_THE_RUN = {"seed", "member", "output_dir", "resume", "overwrite"}
 
 
@@ -34,10 +39,18 @@ def _as_list(value: Any) -> Any:
 Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 """Majority and minority class of a data set of many classes."""
 
+Task = Pair | tuple[int]
+"""What is told apart: a pair of classes, or all of a data set, of which one is critical."""
+
 Value = Annotated[float | str, PlainValidator(_value)]
 Candidates = Annotated[tuple[Value, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def is_absent(value: object) -> bool:
+    """Return whether a plan does not have what is then left out of its record."""
+    return value is None
 
 
 class Penalty(BaseModel):
@@ -58,8 +71,10 @@ class Penalty(BaseModel):
 class Plan(BaseModel):
     """An experiment: every loss at every class ratio of pairs of classes or of a cohort, alone and with the constraint.
 
-    `bundle` is the config file of the bundle, relative to the plan's own file; `dataset` starts the names of folders;
-    `pairs` are (majority, minority) classes, absent for a bundle whose data have two classes only; `losses` gives each
+    `bundle` is the config file of the bundle, or an overlay, relative to the plan's own file; `dataset` starts the
+    names of folders; `pairs` are (majority, minority) classes, absent for a bundle whose data have two classes only;
+    `critical` are classes that are critical in turn where all are told apart, and a ratio is then the imbalance of the
+    largest class to the smallest; `losses` gives each
     loss's own parameters, one value or a list of candidates; losses of `baseline_only` are not combined with the
     constraint; `settings` are the bundle's, the same for all runs.
     """
@@ -70,6 +85,7 @@ class Plan(BaseModel):
     bundle: Path
     dataset: str = Field(pattern=r"^[a-z0-9]+$")
     pairs: tuple[Pair, ...] | None = Field(default=None, min_length=1)
+    critical: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, exclude_if=is_absent)
     ratios: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     losses: dict[str, dict[str, Candidates]] = Field(min_length=1)
     baseline_only: tuple[str, ...] = ()
@@ -85,9 +101,9 @@ class Plan(BaseModel):
         return self
 
     @property
-    def tasks(self) -> tuple[Pair | None, ...]:
-        """What is trained: pairs of classes, or None for a cohort of two."""
-        return self.pairs or (None,)
+    def tasks(self) -> tuple[Task | None, ...]:
+        """What is trained: pairs of classes, critical ones among all, or None for a cohort of two."""
+        return self.pairs or tuple((number,) for number in self.critical or ()) or (None,)
 
     def loss_candidates(self, loss: str, ratio: int) -> list[dict[str, float]]:
         """Return the candidates of a loss's own parameters at a class ratio, in the order of the plan.
@@ -123,38 +139,44 @@ def in_numbers(value: float | str, ratio: int) -> float:
     return int(match[1] or 1) * ratio / int(match[2] or 1) if match else float(value)
 
 
-def pair_in_words(pair: Pair | None) -> str:
+def pair_in_words(pair: Task | None) -> str:
     """Return what is told apart, in words.
 
-    >>> pair_in_words((0, 1)), pair_in_words(None)
-    ('Classes 0 and 1', 'Cohort')
+    >>> pair_in_words((0, 1)), pair_in_words((3,)), pair_in_words(None)
+    ('Classes 0 and 1', 'Critical class 3', 'Cohort')
     """
-    return "Cohort" if pair is None else f"Classes {pair[0]} and {pair[1]}"
+    if pair is None:
+        return "Cohort"
+    return f"Classes {pair[0]} and {pair[1]}" if len(pair) == 2 else f"Critical class {pair[0]}"
 
 
-def pair_as_name(pair: Pair | None) -> str:
+def pair_as_name(pair: Task | None) -> str:
     """Return what is told apart, as a part of a file's name.
 
-    >>> pair_as_name((0, 1)), pair_as_name(None)
-    ('0-1', 'cohort')
+    >>> pair_as_name((0, 1)), pair_as_name((3,)), pair_as_name(None)
+    ('0-1', 'critical-3', 'cohort')
     """
-    return "cohort" if pair is None else f"{pair[0]}-{pair[1]}"
+    if pair is None:
+        return "cohort"
+    return f"{pair[0]}-{pair[1]}" if len(pair) == 2 else f"critical-{pair[0]}"
 
 
 def _faults(plan: Plan) -> list[str]:
     """Return what is wrong between the fields, each in the words of `must be`."""
+    from prostate_alm.method.class_losses import CLASS_LOSSES
     from prostate_alm.method.losses import LOSSES, parameters_of  # loads torch, which takes a second
 
-    faults = []
+    known = LOSSES if plan.critical is None else CLASS_LOSSES
+    faults = _faults_of_classes(plan)
     pairs = plan.pairs or ()
     if any(majority == minority for majority, minority in pairs) or len(set(pairs)) < len(pairs):
         faults.append(f"pairs must be different pairs of two different classes, got {list(map(list, pairs))}")
     if len(set(plan.ratios)) < len(plan.ratios):
         faults.append(f"ratios must be without repetition, got {list(plan.ratios)}")
     for loss, parameters in plan.losses.items():
-        wanted = set(parameters_of(loss)) - {"class_counts"} if loss in LOSSES else None
+        wanted = set(parameters_of(loss, known)) - {"class_counts"} if loss in known else None
         if wanted is None:
-            faults.append(f"losses must be known losses, got {loss!r}, available: {sorted(LOSSES)}")
+            faults.append(f"losses must be known losses, got {loss!r}, available: {sorted(known)}")
         elif not set(parameters) <= wanted:
             faults.append(f"parameters of {loss} must be some of {sorted(wanted)}, got {sorted(parameters)}")
     if not set(plan.baseline_only) <= set(plan.losses):
@@ -162,6 +184,24 @@ def _faults(plan: Plan) -> list[str]:
     given = sorted((_GIVEN_BY_THE_GRID | _GIVEN_BY_THE_RUN) & set(plan.settings))
     if given:
         faults.append(f"settings must be without what the plan gives each run itself, got {given}")
+    return faults
+
+
+def _faults_of_classes(plan: Plan) -> list[str]:
+    """Return what is wrong with a plan of several classes; the candidates are chosen by the AUC of the critical one."""
+    if plan.critical is None:
+        return []
+    faults = []
+    if plan.pairs is not None:
+        faults.append("critical must be left out where there are pairs, got both")
+    if len(set(plan.critical)) < len(plan.critical):
+        faults.append(f"critical must name each class once, got {list(plan.critical)}")
+    lists = [values for parameters in plan.losses.values() for values in parameters.values()]
+    if any(len(values) > 1 for values in [*lists, plan.alm.mu0_rho, plan.alm.delta]):
+        faults.append(
+            "parameters must have one candidate each in a plan of several classes, got more: a choice by the AUC of "
+            "the critical class does not see what the others pay"
+        )
     return faults
 
 
@@ -246,10 +286,15 @@ def started_plan(root: Path) -> Plan:
             f"folder must be that of an experiment, got no {PLAN_FILE} in {root}. Run the experiment first."
         )
     record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return _parsed(json.dumps({key: value for key, value in record.items() if key != "bundle_sha256"}), path)
+    return _parsed(
+        json.dumps({key: value for key, value in record.items() if key not in (_SHA256, _BASE_SHA256)}), path
+    )
 
 
 def _record(plan: Plan) -> dict[str, Any]:
-    content = plan.model_dump(mode="json") | {"bundle": plan.bundle.name, "bundle_sha256": sha256_of_file(plan.bundle)}
+    *below, own = config_files_of(plan.bundle)
+    content = plan.model_dump(mode="json") | {"bundle": own.name, _SHA256: sha256_of_file(own)}
+    if below:
+        content[_BASE_SHA256] = sha256_of_file(below[0])
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain

@@ -21,7 +21,7 @@ from prostate_alm.experiments.bootstrap import (
 from prostate_alm.experiments.effects import MEAN, Effect, all_effects
 from prostate_alm.experiments.grid import Cell, Training, side_folder
 from prostate_alm.experiments.paper_tables import loss_names, rate_columns
-from prostate_alm.experiments.plan import PLAN_FILE, Pair, Plan
+from prostate_alm.experiments.plan import PLAN_FILE, Plan, Task
 from prostate_alm.experiments.tables import TRAININGS, Results
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.predictions import TEST, read_rows
@@ -96,6 +96,11 @@ def read_replicates(roots: Sequence[Path]) -> list[Replicate]:
         ValueError: one line when a folder is no experiment, or they differ in more or less than their seed.
     """
     replicates = [Replicate(root, Results(root)) for root in roots]
+    if of_classes := [one for one in replicates if one.results.plan.critical is not None]:
+        raise ValueError(
+            f"replicates must be of plans of two classes to be pooled, got one of several in {of_classes[0].root}: "
+            "what is pooled is computed from one logit. Report them one by one."
+        )
     for root in roots[1:]:
         _check_same_plan(root / PLAN_FILE, roots[0] / PLAN_FILE)
     by_seed = sorted(replicates, key=lambda replicate: replicate.seed)
@@ -194,7 +199,7 @@ class _Pool:
 
 
 def _pool_group(
-    replicates: Sequence[Replicate], pair: Pair | None, ratio: int, *, resamples: int, seed: int
+    replicates: Sequence[Replicate], pair: Task | None, ratio: int, *, resamples: int, seed: int
 ) -> dict[tuple[str, str], _Pool]:
     images = _TestImages(rate_columns(pair), resamples=resamples, seed=seed)
     found = [_differences(replicate, pair, ratio, images=images) for replicate in replicates]
@@ -225,7 +230,7 @@ def _pool(differences: Sequence[Sequence[Floats]], *, seed: int) -> _Pool:
 
 
 def _differences(
-    replicate: Replicate, pair: Pair | None, ratio: int, *, images: "_TestImages"
+    replicate: Replicate, pair: Task | None, ratio: int, *, images: "_TestImages"
 ) -> dict[str, dict[str, Floats]]:
     """Return ALM minus baseline by loss and test set, (columns, 1 + B): all images, then the resamples."""
     found = {}

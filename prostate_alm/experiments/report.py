@@ -4,10 +4,11 @@ import csv
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from prostate_alm.experiments.effects import MEAN, Effect, all_effects, auc_count, paper_auc_count
 from prostate_alm.experiments.markdown import NONE, grid, signed
-from prostate_alm.experiments.paper_tables import loss_names, rate_columns
+from prostate_alm.experiments.paper_tables import RISING, loss_names, rate_columns
 from prostate_alm.experiments.plan import pair_as_name, pair_in_words
 from prostate_alm.experiments.tables import (
     PARAMETER_COLUMNS,
@@ -25,6 +26,8 @@ HEADINGS = {
     "fpr_at_tpr100": "FPR at 100 % TPR",
     "fpr_at_tpr95": "FPR at 95 % TPR",
     "fpr_at_tpr90": "FPR at 90 % TPR",
+    **{f"rest_error_at_tpr{tpr}": f"others' error at {tpr} % TPR" for tpr in (80, 90, 95)},
+    "balanced_accuracy": "balanced accuracy",
     "fpr_at_fn0": "FPR at 0 FN",
     "fpr_at_fn1": "FPR at 1 FN",
     "ensemble_auc": "AUC of the ensemble",
@@ -169,6 +172,7 @@ def _markdown(results: Results, tables: Sequence[Table], effects: Sequence[Effec
         number = f"Table {table.layout.name[-1]}. " if table.layout.paper else ""
         parts += [f"## {number}{table.layout.title}", *_table_parts(table)]
     parts += ["## Effect of ALM", *_effect_parts(effects)]
+    parts += _over_classes(effects)
     parts += [f"![{path.stem}]({path.name})" for path in figures]
     parts += ["## What is missing", _missing_part([one for table in tables for one in table.missing])]
     return "\n\n".join(parts) + "\n"
@@ -232,6 +236,28 @@ def _effect_rows(effects: Sequence[Effect]) -> list[list[str]]:
         if loss == MEAN and own[0].paper_all is not None:
             rows.append([f"1:{ratio}", "paper's mean of all", *(signed(one.paper_all, one.column) for one in own)])
     return rows
+
+
+def _over_classes(effects: Sequence[Effect]) -> list[str]:
+    """Return the mean effect over the critical classes, and for how many of them a figure became better."""
+    found: dict[tuple[int, str], dict[str, list[float]]] = {}
+    for one in effects:
+        if one.pair is not None and len(one.pair) == 1 and one.effect is not None and one.loss != MEAN:
+            found.setdefault((one.ratio, one.loss), {}).setdefault(one.column, []).append(one.effect)
+    if not found:
+        return []
+    rows = [
+        [f"1:{ratio}", loss_names()[loss], *(_over(values, column) for column, values in own.items())]
+        for (ratio, loss), own in found.items()
+    ]
+    header = ["imbalance", "loss", *(HEADINGS[column] for column in next(iter(found.values())))]
+    words = "Mean over the critical classes, and for how many of them it became better."
+    return ["### Over the critical classes", words, grid(header, rows)]
+
+
+def _over(values: Sequence[float], column: str) -> str:
+    better = sum(value > 0 if column in RISING else value < 0 for value in values)
+    return f"{signed(fmean(values), column)}, {better} of {len(values)}"
 
 
 def _effect(effect: Effect) -> str:

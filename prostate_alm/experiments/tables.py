@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.experiments.grid import Cell, Training, side_folder
-from prostate_alm.experiments.paper_tables import COHORT_COLUMNS, RATE_COLUMNS, Key, loss_names, paper_table
-from prostate_alm.experiments.plan import Pair, Plan, started_plan
+from prostate_alm.experiments.paper_tables import (
+    CLASS_COLUMNS,
+    COHORT_COLUMNS,
+    RATE_COLUMNS,
+    Key,
+    loss_names,
+    paper_table,
+)
+from prostate_alm.experiments.plan import Plan, Task, started_plan
 from prostate_alm.experiments.run import SELECTION
 from prostate_alm.results.run_folder import METRICS, RunFolder
 
@@ -24,7 +31,7 @@ class Layout:
 
     name: str
     title: str
-    pair: Pair | None
+    pair: Task | None
     columns: Mapping[str, tuple[str, str, str]]
     paper: str | None
 
@@ -105,24 +112,24 @@ class Results:
         self.plan: Plan = started_plan(root)
         self._root = root
 
-    def has(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> bool:
+    def has(self, pair: Task | None, ratio: int, loss: str, training: Training) -> bool:
         """Whether the plan trains this."""
         plan = self.plan
         known = pair in plan.tasks and ratio in plan.ratios and loss in plan.losses
         return known and (training == "baseline" or plan.has_alm(loss))
 
-    def metrics(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> dict[str, Any]:
+    def metrics(self, pair: Task | None, ratio: int, loss: str, training: Training) -> dict[str, Any]:
         """Return the metrics of an ensemble; empty while there are none."""
         return RunFolder(self._folder(pair, ratio, loss, training)).read_json(METRICS)
 
-    def parameters(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> dict[str, float]:
+    def parameters(self, pair: Task | None, ratio: int, loss: str, training: Training) -> dict[str, float]:
         """Return the chosen parameters; empty while there is no choice."""
         found: dict[str, float] = (
             RunFolder(self._folder(pair, ratio, loss, training)).read_json(SELECTION).get("parameters", {})
         )
         return found
 
-    def why_missing(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> str:
+    def why_missing(self, pair: Task | None, ratio: int, loss: str, training: Training) -> str:
         """Return why there is no figure, or why it rests on fewer members than planned; empty when all is there."""
         if not self.has(pair, ratio, loss, training):
             return "not in the plan"
@@ -134,7 +141,7 @@ class Results:
         finished = len(list(folder.glob(f"**/member-*/{METRICS}")))
         return f"not evaluated yet: {finished} members finished, candidates included" if finished else "not trained yet"
 
-    def _folder(self, pair: Pair | None, ratio: int, loss: str, training: Training) -> Path:
+    def _folder(self, pair: Task | None, ratio: int, loss: str, training: Training) -> Path:
         return self._root / side_folder(self.plan, Cell(pair, ratio, loss), training=training)
 
 
@@ -151,7 +158,10 @@ def figure_at(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def layouts(plan: Plan) -> list[Layout]:
-    """Return the paper's tables of a cohort or of pairs of classes, and one like table 2 for each pair it lacks."""
+    """Return the paper's tables of a cohort or of pairs of classes, and one like table 2 for each pair it lacks.
+
+    Where all classes are told apart there is one for each that is critical.
+    """
     known = {layout.pair for layout in _PAPER_LAYOUTS}
     others = [
         Layout(
@@ -160,6 +170,11 @@ def layouts(plan: Plan) -> list[Layout]:
         for a, b in plan.pairs or ()
         if (a, b) not in known
     ]
+    if plan.critical is not None:
+        paths = rate_paths("test", CLASS_COLUMNS)
+        return [
+            Layout(f"critical-{c}", f"Critical class {c}, all test samples", (c,), paths, None) for c in plan.critical
+        ]
     of_cohort = plan.pairs is None
     return [*(layout for layout in _PAPER_LAYOUTS if (layout.pair is None) == of_cohort), *others]
 
@@ -211,7 +226,7 @@ def _rows(results: Results, layout: Layout, *, ratio: int, loss: str, training: 
 
 
 def _parameter_rows(
-    results: Results, pair: Pair | None, paper: Mapping[Key, float], *, ratio: int, loss: str, training: Training
+    results: Results, pair: Task | None, paper: Mapping[Key, float], *, ratio: int, loss: str, training: Training
 ) -> Iterator[Row]:
     chosen = results.parameters(pair, ratio, loss, training)
     for column in PARAMETER_COLUMNS:

@@ -125,7 +125,8 @@ def make_cohort(
     b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a synthetic cohort: one folder of DICOM files a study, `labels.csv` (id, label) and `truth.csv`.
+    """Write a synthetic cohort: one folder of DICOM files a study, `labels.csv` (id, label), `findings.csv`
+    (the same with the reader's finding) and `truth.csv`.
 
     Complete studies that are already there are kept, so an interrupted call goes on where it stopped and a
     larger number of studies extends a cohort.
@@ -170,7 +171,10 @@ def make_cohort(
         if progress is not None:
             progress(done, studies)
     _write_table(output_dir / "truth.csv", [_truth(plan) for plan in plans])
-    _write_table(output_dir / "labels.csv", [{"id": plan.identifier, "label": plan.label} for plan in plans])
+    labels = [{"id": plan.identifier, "label": plan.label} for plan in plans]
+    _write_table(output_dir / "labels.csv", labels)
+    findings = [row | {"finding": plan.verdict.finding} for row, plan in zip(labels, plans, strict=True)]
+    _write_table(output_dir / "findings.csv", findings)
     return output_dir
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 EQUIVOCAL_BAND = (0.30, 0.84)
+FINDINGS = ("none", "unmistakable", "equivocal")
+"""What the reader says of a study: below the band, above it, within."""
 DEFAULT_DIFFICULTY = 0.25
 
 
@@ -186,6 +188,17 @@ class Verdict:
     conspicuity: float
     perceived: float
     label: int
+
+    @property
+    def finding(self) -> str:
+        """Which of `FINDINGS` the reader's is.
+
+        >>> Verdict("equivocal", 0.8, 0.9, 0).finding
+        'unmistakable'
+        """
+        if self.label:
+            return "equivocal"
+        return "none" if self.perceived <= EQUIVOCAL_BAND[0] else "unmistakable"
 
 
 def draw_verdict(label: int, rng: np.random.Generator, *, difficulty: float, lesions: str = DEFAULT_LESIONS) -> Verdict:

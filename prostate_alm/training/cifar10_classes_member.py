@@ -26,7 +26,6 @@ class Cifar10ClassesSettings(ImageSettings):
     smallest, in training and in validation. The test set has all 10 000 images.
     """
 
-    classes: ClassVar[int] = len(CLASS_NAMES)
     losses: ClassVar[Mapping[str, Any]] = CLASS_LOSSES
 
     critical: tuple[int, ...]
@@ -41,9 +40,14 @@ class Cifar10ClassesSettings(ImageSettings):
     def _classes_by_name_or_number(cls, value: Any) -> tuple[int, ...]:
         given = value if isinstance(value, list | tuple) else [value]
         try:
-            return require_critical([class_number(one) for one in given], classes=cls.classes)
+            return require_critical([class_number(one) for one in given], classes=len(CLASS_NAMES))
         except ValueError as error:
             raise ValueError("one class or several different ones of CIFAR-10, by name or number, not all") from error
+
+    @property
+    def classes(self) -> int:
+        """Ten."""
+        return len(CLASS_NAMES)
 
     @property
     def experiment_name(self) -> str:

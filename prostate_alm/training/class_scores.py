@@ -20,9 +20,6 @@ from prostate_alm.method.metrics import auc, fpr_at_tpr, threshold_at_tpr
 REST_TPR_PERCENT = (80, 90, 95, 98)
 """Where the figures of a critical class among many are reported."""
 
-CLASS, LOGIT = "class", "logit_"
-"""Columns of predictions: the number of the class, and the beginning of the names of its logits."""
-
 Metric = Callable[[Any, Any], float]
 
 
@@ -62,6 +59,10 @@ class ClassScores:
         for critical in self.critical:
             figures |= {name: metric(*self.of(critical)) for name, metric in self.metrics_of(critical).items()}
         return figures
+
+    def metric_names(self) -> list[str]:
+        """Return the names of `figures`."""
+        return [name for critical in self.critical for name in self.metrics_of(critical)]
 
     def metrics_of(self, critical: int) -> dict[str, Metric]:
         """Return the figures of a critical class by name, as functions of what `of` returns."""

@@ -55,9 +55,14 @@ class CohortSettings(Settings):
         return "prostate"
 
     @property
+    def default_manifest(self) -> Path:
+        """Where the cohort lies that is used where none is given."""
+        return default_manifest_path(self.dataset_dir)
+
+    @property
     def data_name(self) -> str:
         """Name of the cohort, and the class ratio where one is set."""
-        name = (self.manifest or self.recipe or default_manifest_path(self.dataset_dir)).stem
+        name = (self.manifest or self.recipe or self.default_manifest).stem
         return name if self.ratio is None else f"{name}-1-{self.ratio:g}"
 
     def read_samples(self) -> Samples:
@@ -71,14 +76,33 @@ class CohortSettings(Settings):
         faults = check_files(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
+        numbers = self.class_numbers(manifest, path)
         parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
+        for sample in (one for part in parts for one in part):
+            sample["label"] = numbers[sample["sample_id"]]
         identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
         return Samples(*parts, identity)
+
+    def class_numbers(self, manifest: Manifest, path: Path) -> dict[str, int]:
+        """Return the class of each study by its id: its label, where there are two.
+
+        Args:
+            manifest: the cohort.
+            path: where it was read from, for the message only.
+
+        Raises:
+            ValueError: the cohort does not have the classes.
+        """
+        return {study.id: int(study.label) for study in manifest.studies}
 
     def _manifest_path(self) -> Path:
         if self.recipe:
             return make_from_recipe(self.recipe, self.dataset_dir, progress=progress_bar)
-        return self.manifest or ensure_synthetic_cohort(self.dataset_dir, progress=progress_bar)
+        return self.manifest or self.synthetic_cohort()
+
+    def synthetic_cohort(self) -> Path:
+        """Return the manifest of the cohort that is used where none is given, made where it is missing."""
+        return ensure_synthetic_cohort(self.dataset_dir, progress=progress_bar)
 
 
 def prepare_member(

@@ -8,10 +8,17 @@ from typing import Any
 
 from prostate_alm.method.metrics import TooFewPositivesWarning
 from prostate_alm.results.folders import ResultsFolder
-from prostate_alm.results.run_folder import PREDICTIONS, EnsembleError
+from prostate_alm.results.run_folder import ENSEMBLE, PREDICTIONS, EnsembleError
+from prostate_alm.training.class_scores import ClassScores
 from prostate_alm.training.ensemble import Scores, compare_scores, read_predictions
 
 COLUMNS = {"auc": "AUC", "fpr_at_tpr95": "FPR at 95 % TPR", "fpr_at_tpr100": "FPR at 100 % TPR"}
+CLASS_COLUMNS = {
+    "rest_error_at_tpr90": "others' error, 90 % TPR",
+    "rest_error_at_tpr95": "others' error, 95 % TPR",
+    "balanced_accuracy": "balanced accuracy",
+}
+"""What several classes have besides: of the first critical one; `--json` has the figures of all."""
 
 
 def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -22,10 +29,11 @@ def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
     Returns:
         In the order given: `folder`, `figures` with `intervals`, and `against_first` with DeLong's p and paired
-        bootstrap intervals; None for the first.
+        bootstrap intervals; None for the first. Of several classes the figures are those of all critical ones.
 
     Raises:
-        EnsembleError: fewer than two, one twice, one that is not evaluated, or one of other test samples.
+        EnsembleError: fewer than two, one twice, one that is not evaluated, or one of other test samples or other
+            critical classes.
     """
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise EnsembleError(f"ensembles must be at least two different ones, got {[str(one) for one in folders]}.")
@@ -37,11 +45,13 @@ def compare_ensembles(folders: Sequence[Path]) -> list[dict[str, Any]]:
     rows = []
     for folder, ensemble, difference in zip(folders, ensembles, against, strict=True):
         figures, intervals = ensemble.metrics["ensemble"]["test"], ensemble.metrics["intervals"]["test"]
+        of_classes = first.class_scores
+        shown = [*COLUMNS, *(of_classes.metric_names() if of_classes else ())]
         rows.append(
             {
                 "folder": str(folder),
-                "figures": {key: figures[key] for key in COLUMNS},
-                "intervals": {key: intervals[key] for key in COLUMNS},
+                "figures": {key: figures[key] for key in shown},
+                "intervals": {key: intervals[key] for key in shown},
                 "against_first": difference,
             }
         )
@@ -55,7 +65,7 @@ def _scores(folder: ResultsFolder) -> Scores:
             f"ensemble must be an evaluated one, got {folder.path} without its results. "
             f"Evaluate it first: prostate-alm ensemble evaluate {folder.path}"
         )
-    return read_predictions(path)
+    return read_predictions(path, folder.read_json(ENSEMBLE).get("settings", {}))
 
 
 def _difference(first: Scores, folder: ResultsFolder) -> dict[str, Any]:
@@ -76,20 +86,41 @@ def _of_same_samples(first: Scores, folder: ResultsFolder) -> Scores:
             f"ensembles must be evaluated on the same {len(wanted)} test samples, got {len(place)} in {folder.path}, "
             "not the same ones. Compare ensembles of the same data."
         )
-    return replace(first, logits=own.logits[:, [place[key][0] for key, _ in wanted]])
+    _require_same_critical(first.class_scores, own.class_scores, folder)
+    rows = [place[key][0] for key, _ in wanted]
+    members = (replace(one, classes=one.classes[rows], logits=one.logits[rows]) for one in own.of_members)
+    return replace(first, logits=own.logits[:, rows], of_members=tuple(members))
+
+
+def _require_same_critical(first: ClassScores | None, own: ClassScores | None, folder: ResultsFolder) -> None:
+    critical, other = ([one.logits.shape[1], *one.critical, one.ordered] if one else [] for one in (first, own))
+    if critical != other:
+        raise EnsembleError(
+            f"ensembles must tell the same classes apart with the same critical ones, got {_critical_of(own)} in "
+            f"{folder.path} and {_critical_of(first)} in the first. Compare ensembles of the same question."
+        )
+
+
+def _critical_of(scores: ClassScores | None) -> str:
+    if scores is None:
+        return "two classes"
+    order = " in order" if scores.ordered else ""
+    return f"{list(scores.critical)} of {scores.logits.shape[1]} classes{order}"
 
 
 def to_text(rows: Sequence[dict[str, Any]]) -> str:
     """Return the comparison as a table for a terminal, in percent, differences with their 95 % intervals."""
     width = max(len(row["folder"]) for row in rows)
-    lines = [f"{'':{width}}" + "".join(f"  {title:>20}" for title in COLUMNS.values())]
+    columns = COLUMNS | {key: title for key, title in CLASS_COLUMNS.items() if key in rows[0]["figures"]}
+    wide = max(20, *map(len, columns.values()))
+    lines = [f"{'':{width}}" + "".join(f"  {title:>{wide}}" for title in columns.values())]
     for row in rows:
-        ends = {key: tuple(100 * end for end in row["intervals"][key]) for key in COLUMNS}
+        ends = {key: tuple(100 * end for end in row["intervals"][key]) for key in columns}
         cells = [f"{100 * row['figures'][key]:.1f} [{low:.1f}, {high:.1f}]" for key, (low, high) in ends.items()]
-        lines.append(f"{row['folder']:{width}}" + "".join(f"  {cell:>20}" for cell in cells))
+        lines.append(f"{row['folder']:{width}}" + "".join(f"  {cell:>{wide}}" for cell in cells))
         if (against := row["against_first"]) is not None:
-            changes = ((100 * against[f"{key}_difference{end}"] for end in ("", "_low", "_high")) for key in COLUMNS)
+            changes = ((100 * against[f"{key}_difference{end}"] for end in ("", "_low", "_high")) for key in columns)
             cells = [f"{change:+.1f} [{low:+.1f}, {high:+.1f}]" for change, low, high in changes]
-            lines.append(f"{'  less the first':{width}}" + "".join(f"  {cell:>20}" for cell in cells))
+            lines.append(f"{'  less the first':{width}}" + "".join(f"  {cell:>{wide}}" for cell in cells))
             lines.append(f"  DeLong's p for the AUC: {against['p_value']:.2g}")
     return "\n".join(lines)

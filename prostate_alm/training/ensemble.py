@@ -22,7 +22,7 @@ from prostate_alm.method.metrics import (
     fpr_at_tpr,
 )
 from prostate_alm.results.folders import MemberFolder, finished_members
-from prostate_alm.results.predictions import TEST, read_rows
+from prostate_alm.results.predictions import CLASS, TEST, Row, class_logits, read_rows
 from prostate_alm.results.run_folder import (
     CONFIG,
     CONFUSION,
@@ -36,7 +36,7 @@ from prostate_alm.results.run_folder import (
     changed_keys,
 )
 from prostate_alm.training import results
-from prostate_alm.training.class_scores import CLASS, LOGIT, ClassScores, Metric
+from prostate_alm.training.class_scores import ClassScores, Metric
 from prostate_alm.training.scores import TPR_LEVELS_PERCENT
 
 MEMBERS_MIN = 2
@@ -195,26 +195,28 @@ def _read_scores(members: Sequence[MemberFolder], settings: Mapping[str, Any]) -
     return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits, classes)
 
 
-def _class_scores(rows: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> ClassScores | None:
+def _class_scores(rows: Sequence[Row], settings: Mapping[str, Any]) -> ClassScores | None:
     """Return the logits of several classes in a table of predictions; None where it has those of two."""
-    columns = [name for name in rows[0] if name.startswith(LOGIT) and name != "logit_std"]
     if CLASS not in rows[0]:
         return None
-    logits = np.array([[float(row[name]) for name in columns] for row in rows])
+    logits = np.array([class_logits(row) for row in rows])
     classes = np.array([int(row[CLASS]) for row in rows])
     return ClassScores(classes, logits, tuple(settings["critical"]), bool(settings["ordered"]))
 
 
-def read_predictions(path: Path) -> Scores:
+def read_predictions(path: Path, settings: Mapping[str, Any]) -> Scores:
     """Return the test scores that an ensemble wrote, its mean logits as the only row (1, N); `test_extra` left out.
 
     Args:
         path: `predictions.csv` of an evaluated ensemble.
+        settings: its members' settings.
     """
     rows = read_rows(path, splits=("test",))
     labels = np.array([float(row["label"]) for row in rows])
     logits = np.array([[float(row["logit"]) for row in rows]])
-    return Scores([row["sample_id"] for row in rows], ["test"] * len(rows), labels, logits)
+    of_classes = _class_scores(rows, settings)
+    own = () if of_classes is None else (of_classes,)
+    return Scores([row["sample_id"] for row in rows], ["test"] * len(rows), labels, logits, own)
 
 
 def _figures(scores: Scores) -> dict[str, dict[str, float]]:

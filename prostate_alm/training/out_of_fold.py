@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest
-from prostate_alm.results.predictions import read_rows
+from prostate_alm.method.class_metrics import critical_scores
+from prostate_alm.results.predictions import class_logits, read_rows
 from prostate_alm.results.run_folder import PREDICTIONS, EnsembleError, RunFolder
 
-FoldLogits = Mapping[str, Mapping[int, float]]
-"""Study -> member that had it for validation -> logit."""
+FoldLogits = Mapping[str, Mapping[int, NDArray[np.float64]]]
+"""Study -> member that had it for validation -> its logit (1,), or those of several classes (K,)."""
 
 _DECIMALS = 4  # of a logit; processors round later ones differently, and the same input shall give the same bytes
 
@@ -29,7 +30,7 @@ class OutOfFold:
 
 
 def read_validation_logits(members: Sequence[RunFolder], manifest: Manifest) -> FoldLogits:
-    """Return the logit of each training study by each member that had it for validation.
+    """Return the logits of each training study by each member that had it for validation.
 
     Args:
         members: of an ensemble, all of them finished.
@@ -40,7 +41,7 @@ def read_validation_logits(members: Sequence[RunFolder], manifest: Manifest) -> 
             label, or its predictions are not those of training.
     """
     label_of = {study.id: int(study.label) for study in manifest.studies if study.split == "train"}
-    logits: dict[str, dict[int, float]] = {}
+    logits: dict[str, dict[int, NDArray[np.float64]]] = {}
     for number, member in enumerate(members):
         for row in read_rows(member.file(PREDICTIONS), splits=("validation",)):
             key = row["sample_id"]
@@ -49,12 +50,14 @@ def read_validation_logits(members: Sequence[RunFolder], manifest: Manifest) -> 
                     f"validation samples must be training studies of the manifest, got another one in {member.path}. "
                     "Give the manifest of the cohort that the members were trained on."
                 )
-            logits.setdefault(key, {})[number] = float(row["logit"])
+            logits.setdefault(key, {})[number] = np.array(class_logits(row) or [float(row["logit"])])
     return logits
 
 
-def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
+def out_of_fold(logits: FoldLogits, manifest: Manifest, *, critical: int | None = None) -> OutOfFold:
     """Return the mean logit of each study over the members that had it for validation.
+
+    Of several classes it is the log-odds of the critical one, of the mean logits of all.
 
     A pool of (member, study) pairs would repeat a study up to as many times as there are members and call the copies
     independent, so that every interval came out too narrow. Here each study counts once.
@@ -62,6 +65,7 @@ def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
     Args:
         logits: see `read_validation_logits`.
         manifest: the cohort that the members were trained on.
+        critical: number of the critical class, which has label 1; None where there are two classes.
 
     Returns:
         Studies in the order of their ids, logits rounded to four decimals.
@@ -76,5 +80,7 @@ def out_of_fold(logits: FoldLogits, manifest: Manifest) -> OutOfFold:
         raise EnsembleError(
             f"validation samples must be of both classes, got {len(keys)} of one or none. Train more members."
         )
-    means = np.array([round(float(np.mean(list(logits[key].values()))), _DECIMALS) for key in keys])
-    return OutOfFold(labels, means, np.array([len(logits[key]) for key in keys], dtype=np.int64))
+    means = np.array([[np.mean(own) for own in zip(*logits[key].values(), strict=True)] for key in keys])  # (N, K)
+    scores = means[:, 0] if critical is None else critical_scores(means, critical)
+    rounded = np.array([round(float(score), _DECIMALS) for score in scores])
+    return OutOfFold(labels, rounded, np.array([len(logits[key]) for key in keys], dtype=np.int64))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Sample = dict[str, Any]
-"""`label` (0 or 1), `sample_id`, and what the bundle's transforms make the image from."""
+"""`label` (0 or 1, or the number of one of several classes), `sample_id`, and what transforms make the image from."""
 
 
 @dataclass(frozen=True)

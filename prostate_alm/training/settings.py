@@ -48,7 +48,6 @@ class Settings(BaseModel, ABC):
     resume: bool
     overwrite: bool
 
-    classes: ClassVar[int] = 2
     losses: ClassVar[Mapping[str, Maker]] = LOSSES
     """The base losses that the bundle has; `module.function` besides."""
 
@@ -94,6 +93,11 @@ class Settings(BaseModel, ABC):
         """
         require_read_keys()
         return read_settings(cls, **values)
+
+    @property
+    def classes(self) -> int:
+        """How many classes are told apart."""
+        return 2
 
     @property
     def dtype(self) -> torch.dtype:

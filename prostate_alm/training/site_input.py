@@ -76,6 +76,11 @@ def read_trained_on(
             f"ensemble must be of the {BUNDLE} bundle to be applied to manifests, got one of {about.get('bundle')} in "
             f"{folder}. Leave out --manifest."
         )
+    if critical := about.get("settings", {}).get("critical"):
+        raise EnsembleError(
+            f"ensemble must tell two classes apart to be applied to manifests, got one with the critical classes "
+            f"{critical} in {folder}. Pack it, and answer the studies of the site: prostate-alm pack, predict"
+        )
     config_file = (bundle or shipped_bundle(BUNDLE)) / TRAINING_CONFIG
     _require_config_file(config_file, members)
     config = next(iter(members.values())).config

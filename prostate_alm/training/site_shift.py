@@ -88,7 +88,7 @@ def evaluate_sites(
     found = {site.name: _about(own, site) | figures_of(frozen, scores[site.name]) for site in sites}
     pooled = _pooled(frozen, list(scores.values()), names=list(scores)) if len(sites) > 1 else None
     _write(folder / SITES, scores, found, pooled)
-    at_home = {"manifest": own.manifest.name} | figures_of(frozen, read_predictions(folder / PREDICTIONS))
+    at_home = {"manifest": own.manifest.name} | figures_of(frozen, read_predictions(folder / PREDICTIONS, {}))
     return {"trained_on": at_home, "sites": found, "pooled": pooled}
 
 

@@ -58,7 +58,9 @@ def test_each_reference_leads_to_a_key_and_each_import_to_a_module(path: Path) -
         exec(line.removeprefix("$"), {})
 
 
-@pytest.mark.parametrize("path", ["prostate/train.json", "cifar10/train.json", "cifar10/long_tailed.json"])
+@pytest.mark.parametrize(
+    "path", ["prostate/train.json", "prostate/findings.json", "cifar10/train.json", "cifar10/long_tailed.json"]
+)
 def test_the_settings_of_the_config_are_those_of_its_class(path: str) -> None:
     config = whole(BUNDLES / path)
     given = {key: value for key, value in config["given_settings"].items() if key != "_target_"}

@@ -53,12 +53,21 @@ def change(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return changed
 
 
+def test_findings_are_written_where_there_are_some(content: dict[str, Any], write: Callable[[Any], Path]) -> None:
+    for study in content["studies"]:
+        study["finding"] = "equivocal" if study["label"] else "none"
+    read = read_manifest(write(content))
+    assert {(study.label, study.finding) for study in read.studies} == {(1, "equivocal"), (0, "none")}
+    assert json.loads(read.model_dump_json()) == content
+
+
 FAULTS = {
     "another version": ("schema_version", 3, "at schema_version"),
     "an unknown key": ("studies.0.lable", 1, "at studies.0.lable"),
     "label 2": ("studies.0.label", 2, "at studies.0.label"),
     "label as text": ("studies.0.label", "1", "at studies.0.label"),
     "an unknown split": ("studies.0.split", "validation", "at studies.0.split"),
+    "a finding of some studies": ("studies.0.finding", "none", "finding must be given for all studies or for none"),
     "no studies": ("studies", [], "at studies"),
     "an absolute path": ("studies.0.t2.path", "/data/t2.nii.gz", "relative to the manifest.*at studies.0.t2.path"),
     "a path that leaves": ("studies.0.t2.path", "a/../../t2.nii.gz", "relative to the manifest"),

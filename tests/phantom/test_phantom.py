@@ -184,6 +184,11 @@ def test_tables_agree_with_the_plans_and_labels_hold_no_truth(tmp_path: Path) ->
     labels, truths = (_rows(folder / name) for name in ("labels.csv", "truth.csv"))
     plans = [plan_study(index, seed=1) for index in (1, 2)]
     assert labels == [{"id": plan.identifier, "label": str(plan.label)} for plan in plans]
+    findings = _rows(folder / "findings.csv")
+    assert [{key: row[key] for key in ("id", "label")} for row in findings] == labels
+    for row, truth in zip(findings, truths, strict=True):
+        place = np.searchsorted((0.30, 0.84), float(truth["perceived"]))  # below the reader's band, within, above
+        assert row["finding"] == ("none", "equivocal", "unmistakable")[place]
     for truth, plan in zip(truths, plans, strict=True):
         assert float(truth["conspicuity"]) == pytest.approx(plan.verdict.conspicuity, abs=1e-4)
         assert (truth["zone"] == "") == (plan.anatomy.lesion is None)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from prostate_alm.method.class_metrics import critical_scores, mean_rest_accuracy, rest_error_at_tpr
+from prostate_alm.results.run_folder import EnsembleError
 from prostate_alm.training import ensemble, results
 from prostate_alm.training.class_scores import ClassScores
+from prostate_alm.training.comparison import compare_ensembles
+from prostate_alm.training.comparison import to_text as as_table
 from prostate_alm.training.ensemble_text import to_text
 from prostate_alm.training.scores import ClassMetrics, RankingMetrics
 
@@ -154,3 +158,27 @@ def test_the_confusion_table_counts_every_test_sample_once(ensembles: tuple[Path
     classes, _, _ = read_logits(ensembles[1] / "predictions.csv")
     assert table.sum(axis=1).tolist() == np.bincount(classes).tolist()
     assert table[2, 2] == np.ceil(0.95 * 30)
+
+
+def test_ensembles_of_several_classes_are_compared_by_what_the_others_pay(ensembles: tuple[Path, Path]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "RESAMPLES", 60)
+        rows = compare_ensembles(ensembles)
+    metrics = json.loads((ensembles[1] / "metrics.json").read_text())
+    expected = metrics["against_baseline"]["test"]
+    assert rows[1]["against_first"] == pytest.approx(expected)  # the first is the baseline
+    assert {"rest_error_at_tpr95", "rest_error_at_tpr95_class0", "balanced_accuracy"} <= set(rows[0]["figures"])
+    change = 100 * expected["rest_error_at_tpr90_difference"]
+    table = as_table(rows)
+    assert any(line.startswith("  less the first") and f" {change:+.1f} [" in line for line in table.splitlines())
+    assert "others' error, 90 % TPR" in table
+
+
+def test_ensembles_of_other_critical_classes_are_not_compared(ensembles: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ensembles[1], other)
+    about = json.loads((other / "ensemble.json").read_text())
+    about["settings"]["critical"] = [2, 1]
+    (other / "ensemble.json").write_text(json.dumps(about))
+    with pytest.raises(EnsembleError, match=r"same critical ones, got \[2, 1\] of 4 classes in .* and \[2, 0\] of 4 "):
+        compare_ensembles([ensembles[0], other])

@@ -1,5 +1,7 @@
 """The concepts of the structured report: those of DICOM and SNOMED where they fit, private ones otherwise."""
 
+import hashlib
+
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
@@ -53,6 +55,7 @@ NEGATIVE = _code("260385009", "SCT", "Negative")
 QUALITY = _code("quality", PRIVATE, "Reasons to distrust the answer")
 NONE_FOUND = _code("none-found", PRIVATE, "None found")
 FOUND = _code("found", PRIVATE, "Found, see the warnings")
+CLASS_CALLED = _code("class-called", PRIVATE, "Class called at the operating point")
 
 # text
 SUMMARY = _code("121111", "DCM", "Summary")
@@ -61,5 +64,23 @@ WARNING = _code("warning", PRIVATE, "Quality warning")
 OPERATING_POINT = _code("operating-point", PRIVATE, "Operating point")
 MEMBER_LOGITS = _code("member-logits", PRIVATE, "Logit of each member")
 B_VALUES = _code("b-values", PRIVATE, "b-values")
+CRITICAL_CLASS_NAME = _code("critical-name", PRIVATE, "Name of the critical class")
 REFUSAL_CODE = _code("refusal-code", PRIVATE, "Code of the refusal")
 REFUSAL_REASON = _code("refusal-reason", PRIVATE, "Reason of the refusal")
+
+
+def class_concept(name: str) -> CodedConcept:
+    """Return a class of the model as a concept; its value is of the name, whatever letters that has.
+
+    Args:
+        name: up to 64 characters of ASCII.
+
+    >>> class_concept("equivocal").value
+    'class-f6cee4b7'
+    """
+    return _code(f"class-{hashlib.sha256(name.encode()).hexdigest()[:8]}", PRIVATE, name)
+
+
+def probability_of(name: str) -> CodedConcept:
+    """Return the concept of the probability of a class of the model."""
+    return _code(f"p-{class_concept(name).value}", PRIVATE, f"Probability of {name}"[:64])

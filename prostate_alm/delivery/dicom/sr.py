@@ -112,9 +112,14 @@ def _summary(answer: Answer) -> str:
         return f"Refused ({answer.code}): {answer.reason}"
     return (
         f"{answer.decision.capitalize()} at the operating point for a sensitivity of "
-        f"{answer.operating_point.target_tpr:g}; probability of the critical class {answer.probability:.3f}; "
+        f"{answer.operating_point.target_tpr:g}; probability of {_critical(answer)} {answer.probability:.3f}; "
         f"reasons to distrust it: {len(answer.warnings) or 'none'}"
     )
+
+
+def _critical(answer: Prediction) -> str:
+    """Return which class the decision is about, and, of several, what the study is called."""
+    return "the critical class" if answer.classes is None else f"the critical class, {answer.classes.critical},"
 
 
 def _separate(item: Dataset) -> None:
@@ -209,6 +214,8 @@ def _measurements(answer: Prediction) -> Iterator[sr.Measurement]:
     yield _measurement(codes.LOGIT, max(logits), derivation=codes.MAXIMUM)
     yield _measurement(codes.THRESHOLD, point.threshold)
     yield _measurement(codes.TARGET_SENSITIVITY, point.target_tpr)
+    for name, probability in answer.classes.probabilities.items() if answer.classes else ():
+        yield _measurement(codes.probability_of(plain_text(name)), probability)
 
 
 def _measurement(name: sr.CodedConcept, value: float, *, derivation: sr.CodedConcept | None = None) -> sr.Measurement:
@@ -223,6 +230,8 @@ def _judgements(answer: Answer) -> Iterator[sr.QualitativeEvaluation]:
         return
     yield sr.QualitativeEvaluation(codes.STATUS, codes.SUCCEEDED)
     yield sr.QualitativeEvaluation(codes.DECISION, codes.POSITIVE if answer.decision == "positive" else codes.NEGATIVE)
+    if answer.classes is not None:
+        yield sr.QualitativeEvaluation(codes.CLASS_CALLED, codes.class_concept(plain_text(answer.classes.called)))
     yield sr.QualitativeEvaluation(codes.QUALITY, codes.FOUND if answer.warnings else codes.NONE_FOUND)
 
 
@@ -241,6 +250,8 @@ def _texts(answer: Answer) -> Iterator[sr.TextContentItem]:
         f"(95 % interval {point.tpr_low:.3f} to {point.tpr_high:.3f}), false-positive rate {point.fpr:.3f} "
         f"({point.fpr_low:.3f} to {point.fpr_high:.3f})",
     )
+    if answer.classes is not None:
+        yield _text(codes.CRITICAL_CLASS_NAME, answer.classes.critical)
     yield _text(codes.MEMBER_LOGITS, ", ".join(f"{one:.{DECIMALS}f}" for one in answer.member_logits))
     yield _text(codes.B_VALUES, _b_values(answer))
 

@@ -12,6 +12,7 @@ import torch
 from prostate_alm import __version__
 from prostate_alm.delivery.card import (
     CARD_KEY,
+    CLASSES_FORMAT_VERSION,
     CONFIDENCE,
     FORMAT_VERSION,
     ModelCard,
@@ -21,6 +22,7 @@ from prostate_alm.delivery.card import (
 )
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.config import merged_config
 from prostate_alm.delivery.package.ensemble import TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package.readme import model_card_text
 from prostate_alm.delivery.package.trust import read_signing_key
@@ -84,7 +86,7 @@ def pack_ensemble(
     files = {
         archive.METADATA: _json(_metadata(ensemble, card)),
         archive.INFERENCE: (ensemble.bundle / "inference.json").read_bytes(),
-        archive.MEMBER_TRAINING: ensemble.training_config.read_bytes(),
+        archive.MEMBER_TRAINING: merged_config(ensemble.training_config),
         archive.MODEL: _weights(ensemble),
         archive.README: model_card_text(ensemble, card).encode(),
         archive.LICENSE: licence.read_bytes() if licence else _own_licence(),
@@ -130,7 +132,7 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
         raise PackageError("not_packable", f"{error}") from error
     order = sorted(range(len(found.labels)), key=lambda i: (found.logits[i], found.labels[i]))  # no trace of the ids
     return ModelCard(
-        format_version=FORMAT_VERSION,
+        format_version=FORMAT_VERSION if ensemble.classes is None else CLASSES_FORMAT_VERSION,
         name=name,
         version=version,
         created_by=f"prostate-alm {__version__}",
@@ -151,6 +153,7 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
             labels=tuple(1 if found.labels[i] else 0 for i in order),
             logits=tuple(float(found.logits[i]) for i in order),
         ),
+        classes=ensemble.classes,
     )
 
 
@@ -197,6 +200,7 @@ def _metadata(ensemble: TrainedEnsemble, card: ModelCard) -> dict[str, Any]:
     }
     return {
         **metadata,
+        **_of_classes(metadata, card),
         "version": card.version,
         "changelog": {card.version: f"packed from the ensemble {card.ensemble} on {card.data}"},
         "monai_version": made_with.get("monai", metadata["monai_version"]),
@@ -205,6 +209,22 @@ def _metadata(ensemble: TrainedEnsemble, card: ModelCard) -> dict[str, Any]:
         "name": card.name,
         "data_source": ensemble.manifest.provenance.source or "not said",
         CARD_KEY: card.model_dump(mode="json"),
+    }
+
+
+def _of_classes(metadata: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+    """Return what the metadata say of several classes; nothing where there are two."""
+    if card.classes is None:
+        return {}
+    names, critical = card.classes.names, card.classes.names[card.classes.critical]
+    of_channel = {str(number): f"logit of {name}" for number, name in enumerate(names)}
+    form = metadata["network_data_format"]
+    pred = form["outputs"]["pred"] | {"num_channels": len(names), "channel_def": of_channel}
+    return {
+        "task": f"Classification of a prostate study, trained not to miss {critical}",
+        "label_classes": ", ".join(f"{number} = {name}" for number, name in enumerate(names)),
+        "pred_classes": f"logit of each class; the critical one is {critical}",
+        "network_data_format": form | {"outputs": {"pred": pred}},
     }
 
 

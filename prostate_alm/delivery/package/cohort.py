@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest, StudyRecord
 from prostate_alm.delivery.card import GridSpec, TrainingRange
@@ -65,7 +66,7 @@ def read_training_studies(
         return TrainingStudies(
             TrainingRange(b_values_acquired_s_per_mm2=acquired_b_values(training)), recorded, recomputed=False
         )
-    logits: dict[str, dict[int, float]] = {}
+    logits: dict[str, dict[int, NDArray[np.float64]]] = {}
     spacings, variations = [], []
     for done, study in enumerate(training, start=1):
         volumes = _read_volumes(study, folder, manifest.b_values_s_per_mm2)
@@ -94,13 +95,13 @@ def _read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...])
     )
 
 
-def _logits(network: MeanLogits, image: torch.Tensor, *, members: list[int]) -> dict[int, float]:
+def _logits(network: MeanLogits, image: torch.Tensor, *, members: list[int]) -> dict[int, NDArray[np.float64]]:
     with torch.inference_mode():
-        return {number: float(network.members[number](image[None])) for number in members}
+        return {number: network.members[number](image[None])[0].double().numpy() for number in members}
 
 
 def _require_near(logits: FoldLogits, recorded: FoldLogits) -> None:
-    pairs = np.array([(logits[key][m], recorded[key][m]) for key in recorded for m in recorded[key]])  # (P, 2)
+    pairs = np.array([(logits[key][m], recorded[key][m]) for key in recorded for m in recorded[key]])  # (P, 2, K)
     differences = np.abs(pairs[:, 0] - pairs[:, 1])
     allowed = LARGEST_DIFFERENCE_SHARE * pairs[:, 1].std() + 1e-3
     if not differences.max() <= allowed:

@@ -28,12 +28,29 @@ _READING_NAMES = (
     *("LoadImaged", "Orientationd", "Spacingd", "ResizeWithPadOrCropd", "NormalizeIntensityd", "ConcatItemsd"),
     *("EnsureTyped", "SelectItemsd"),
 )
+OF_CLASSES = "findings.json"
+"""The overlay for several findings: it changes the network's outputs, and nothing of what it sees."""
+_OUTPUTS = "$@settings.classes"
 _SETTINGS = {"spacing_mm": "spacing_mm", "normalised_size": "cached_size", "image_size": "image_size"}
 """Field of `GridSpec` -> key of the config."""
 
 
+def merged_config(files: Sequence[Path]) -> bytes:
+    """Return the content of a config file; of one with overlays, what MONAI makes of them, as JSON. Nothing is run."""
+    if len(files) == 1:
+        return files[0].read_bytes()
+    from monai.bundle import ConfigParser  # takes seconds, which a pack of two classes does without
+
+    return (json.dumps(ConfigParser.load_config_files([str(file) for file in files]), indent=4) + "\n").encode()
+
+
 def read_specs(
-    config_file: Path, overrides: Mapping[str, Any], *, b_values_s_per_mm2: Sequence[float]
+    config_file: Path,
+    overrides: Mapping[str, Any],
+    *,
+    b_values_s_per_mm2: Sequence[float],
+    overlays: Sequence[Path] = (),
+    classes: int | None = None,
 ) -> tuple[NetworkSpec, GridSpec]:
     """Return network and grid of a bundle's config with the overrides of an ensemble.
 
@@ -44,13 +61,16 @@ def read_specs(
         config_file: train.json of the bundle.
         overrides: as the bundle command takes them: `network_def#features` -> [8, 16, 32], or that as a text.
         b_values_s_per_mm2: of the cohort.
+        overlays: files that are laid over it.
+        classes: how many the settings name; None where there are two.
 
     Raises:
         PackageError: the config is not what prediction repeats, or a value breaks its rule.
     """
-    config = _overridden(json.loads(config_file.read_text(encoding="utf-8")), overrides, config_file)
+    config = _overridden(json.loads(merged_config([config_file, *overlays])), overrides, config_file)
     _require_known_reading(config, config_file)
     network = {key: _resolved(config["network_def"].get(key), config) for key in NetworkSpec.model_fields}
+    network["outputs"] = classes if network["outputs"] == _OUTPUTS else network["outputs"] or 1
     grid = {field: _resolved(config.get(key), config) for field, key in _SETTINGS.items()}
     try:
         return (

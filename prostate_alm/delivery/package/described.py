@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from prostate_alm.delivery.card import CARD_KEY, FORMAT_VERSION, ModelCard
+from prostate_alm.delivery.card import CARD_KEY, CLASSES_FORMAT_VERSION, ModelCard
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.config import OF_CLASSES, merged_config
 from prostate_alm.delivery.package.trust import Trust
 from prostate_alm.delivery.prediction import ModelIdentity
 from prostate_alm.shipped import shipped_bundle
@@ -43,7 +44,7 @@ def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedMode
     content = archive.read_content(path)
     if trust is not None:
         trust.require(content, path.name)
-    elif foreign := [name for name, own in _CONFIGS.items() if content.files[name] != _own_config(own)]:
+    elif foreign := [name for name in _CONFIGS if not _is_own(name, content.files[name])]:
         logger.warning(
             "%s in %s: not what this version of prostate-alm writes. MONAI's commands would run what it says; predict "
             "and watch do not.",
@@ -62,20 +63,23 @@ def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedMode
     return DescribedModel(card, identity, content.files[archive.MODEL])
 
 
-def _own_config(name: str) -> bytes:
-    return (shipped_bundle("prostate") / name).read_bytes()
+def _is_own(name: str, content: bytes) -> bool:
+    """Return whether a config is the one that is shipped; of several classes, with the overlay for them."""
+    own = shipped_bundle("prostate") / _CONFIGS[name]
+    overlay = own.with_name(OF_CLASSES)
+    return content == own.read_bytes() or (name == archive.MEMBER_TRAINING and content == merged_config((own, overlay)))
 
 
 def _read_card(content: bytes, name: str) -> ModelCard:
     try:
         card = json.loads(content)[CARD_KEY]
-        newer = card["format_version"] > FORMAT_VERSION
+        newer = card["format_version"] > CLASSES_FORMAT_VERSION
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise invalid_model(f"{archive.METADATA} must hold a card, got {type(error).__name__}", name) from error
     if newer:
         raise PackageError(
             "newer_model",
-            f"model must have format version {FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
+            f"model must have format version {CLASSES_FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
             "Update prostate-alm.",
         )
     try:

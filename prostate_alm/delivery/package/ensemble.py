@@ -1,16 +1,18 @@
 """A trained ensemble as packing needs it: its settings, network, weights, and what its members said on validation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest
-from prostate_alm.delivery.card import GridSpec, NetworkSpec
+from prostate_alm.delivery.card import ClassesSpec, GridSpec, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
-from prostate_alm.delivery.package.config import read_specs
+from prostate_alm.delivery.package.config import OF_CLASSES, read_specs
 from prostate_alm.delivery.package.network import network_of
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results import run_folder
@@ -40,7 +42,8 @@ class TrainedEnsemble:
     grid: GridSpec
     manifest: Manifest
     bundle: Path
-    training_config: Path
+    classes: ClassesSpec | None
+    training_config: tuple[Path, ...]
     state: dict[str, Tensor]
     studies: TrainingStudies
     out_of_fold: OutOfFold
@@ -68,8 +71,13 @@ def read_ensemble(
     training_config = _training_config(bundle, configs, members)
     manifest = manifest or find_manifest(configs[0]) or Path("data", str(configs[0].get("manifest")))
     cohort = _read_manifest(manifest, configs, members)
+    classes = _classes_of(about.get("settings", {}), folder)
     network, grid = read_specs(
-        training_config, about.get("overrides", {}), b_values_s_per_mm2=cohort.b_values_s_per_mm2
+        training_config[0],
+        about.get("overrides", {}),
+        b_values_s_per_mm2=cohort.b_values_s_per_mm2,
+        overlays=training_config[1:],
+        classes=None if classes is None else len(classes.names),
     )
     loaded = _load_members(network, members)
     studies = read_training_studies(
@@ -77,7 +85,7 @@ def read_ensemble(
         manifest.parent,
         grid=grid,
         network=loaded,
-        recorded=_read_recorded(members, cohort),
+        recorded=_read_recorded(members, cohort, classes),
         progress=progress,
     )
     return TrainedEnsemble(
@@ -91,10 +99,11 @@ def read_ensemble(
         grid=grid,
         manifest=cohort,
         bundle=bundle,
+        classes=classes,
         training_config=training_config,
         state={name: value.contiguous() for name, value in loaded.state_dict().items()},
         studies=studies,
-        out_of_fold=out_of_fold(studies.logits, cohort),
+        out_of_fold=out_of_fold(studies.logits, cohort, critical=None if classes is None else classes.critical),
     )
 
 
@@ -125,35 +134,61 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[M
     return about, metrics, tuple(members)
 
 
+def _classes_of(settings: dict[str, Any], folder: Path) -> ClassesSpec | None:
+    """Return the findings that the members tell apart; None where these are two classes."""
+    if "findings" not in settings:
+        return None
+    if len(settings["critical"]) > 1:
+        raise _refused(
+            f"critical must be one finding in a pack, got {len(settings['critical'])} in {folder}: an answer has one "
+            "decision",
+            "Train with --critical NAME",
+        )
+    try:
+        return ClassesSpec(names=tuple(settings["findings"]), critical=settings["critical"][0])
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise _refused(f"findings must be names of an answer, got {fault['input']!r}: {fault['msg']}", "") from error
+
+
 _OF_PROCESSES = ("multi_gpu_train.json",)
 """Overlays that change how many processes train, and nothing of what is trained."""
 
 
-def _training_config(bundle: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...]) -> Path:
-    """Return the config file that all members were trained with: the first one's copy, else the bundle's."""
-    copy = members[0].file(run_folder.BUNDLE_FILES) / TRAINING_CONFIG
-    path = copy if copy.is_file() else bundle / TRAINING_CONFIG
-    if not path.is_file() or not (bundle / "inference.json").is_file():
+def _training_config(
+    bundle: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...]
+) -> tuple[Path, ...]:
+    """Return the config files that all members were trained with: the first one's copies, else the bundle's."""
+    names = [name for name in (TRAINING_CONFIG, OF_CLASSES) if name in (TRAINING_CONFIG, *_used(configs[0]))]
+    copies = members[0].file(run_folder.BUNDLE_FILES)
+    paths = tuple((copies if (copies / TRAINING_CONFIG).is_file() else bundle) / name for name in names)
+    if not all(path.is_file() for path in (*paths, bundle / "inference.json")):
         raise _refused(
-            f"bundle must be a folder with {TRAINING_CONFIG} and inference.json, got {bundle}",
+            f"bundle must be a folder with {', '.join(names)} and inference.json, got {bundle}",
             "Give --bundle prostate",
         )
-    sha256 = sha256_of_file(path)
+    sha256 = {path.name: sha256_of_file(path) for path in paths}
     for config, member in zip(configs, members, strict=True):
-        if config.get("config_files", {}).get(TRAINING_CONFIG) != sha256:
+        if changed := [path for path in paths if _used(config).get(path.name) != sha256[path.name]]:
             raise _refused(
-                f"{TRAINING_CONFIG} must be the one that the members were trained with, got another in {path.parent} "
-                f"than that of {member.path}",
-                "Give --bundle FOLDER with the train.json of that time, from the history of the repository.",
+                f"{changed[0].name} must be the one that the members were trained with, got another in "
+                f"{changed[0].parent} than that of {member.path}",
+                f"Give --bundle FOLDER with the {changed[0].name} of that time, from the history of the repository.",
             )
-        overlays = sorted(set(config["config_files"]) - {TRAINING_CONFIG, *_OF_PROCESSES})
+        overlays = sorted(set(_used(config)) - {*sha256, *_OF_PROCESSES})
         if overlays:
             raise _refused(
                 f"members must be trained by {TRAINING_CONFIG} and overrides, got the overlay {overlays[0]} in "
                 f"{member.path}: it may change what the network sees, and prediction would not",
                 "Train with overrides of the command line in its place.",
             )
-    return path
+    return paths
+
+
+def _used(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the checksums of the config files of a member, by name."""
+    files: dict[str, str] = config.get("config_files", {})
+    return files
 
 
 def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...]) -> Manifest:
@@ -169,7 +204,7 @@ def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[Mem
     return manifest
 
 
-def _read_recorded(members: tuple[MemberFolder, ...], manifest: Manifest) -> FoldLogits:
+def _read_recorded(members: tuple[MemberFolder, ...], manifest: Manifest, classes: ClassesSpec | None) -> FoldLogits:
     """Return the members' validation logits, which must hold both classes.
 
     Raises:
@@ -177,7 +212,7 @@ def _read_recorded(members: tuple[MemberFolder, ...], manifest: Manifest) -> Fol
     """
     try:
         logits = read_validation_logits(members, manifest)
-        out_of_fold(logits, manifest)
+        out_of_fold(logits, manifest, critical=None if classes is None else classes.critical)
     except EnsembleError as error:
         raise PackageError("not_packable", str(error)) from error
     return logits

@@ -11,7 +11,8 @@ from monai.inferers import Inferer
 from prostate_alm.delivery.answers import answer_name, answer_to_json
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.described import DescribedModel
-from prostate_alm.delivery.predict import answer_reading, member_logits, read_folder
+from prostate_alm.delivery.predict import answer_reading, read_folder
+from prostate_alm.delivery.scores import member_logits
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.whole_files import write_text_atomically
 
@@ -48,10 +49,10 @@ class ReadStudy:
 
 
 class MemberLogits(Inferer):
-    """Inferer: what each member of an ensemble says, logits (B, M)."""
+    """Inferer: what each member of an ensemble says, logits (B, M, 1), or (B, M, K) of several classes."""
 
     def __call__(self, inputs: torch.Tensor, network: MeanLogits, *_: Any, **__: Any) -> torch.Tensor:
-        """Return logits (B, M) of images (B, C, X, Y, Z)."""
+        """Return logits (B, M, K) of images (B, C, X, Y, Z)."""
         return member_logits(network, inputs)
 
 
@@ -69,8 +70,8 @@ class AnswerStudy:
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data with their `answer`."""
-        logits = tuple(data["pred"][0].tolist())
-        return {**data, "answer": answer_reading(data["reading"], self._model, logits, point=self._point).answer}
+        answer = answer_reading(data["reading"], self._model, data["pred"][0].cpu(), point=self._point).answer
+        return {**data, "answer": answer}
 
 
 class WriteAnswer:

@@ -12,7 +12,9 @@ from prostate_alm.training.networks import CascadeNet
 
 def member_of(spec: NetworkSpec) -> CascadeNet:
     """Return one member's network, its weights at random."""
-    return CascadeNet(spec.spatial_dims, spec.path_channels, features=spec.features, pooling=spec.pooling)
+    return CascadeNet(
+        spec.spatial_dims, spec.path_channels, features=spec.features, pooling=spec.pooling, outputs=spec.outputs
+    )
 
 
 def network_of(spec: NetworkSpec, *, members: int) -> MeanLogits:

@@ -29,9 +29,21 @@ def _what(ensemble: TrainedEnsemble, card: ModelCard) -> str:
     return (
         f"{card.members} networks with two paths, T2 and diffusion at b = "
         f"{_listed(f'{b:g}' for b in card.grid.b_values_s_per_mm2)} s/mm², trained {trained} with the loss "
-        f"`{settings.get('loss', 'unknown')}`, each on another part of the cohort. The model's logit is the mean "
-        f"of theirs. Volumes are resampled to {_by(card.grid.spacing_mm)} mm and cropped to "
+        f"`{settings.get('loss', 'unknown')}`, each on another part of the cohort. {_logit(card)} "
+        f"Volumes are resampled to {_by(card.grid.spacing_mm)} mm and cropped to "
         f"{_by(card.grid.image_size)} voxels around the centre."
+    )
+
+
+def _logit(card: ModelCard) -> str:
+    """Return what the model's logit is."""
+    if card.classes is None:
+        return "The model's logit is the mean of theirs."
+    names, critical = card.classes.names, card.classes.names[card.classes.critical]
+    return (
+        f"They tell {_listed(names)} apart, with a logit each; {critical} must not be missed. The model's logit is "
+        f"the log-odds of {critical} against the others, of the mean of their logits. A study below the threshold is "
+        "called the most probable of the others."
     )
 
 
@@ -59,7 +71,12 @@ def _data(ensemble: TrainedEnsemble, card: ModelCard) -> str:
 
 def _test_figures(metrics: dict[str, Any]) -> str:
     figures, intervals = metrics["ensemble"]["test"], metrics.get("intervals", {}).get("test", {})
-    names = {"auc": "AUC", **{f"fpr_at_tpr{level}": f"FPR at {level} % TPR" for level in (100, 95, 90)}}
+    names = {
+        "auc": "AUC",
+        **{f"fpr_at_tpr{level}": f"FPR at {level} % TPR" for level in (100, 95, 90)},
+        **{f"rest_error_at_tpr{level}": f"error of the other classes at {level} % TPR" for level in (95, 90)},
+        "balanced_accuracy": "balanced accuracy of the most probable class",
+    }
     rows = [
         f"| {name} | {100 * figures[key]:.1f} % | {_interval(intervals.get(key))} |"
         for key, name in names.items()

@@ -116,6 +116,8 @@ def _write_result(figure: Figure, answer: Prediction, model: PackedModel) -> Non
     lines = [words.operating_point(point), words.calibration(model.card)]
     if answer.decision == "negative":
         lines.insert(1, words.missed(point))
+    if answer.classes is not None:
+        lines.insert(0, words.classes(answer.classes))
     text = "\n".join(_wrapped(line, _LINE) for line in [*lines, words.agreement(answer)])
     figure.text(_COLUMN, 0.858, text, va="top", fontsize=_SMALL, linespacing=1.35)
     _write_cautions(figure, answer, top=0.84 - _LINE_HEIGHT * (text.count("\n") + 1))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
 from prostate_alm.delivery.package.opened import PackedModel
+from prostate_alm.method.critical import log_odds
 from prostate_alm.training.networks import CascadeNet
 
 BLUR_MM = 6.0  # standard deviation of the baseline: the smallest lesions of the synthetic cohort have this radius
@@ -21,8 +24,8 @@ def saliency(model: PackedModel, image: Tensor) -> NDArray[np.float32]:
     """Return how much each voxel raised or lowered the ensemble's logit, by path.
 
     s = (x - x') ∫_0^1 ∂f(x' + t (x - x')) / ∂x dt, summed over the channels of a path, where f is the mean of the
-    members' logits and x' the image blurred by `BLUR_MM`, in which no lesion is left but all anatomy. The values sum
-    to f(x) - f(x'), up to the rule of `STEPS` midpoints.
+    members' logits (of several classes the log-odds of the critical one) and x' the image blurred by `BLUR_MM`, in
+    which no lesion is left but all anatomy. The values sum to f(x) - f(x'), up to the rule of `STEPS` midpoints.
 
     Args:
         model: the packed ensemble.
@@ -40,9 +43,16 @@ def saliency(model: PackedModel, image: Tensor) -> NDArray[np.float32]:
     if image.ndim != 4:
         raise ValueError(f"image must be (C, X, Y, Z), got shape {tuple(image.shape)} in saliency. Give one study.")
     baseline = blurred(image, spacing_mm=model.card.grid.spacing_mm)
-    attribution = integrated_gradients(model.network, image, baseline=baseline, steps=STEPS)  # (C, X, Y, Z)
+    logit = partial(_logit, model)
+    attribution = integrated_gradients(logit, image, baseline=baseline, steps=STEPS)  # (C, X, Y, Z)
     paths = cast(CascadeNet, model.network.members[0]).path_channels
     return torch.stack([part.sum(0) for part in torch.split(attribution, list(paths))]).numpy()
+
+
+def _logit(model: PackedModel, images: Tensor) -> Tensor:
+    """Return the logit of images that the operating point decides on."""
+    logits, classes = cast(Tensor, model.network(images)), model.card.classes
+    return logits if classes is None else log_odds(logits, classes.critical, rivals=classes.rivals)
 
 
 def blurred(image: Tensor, *, spacing_mm: tuple[float, float, float]) -> Tensor:
@@ -52,11 +62,11 @@ def blurred(image: Tensor, *, spacing_mm: tuple[float, float, float]) -> Tensor:
     return torch.from_numpy(smooth)
 
 
-def integrated_gradients(network: nn.Module, image: Tensor, *, baseline: Tensor, steps: int) -> Tensor:
+def integrated_gradients(network: Callable[[Tensor], Tensor], image: Tensor, *, baseline: Tensor, steps: int) -> Tensor:
     """Return (x - x') times the mean gradient of the logit at the midpoints of `steps` parts from x' to x.
 
     Args:
-        network: images (B, C, ...) -> logits (B, 1); its parameters get no gradients.
+        network: images (B, C, ...) -> a logit each; its parameters get no gradients.
         image: x, (C, ...).
         baseline: x', of the same shape.
         steps: number of points, at least 1.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prostate_alm.delivery.card import ModelCard
-from prostate_alm.delivery.prediction import AppliedOperatingPoint, Prediction
+from prostate_alm.delivery.prediction import AppliedOperatingPoint, ClassesAnswer, Prediction
 from prostate_alm.delivery.report.views import Views
 
 SALIENCY = (
@@ -140,4 +140,18 @@ def describe_charts(answer: Prediction) -> str:
         f"{answer.operating_point.threshold:.2f}. The ROC curve of the validation cohort with the operating point: "
         f"{percent(answer.operating_point.tpr)} of positives found, {percent(answer.operating_point.fpr)} of negatives "
         "called positive."
+    )
+
+
+def classes(found: ClassesAnswer) -> str:
+    """Return the probabilities of all classes of a model of several, and what the study is called.
+
+    >>> found = {"none": 0.7, "unmistakable": 0.1, "equivocal": 0.2}
+    >>> classes(ClassesAnswer(critical="equivocal", called="none", probabilities=found)).split(". ")[0]
+    'Called none: none 70 %, unmistakable 10 %, equivocal 20 %'
+    """
+    each = ", ".join(f"{name} {percent(probability)}" for name, probability in found.probabilities.items())
+    return (
+        f"Called {found.called}: {each}. The decision is about {found.critical}; logits are its log-odds against the "
+        "others."
     )
