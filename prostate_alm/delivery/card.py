@@ -152,7 +152,10 @@ class ValidationScores(_Frozen):
 
 
 class ModelCard(_Frozen):
-    """All that prediction needs besides the weights; stored as `prostate_alm` in the pack's `configs/metadata.json`."""
+    """All that prediction needs besides the weights; stored as `prostate_alm` in the pack's `configs/metadata.json`.
+
+    `label_definition` is what the manifest says of label 1, '' where it says nothing.
+    """
 
     format_version: int = Field(ge=1)
     name: Text
@@ -162,6 +165,7 @@ class ModelCard(_Frozen):
     experiment: Text
     data: Text
     data_is_synthetic: bool
+    label_definition: Text = ""
     members: int = Field(ge=1, le=1000)
     dtype: Literal["float32"] = "float32"
     network: NetworkSpec
