@@ -17,6 +17,7 @@ from prostate_alm.delivery.report import figures
 from prostate_alm.delivery.report.panels import path_views
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.views import study_views
+from prostate_alm.delivery.report.words import english
 
 PICTURE = Path(__file__).parent / "images" / "readme.png"
 
@@ -36,8 +37,8 @@ def main() -> None:
     for number, axes in enumerate(slices):
         axes.set_position((0.005 + 0.228 * number, 0.08, 0.222, 0.84))
     roc.set_position((0.745, 0.31, 0.25, 0.61))  # room for the legend below
-    draw_slices(slices, path_views(views, model.card), views)
-    figures.draw_roc(roc, model.card, result.answer)
+    draw_slices(slices, path_views(views, model.card, english()), views)
+    figures.draw_roc(roc, model.card, result.answer, words=english())
     roc.set_title("Operating point", fontsize="medium")
     figure.savefig(PICTURE, dpi=75, pil_kwargs={"optimize": True})
     print(PICTURE)

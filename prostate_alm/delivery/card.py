@@ -179,6 +179,8 @@ class ModelCard(_Frozen):
 
     Without `classes` there are two, and one logit. With them, logit and positives are those of the critical class: its
     log-odds against the others.
+
+    `label_definition` is what the manifest says of label 1, '' where it says nothing.
     """
 
     format_version: int = Field(ge=1)
@@ -189,6 +191,7 @@ class ModelCard(_Frozen):
     experiment: Text
     data: Text
     data_is_synthetic: bool
+    label_definition: Text = ""
     members: int = Field(ge=1, le=1000)
     dtype: Literal["float32"] = "float32"
     network: NetworkSpec

@@ -92,7 +92,8 @@ def model_warnings(card: ModelCard, point: StoredOperatingPoint) -> tuple[Qualit
 
 def few_positives(point: StoredOperatingPoint) -> str:
     """Return in a sentence why a threshold is not sure to reach its target: what it rests on and would need."""
-    rests = f"The threshold for a TPR of {100 * point.target_tpr:g} % rests on {point.positives} validation positives"
+    target = f"{100 * point.target_tpr:g} %"
+    rests = f"The threshold for a sensitivity of {target} rests on {point.positives} validation positives"
     needed = positives_for_guarantee(point.target_tpr, confidence=CONFIDENCE)
     if needed is None:
         return f"{rests}; no number of them guarantees 100 %."
@@ -245,7 +246,8 @@ def _members(member_logits: Sequence[float], validation_logits: Sequence[float])
     if here > usual:
         yield (
             "members_disagree",
-            f"the members' logits differ by {here:.2f}, as much as those of the validation studies ({usual:.2f}).",
+            f"the scores of the model's networks differ by {here:.2f}, as much as those of the validation studies "
+            f"({usual:.2f}).",
         )
 
 

@@ -12,6 +12,7 @@ from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.prediction import AppliedOperatingPoint, Prediction
 from prostate_alm.delivery.report.figures import draw_cohort, draw_slice
 from prostate_alm.delivery.report.views import Views
+from prostate_alm.delivery.report.words import english
 
 
 def answer_of(model: PackedModel, logit: float, threshold: float) -> Prediction:
@@ -30,7 +31,7 @@ def answer_of(model: PackedModel, logit: float, threshold: float) -> Prediction:
 def drawn(card: ModelCard, answer: Prediction) -> matplotlib.axes.Axes:
     figure = Figure()
     axes = figure.add_subplot()
-    draw_cohort(axes, card, answer)
+    draw_cohort(axes, card, answer, words=english())
     FigureCanvasAgg(figure).draw()
     return axes
 

@@ -140,6 +140,7 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
         experiment=str(ensemble.about.get("experiment", "prostate")),
         data=ensemble.manifest.name,
         data_is_synthetic=_is_synthetic(ensemble),
+        label_definition=_one_line(ensemble.manifest.provenance.label_definition),
         members=len(ensemble.members),
         network=ensemble.network,
         grid=ensemble.grid,
@@ -175,6 +176,11 @@ def stored_point(found: OutOfFold, target_tpr: float) -> StoredOperatingPoint:
         positives=point.positives,
         negatives=point.negatives,
     )
+
+
+def _one_line(text: str) -> str:
+    """Return free words as a card may hold them."""
+    return "".join(one for one in " ".join(text.split()) if one.isprintable())[:300]
 
 
 def _is_synthetic(ensemble: TrainedEnsemble) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
 from prostate_alm.delivery.prediction import Prediction
 from prostate_alm.delivery.report.views import Views
-from prostate_alm.delivery.report.words import percent
+from prostate_alm.delivery.report.words import Words
 from prostate_alm.method.metrics import auc, roc_points
 
 # Colours of Okabe and Ito, which the colour-blind tell apart; signs and line styles say the same.
@@ -87,23 +87,32 @@ def draw_saliency(axes: Axes, saliency: NDArray[np.floating], *, index: int, gre
             half.set_path_effects(_OUTLINE)
 
 
-def draw_overview(axes: Axes, path_image: NDArray[np.floating], saliency: NDArray[np.floating], views: Views) -> None:
-    """Draw every slice of a path small, its saliency over it, from cranial to caudal, each with its number.
+def draw_overview(
+    axes: Axes,
+    image: NDArray[np.floating],
+    views: Views,
+    *,
+    saliency: NDArray[np.floating] | None = None,
+    window: tuple[float, float] | None = None,
+) -> None:
+    """Draw every slice of an image small, from cranial to caudal, each with its number.
 
     Args:
         axes: where to draw.
-        path_image: (X, Y, Z) of `views`.
-        saliency: (X, Y, Z).
+        image: (X, Y, Z) of `views`.
         views: the study.
+        saliency: (X, Y, Z), laid over it.
+        window: values that are black and white; the middle of the slices' windows, if not given.
     """
-    indices = overview_slices(path_image.shape[2])
-    width, height = path_image.shape[:2]
-    # the middle of the slices' windows: neither a full bladder nor a bright rectum darkens all the others
-    low, high = np.median([signal_window(path_image, views, slices=[index]) for index in indices], axis=0)
+    indices = overview_slices(image.shape[2])
+    width, height = image.shape[:2]
+    # of the middle, neither a full bladder nor a bright rectum darkens all the others
+    middle = np.median([signal_window(image, views, slices=[index]) for index in indices], axis=0)
+    low, high = window or (float(middle[0]), float(middle[1]))
     aspect = views.spacing_mm[1] / views.spacing_mm[0]
-    axes.imshow(_mosaic(path_image, indices), cmap="gray", vmin=low, vmax=high, aspect=aspect)
-    greatest = float(np.abs(saliency).max())
-    if greatest > 0:
+    axes.imshow(_mosaic(image, indices), cmap="gray", vmin=low, vmax=high, aspect=aspect)
+    greatest = 0.0 if saliency is None else float(np.abs(saliency).max())
+    if saliency is not None and greatest > 0:
         axes.imshow(saliency_colours(_mosaic(saliency, indices) / greatest), aspect=aspect, interpolation="nearest")
     for number, index in enumerate(indices):
         row, column = divmod(number, OVERVIEW_COLUMNS)
@@ -163,7 +172,7 @@ def signal_window(
     return float(low), float(max(high, low + 1e-6))
 
 
-def draw_cohort(axes: Axes, card: ModelCard, answer: Prediction) -> None:
+def draw_cohort(axes: Axes, card: ModelCard, answer: Prediction, *, words: Words) -> None:
     """Draw the answer among the validation studies of each class, each a mark, on an axis of log odds."""
     labels, odds = np.array(card.validation.labels), log_odds(card, np.array(card.validation.logits))
     rows = (("positive", 1, POSITIVE, "^"), ("negative", 0, NEGATIVE, "v"))
@@ -173,19 +182,20 @@ def draw_cohort(axes: Axes, card: ModelCard, answer: Prediction) -> None:
         axes.plot(own, heights, shape, color=colour, markersize=5, alpha=0.55, markeredgewidth=0)
         if len(own):
             axes.plot([np.median(own)] * 2, [place - 0.38, place + 0.38], color=colour, linewidth=2.5)
-    axes.set_yticks([0, 1], [f"{name}\nn = {int((labels == label).sum())}" for name, label, *_ in rows])
+    names = [f"{words(f'chart.{name}')}\nn = {int((labels == label).sum())}" for name, label, *_ in rows]
+    axes.set_yticks([0, 1], names)
     axes.set_ylim(1.6, -1.05)
     threshold = float(log_odds(card, np.array(answer.operating_point.threshold)))
     study = float(log_odds(card, np.array(answer.logit)))
     axes.axvline(threshold, color=THRESHOLD, linestyle="--", linewidth=1.4)
     axes.axvline(study, color=STUDY, linewidth=2.2)
-    _probability_ticks(axes, np.concatenate([odds, [threshold, study]]))
-    _name_lines(axes, study, threshold)
-    axes.set_xlabel("calibrated probability (the bars are medians)")
+    _probability_ticks(axes, np.concatenate([odds, [threshold, study]]), words)
+    _name_lines(axes, study, threshold, words)
+    axes.set_xlabel(words("chart.cohort_axis"))
     _plain_frame(axes)
 
 
-def draw_roc(axes: Axes, card: ModelCard, answer: Prediction) -> None:
+def draw_roc(axes: Axes, card: ModelCard, answer: Prediction, *, words: Words) -> None:
     """Draw the ROC curve of the validation cohort and the operating point with its intervals."""
     labels, logits = card.validation.labels, card.validation.logits
     fpr, tpr = roc_points(labels, logits)
@@ -209,10 +219,10 @@ def draw_roc(axes: Axes, card: ModelCard, answer: Prediction) -> None:
     axes.set_xticks(shares, ticks)
     axes.set_yticks(shares, ticks)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.set(xlabel="negatives called positive, %", ylabel="positives found, %")
+    axes.set(xlabel=words("chart.roc_x"), ylabel=words("chart.roc_y"))
     marks = [
-        Line2D([], [], color=NEGATIVE, linewidth=2, label=f"validation cohort, AUC {area:.3f}"),
-        Line2D([], [], color=POSITIVE, marker="D", markersize=7, label="operating point, 95 % intervals"),
+        Line2D([], [], color=NEGATIVE, linewidth=2, label=words("chart.auc", auc=words.number(area, ".3f"))),
+        Line2D([], [], color=POSITIVE, marker="D", markersize=7, label=words("chart.point")),
     ]
     _legend_below(axes, marks, columns=1)
     axes.grid(color="0.92")
@@ -220,7 +230,7 @@ def draw_roc(axes: Axes, card: ModelCard, answer: Prediction) -> None:
     _plain_frame(axes)
 
 
-def draw_members(axes: Axes, card: ModelCard, answer: Prediction, *, legend_columns: int) -> None:
+def draw_members(axes: Axes, card: ModelCard, answer: Prediction, *, words: Words, legend_columns: int) -> None:
     """Draw the logit of each member, their mean, and the threshold with its interval."""
     logits = np.sort(answer.member_logits)
     axes.plot(logits, _spread(len(logits)), "o", color=NEGATIVE, markersize=7, alpha=0.75, markeredgewidth=0)
@@ -232,12 +242,21 @@ def draw_members(axes: Axes, card: ModelCard, answer: Prediction, *, legend_colu
     low, high = (edge if end is None else end for end, edge in zip(ends, axes.get_xlim(), strict=True))
     axes.axvspan(low, high, color="0.88", linewidth=0, zorder=0)
     axes.axvline(point.threshold, color=THRESHOLD, linestyle="--", linewidth=1.4)
-    axes.set(yticks=[], ylim=(-0.75, 0.75), xlabel="logit")
+    axes.set(yticks=[], ylim=(-0.75, 0.75), xlabel=words("chart.score"))
     marks = [
-        Line2D([], [], linestyle="none", marker="o", color=NEGATIVE, markersize=7, label="member"),
-        Line2D([], [], linestyle="none", marker="D", color=STUDY, markerfacecolor="none", markersize=8, label="mean"),
-        Line2D([], [], color=THRESHOLD, linestyle="--", label="threshold"),
-        Patch(color="0.88", label=f"its 95 % interval{_open_sides(stored)}"),
+        Line2D([], [], linestyle="none", marker="o", color=NEGATIVE, markersize=7, label=words("chart.network")),
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker="D",
+            color=STUDY,
+            markerfacecolor="none",
+            markersize=8,
+            label=words("chart.mean"),
+        ),
+        Line2D([], [], color=THRESHOLD, linestyle="--", label=words("chart.threshold")),
+        Patch(color="0.88", label=_interval_name(stored, words)),
     ]
     _legend_below(axes, marks, columns=legend_columns)
     _plain_frame(axes)
@@ -269,11 +288,11 @@ def _legend_below(axes: Axes, marks: Sequence[Artist], *, columns: int) -> None:
     )
 
 
-def _open_sides(point: StoredOperatingPoint) -> str:
-    """Return on which sides too few positives bound the threshold."""
-    sides = (("below", point.threshold_low), ("above", point.threshold_high))
-    names = [name for name, end in sides if end is None]
-    return f", open {' and '.join(names)}" if names else ""
+def _interval_name(point: StoredOperatingPoint, words: Words) -> str:
+    """Return the name of the threshold's interval, and on which sides too few positives bound it."""
+    is_open = (point.threshold_low is None, point.threshold_high is None)
+    side = {(True, False): "open_below", (False, True): "open_above", (True, True): "open_both"}.get(is_open)
+    return ", ".join([words("chart.interval"), *([words(f"chart.{side}")] if side else [])])
 
 
 def _fit(axes: Axes, values: Sequence[float] | NDArray[np.floating]) -> None:
@@ -283,7 +302,7 @@ def _fit(axes: Axes, values: Sequence[float] | NDArray[np.floating]) -> None:
     axes.set_xlim(low - pad, high + pad)
 
 
-def _probability_ticks(axes: Axes, odds: NDArray[np.floating]) -> None:
+def _probability_ticks(axes: Axes, odds: NDArray[np.floating], words: Words) -> None:
     """Name round probabilities on an axis of log odds."""
     _fit(axes, odds)
     low, high = axes.get_xlim()
@@ -292,18 +311,18 @@ def _probability_ticks(axes: Axes, odds: NDArray[np.floating]) -> None:
         shares = np.array([0.02, 0.05, *np.arange(0.1, 1.0, 0.1), 0.95, 0.98])
     places = np.log(shares / (1 - shares))
     inside = (places > low) & (places < high)
-    axes.set_xticks(places[inside], [percent(share) for share in shares[inside]])
+    axes.set_xticks(places[inside], [words.percent(share) for share in shares[inside]])
 
 
-def _name_lines(axes: Axes, study: float, threshold: float) -> None:
-    """Write "this study" and "threshold" at their lines, one above the other, away from each other where there is room.
+def _name_lines(axes: Axes, study: float, threshold: float, words: Words) -> None:
+    """Name the lines of this study and of the threshold, one above the other, away from each other where there is room.
 
     Both lines together never hide a name unless they stand at one end of the axis.
     """
     low, high = axes.get_xlim()
     for place, other, name, height, weight in (
-        (study, threshold, "this study", -0.84, "bold"),
-        (threshold, study, "threshold", -0.54, "normal"),
+        (study, threshold, words("chart.study"), -0.84, "bold"),
+        (threshold, study, words("chart.threshold"), -0.54, "normal"),
     ):
         share = (place - low) / (high - low)
         is_left = share > 0.85 or (place <= other and share > 0.15)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from prostate_alm.delivery.prediction import Prediction, Refused
-from prostate_alm.delivery.report import panels, words
+from prostate_alm.delivery.card import ModelCard
+from prostate_alm.delivery.prediction import Prediction, Refused, UsedSeries
+from prostate_alm.delivery.report import panels
 from prostate_alm.delivery.report.saliency import saliency
+from prostate_alm.delivery.report.viewer import viewer_json
 from prostate_alm.delivery.report.views import Views, study_views
+from prostate_alm.delivery.report.words import Words, english
 from prostate_alm.whole_files import write_bytes_atomically
 
 if TYPE_CHECKING:
@@ -29,6 +34,13 @@ if TYPE_CHECKING:
 _STYLE: dict[Any, Any] = {"svg.hashsalt": "prostate-alm", "font.size": 10.0}  # the same answer gives the same bytes
 _WIDTH_IN = 10.5
 _DOTS_PER_INCH = 120
+_NUMBERS = re.compile(r"\d[\d.,]*")
+_HEAD = """<!DOCTYPE html>
+<html lang="{{ words('language') }}">
+<head>
+<meta charset="utf-8">
+<title>{{ words.title }}</title>
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +56,20 @@ class ReportFigure:
     description: str
 
 
-def write_report(result: StudyResult, model: PackedModel, output: Path) -> None:
-    """Write the report of a study as one HTML file: no script, no other file, nothing from the network.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The pictures of a report, none of a refused study: still ones, and the slices for the viewer as JSON.
+
+    `slices` is empty for a study that is too large; `views` says how many slices there are.
+    """
+
+    figures: tuple[ReportFigure, ...] = ()
+    slices: str = ""
+    views: Views | None = None
+
+
+def write_report(result: StudyResult, model: PackedModel, output: Path, words: Words | None = None) -> None:
+    """Write the report of a study as one HTML file: no other file, nothing from the network.
 
     It names no patient unless the answer holds an identity. The file appears whole; an earlier report under this name
     is replaced, as it belongs to an earlier answer. The same result and model give the same bytes.
@@ -54,90 +78,160 @@ def write_report(result: StudyResult, model: PackedModel, output: Path) -> None:
         result: of `predict_folder`.
         model: that answered.
         output: the file.
+        words: language and label; English without a label when None.
 
     Raises:
         OSError: the file cannot be written.
     """
-    write_bytes_atomically(output, report_file(result, model))
+    write_bytes_atomically(output, report_file(result, model, words))
 
 
-def report_file(result: StudyResult, model: PackedModel) -> bytes:
+def report_file(result: StudyResult, model: PackedModel, words: Words | None = None) -> bytes:
     """Return the content of the report's file; see `write_report`."""
-    return render_report(result, model).encode("utf-8", errors="replace")  # lone surrogates of a broken header
+    return render_report(result, model, words).encode("utf-8", errors="replace")  # lone surrogates of a broken header
 
 
-def render_report(result: StudyResult, model: PackedModel) -> str:
+def report_head(words: Words) -> str:
+    """Return how the file of each report in these words begins."""
+    return _environment().from_string(_HEAD).render(words=words)
+
+
+def render_report(result: StudyResult, model: PackedModel, words: Words | None = None) -> str:
     """Return the report as text; see `write_report`."""
+    words = words or english()
     answer = result.answer
-    style = _resource("report.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("report.html.j2")).render(
+    style = _environment().from_string(_resource("report.css")).render(notice=_css_text(words("notice")))
+    shown = _shown(result, model, words)
+    script = _resource("viewer.js") if shown.slices else ""
+    return report_head(words) + _environment().from_string(_resource("report.html.j2")).render(
         answer=answer,
         card=model.card,
         cautions=() if isinstance(answer, Refused) else answer.warnings,
-        figures=_figures(result, model),
-        members=words.count(answer.model.members, "member"),
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        shown=shown,
+        policy=_policy(style, script),
         refused=isinstance(answer, Refused),
+        rows=folded(answer.series),
+        script=Markup(script),
         style=Markup(style),  # as it is, or the policy's checksum forbids it
-        title="Prostate MRI report",
         words=words,
     )
 
 
-def _figures(result: StudyResult, model: PackedModel) -> list[ReportFigure]:
+def _policy(style: str, script: str) -> str:
+    """Return what the page may do: nothing but show its own pictures, by its own style and script."""
+    parts = ["default-src 'none'", "img-src data:", f"style-src '{_checksum(style)}'"]
+    parts += [f"script-src '{_checksum(script)}'"] if script else []
+    return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
+
+
+def _checksum(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _css_text(text: str) -> Markup:
+    """Return a text as CSS may hold it between quotes."""
+    escaped = "".join(one if one.isalnum() or one in " .,-" else f"\\{ord(one):x} " for one in text)
+    return Markup(escaped)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """A row of the table of series: one series, or neighbours that are the same but for their numbers."""
+
+    numbers: str
+    description: str
+    first: UsedSeries
+    count: int
+
+
+def folded(series: Sequence[UsedSeries]) -> list[SeriesRow]:
+    """Return the rows of the table of series, the phases of a dynamic one in one row.
+
+    Neighbours are joined that are not used and differ in nothing but numbers within their description.
+    """
+    rows = []
+    for _, group in groupby(enumerate(series), key=lambda pair: _alike(*pair)):
+        members = [one for _, one in group]
+        ends = [members[0], *members[1:][-1:]]
+        numbers = "–".join(str(one.series_number) for one in ends)
+        names = list(dict.fromkeys(one.description for one in ends))
+        rows.append(SeriesRow(numbers, " … ".join(names), members[0], len(members)))
+    return rows
+
+
+def _alike(place: int, one: UsedSeries) -> tuple[object, ...]:
+    """Return what series in one row have in common; `place` alone for one that is used."""
+    if one.used:
+        return (place,)
+    return (one.role, one.b_values_s_per_mm2, _NUMBERS.sub("#", one.reason), _NUMBERS.sub("#", one.description))
+
+
+def _shown(result: StudyResult, model: PackedModel, words: Words) -> Shown:
     answer = result.answer
     if not isinstance(answer, Prediction) or result.volumes is None or result.image is None:
-        return []
+        return Shown()
     views = study_views(result.volumes, model.card.grid, saliency=saliency(model, result.image))
+    page = Drawing(views, model.card, answer, words)
     with matplotlib.rc_context(_STYLE):
-        return [_slices(views, model), _inputs(views, answer), _overview(views, model), _charts(model, answer)]
+        figures = (_slices(page), _inputs(page), _overview(page), _charts(page))
+    return Shown(figures, viewer_json(views, model.card, answer, words), views)
 
 
-def _slices(views: Views, model: PackedModel) -> ReportFigure:
-    height = panels.slices_layout(views, model.card).height_in(_WIDTH_IN)
+@dataclass(frozen=True)
+class Drawing:
+    """What the figures of a report are drawn from."""
+
+    views: Views
+    card: ModelCard
+    answer: Prediction
+    words: Words
+
+
+def _slices(page: Drawing) -> ReportFigure:
+    views, card, words = page.views, page.card, page.words
+    height = panels.slices_layout(views, card).height_in(_WIDTH_IN)
     return ReportFigure(
         "slices",
-        *_png((_WIDTH_IN, height), lambda figure: panels.compose_slices(figure, views, model.card)),
-        title="Where the members looked.",
-        caption=f"{words.SALIENCY} {words.FIELD}",
-        description=words.describe_slices(views, [path.name for path in panels.path_views(views, model.card)]),
+        *_png((_WIDTH_IN, height), lambda figure: panels.compose_slices(figure, views, card, words)),
+        title=words("figure.slices"),
+        caption=f"{words('saliency.caption')} {words('field.caption')}",
+        description=words.describe_slices(views, [path.name for path in panels.path_views(views, card, words)]),
     )
 
 
-def _inputs(views: Views, answer: Prediction) -> ReportFigure:
+def _inputs(page: Drawing) -> ReportFigure:
+    views, words = page.views, page.words
     height = panels.inputs_layout(views).height_in(_WIDTH_IN)
     number = views.first_slice + views.peak
     return ReportFigure(
         "inputs",
-        *_png((_WIDTH_IN, height), lambda figure: panels.compose_inputs(figure, views, answer)),
-        title="What the model was given.",
-        caption=f"Slice {number}; diffusion is interpolated onto the T2 grid. The ADC map is fitted for the reader, "
-        "0 to 2500 µm²/s; the model does not see it.",
-        description=f"Axial slice {number}: T2, diffusion at each b-value, and a fitted ADC map.",
+        *_png((_WIDTH_IN, height), lambda figure: panels.compose_inputs(figure, views, page.answer, words)),
+        title=words("figure.inputs"),
+        caption=words("figure.inputs_caption", n=number),
+        description=words("figure.inputs_alt", n=number),
     )
 
 
-def _overview(views: Views, model: PackedModel) -> ReportFigure:
-    height = panels.overview_height_in(views, model.card, width_in=_WIDTH_IN)
+def _overview(page: Drawing) -> ReportFigure:
+    views, card, words = page.views, page.card, page.words
+    height = panels.overview_height_in(views, card, width_in=_WIDTH_IN)
+    last, first = views.first_slice + views.t2.shape[2] - 1, views.first_slice
     return ReportFigure(
         "overview",
-        *_png((_WIDTH_IN, height), lambda figure: panels.compose_overview(figure, views, model.card)),
-        title="All slices.",
-        caption="From the head to the feet; numbers count from the feet. Colours as above.",
-        description=f"Slices {views.first_slice + views.t2.shape[2] - 1} to {views.first_slice} of every path, small, "
-        "with saliency.",
+        *_png((_WIDTH_IN, height), lambda figure: panels.compose_overview(figure, views, card, words)),
+        title=words("figure.overview"),
+        caption=words("figure.overview_caption"),
+        description=words("figure.overview_alt", first=last, last=first),
     )
 
 
-def _charts(model: PackedModel, answer: Prediction) -> ReportFigure:
+def _charts(page: Drawing) -> ReportFigure:
+    card, answer, words = page.card, page.answer, page.words
     return ReportFigure(
         "charts",
-        *_svg((_WIDTH_IN, 4.8), lambda figure: panels.compose_charts(figure, model.card, answer)),
-        title="What the answer rests on.",
-        caption="Above: each mark is a study of the validation cohort, scored by the members that had not trained on "
-        f"it, on a scale of log odds. Below: {words.agreement(answer)} Right: what each threshold would do.",
+        *_svg((_WIDTH_IN, 4.8), lambda figure: panels.compose_charts(figure, card, answer, words)),
+        title=words("figure.charts"),
+        caption=words("figure.charts_caption", agreement=words.agreement(answer)),
         description=words.describe_charts(answer),
     )
 
@@ -162,6 +256,10 @@ def _drawn(
     figure.savefig(stream, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata, **options)
     source = f"data:{mime};base64,{base64.b64encode(stream.getvalue()).decode()}"
     return source, round(100 * size_in[0]), round(100 * size_in[1])
+
+
+def _environment() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _resource(name: str) -> str:

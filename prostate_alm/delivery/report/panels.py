@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Prediction
-from prostate_alm.delivery.report import figures, words
+from prostate_alm.delivery.report import figures
 from prostate_alm.delivery.report.views import Views
+from prostate_alm.delivery.report.words import Words
 
 Canvas = Figure | SubFigure
 
@@ -73,107 +74,126 @@ class PathView:
     saliency: NDArray[np.float32]
 
 
-def path_views(views: Views, card: ModelCard) -> list[PathView]:
+def path_views(views: Views, card: ModelCard, words: Words) -> list[PathView]:
     """Return each path with the last of its channels: T2, or the highest b-value."""
-    names = ["T2", *(f"b {value:g}" for value in card.grid.b_values_s_per_mm2)]
+    names = ["T2", *words.b_names(card.grid.b_values_s_per_mm2, views.b_values_computed)]
     images = [views.t2, *views.diffusion]
     channels = card.network.path_channels
     found = []
     for width, end, saliency in zip(channels, accumulate(channels), views.saliency, strict=True):
-        both = "T2 and diffusion" if end > 1 else "T2"
-        name = "diffusion" if end > width else both
+        name = words("path.diffusion" if end > width else "path.both" if end > 1 else "path.t2")
         found.append(PathView(name, names[end - 1], images[end - 1], saliency))
     return found
 
 
-def compose_slices(figure: Canvas, views: Views, card: ModelCard) -> None:
+def compose_slices(figure: Canvas, views: Views, card: ModelCard, words: Words) -> None:
     """Draw the chosen slices, a row each: every path's image without and with its saliency, then its colour scale."""
-    paths = path_views(views, card)
+    paths = path_views(views, card, words)
     layout = slices_layout(views, card)
     total = float(np.abs(views.saliency).sum())
     for number, path in enumerate(paths):
         plain, overlaid = ([layout.axes(figure, row, 2 * number + k) for row in range(layout.rows)] for k in (0, 1))
         plain[0].set_title(path.image_name, fontsize=_TITLE)
-        overlaid[0].set_title(f"{path.image_name} with saliency", fontsize=_TITLE)
+        overlaid[0].set_title(words("saliency.plain"), fontsize=_TITLE)
         _draw_path(plain, overlaid, path, views)
-        _draw_scale(layout.axes_below(figure, 2 * number, 2 * number + 1), path, total=total)
+        _draw_scale(layout.axes_below(figure, 2 * number, 2 * number + 1), path, words, total=total)
         for axes, index in zip(plain if number == 0 else [], views.slices, strict=False):
-            note = "\ngreatest saliency" if index == views.peak else ""
-            axes.set_ylabel(f"slice {views.first_slice + index} of {views.slices_in_series}{note}", fontsize="small")
+            note = f"\n{words('saliency.greatest')}" if index == views.peak else ""
+            axes.set_ylabel(f"{words.slice_label(views, index)}{note}", fontsize="small")
 
 
-def compose_overview(figure: Canvas, views: Views, card: ModelCard) -> None:
-    """Draw all slices of every path with their saliency, so that none outside the chosen ones goes unseen."""
-    paths = path_views(views, card)
-    height = overview_height_in(views, card, width_in=_width_in(figure)) / len(paths)
-    for number, path in enumerate(paths):
+def compose_overview(figure: Canvas, views: Views, card: ModelCard, words: Words) -> None:
+    """Draw all slices of every path with their saliency, so that none outside the chosen ones goes unseen, and ADC."""
+    adc = views.adc_um2_per_s
+    paths = path_views(views, card, words)
+    height = overview_height_in(views, card, width_in=_width_in(figure)) / (len(paths) + (adc is not None))
+    for number in range(len(paths) + (adc is not None)):
         bottom = _height_in(figure) - (number + 1) * height
         axes = _axes(figure, 0.05, bottom + _SPACE_IN, _width_in(figure) - 0.1, height - _TITLE_IN - _SPACE_IN)
-        figures.draw_overview(axes, path.image, path.saliency, views)
-        axes.set_title(f"{path.image_name} with saliency", fontsize=_TITLE, loc="left")
+        if number < len(paths):
+            path = paths[number]
+            figures.draw_overview(axes, path.image, views, saliency=path.saliency)
+            title = words("saliency.with", image=path.image_name)
+        elif adc is not None:
+            figures.draw_overview(axes, adc, views, window=figures.ADC_WINDOW_UM2_PER_S)
+            title = words("adc.fitted")
+        axes.set_title(title, fontsize=_TITLE, loc="left")
 
 
 def overview_height_in(views: Views, card: ModelCard, *, width_in: float) -> float:
     """Return how high a figure of `compose_overview` must be."""
     rows = math.ceil(len(figures.overview_slices(views.t2.shape[2])) / figures.OVERVIEW_COLUMNS)
     tile_in = (width_in - 0.1) / figures.OVERVIEW_COLUMNS * _height_by_width(views)
-    return len(card.network.path_channels) * (rows * tile_in + _TITLE_IN + _SPACE_IN)
+    images = len(card.network.path_channels) + (views.adc_um2_per_s is not None)
+    return images * (rows * tile_in + _TITLE_IN + _SPACE_IN)
 
 
-def compose_inputs(figure: Canvas, views: Views, answer: Prediction) -> None:
+def compose_inputs(figure: Canvas, views: Views, answer: Prediction, words: Words) -> None:
     """Draw all that the model saw at the slice of greatest saliency, and the ADC that it did not see."""
-    columns = [("T2", views.t2, figures.signal_window(views.t2, views))]
-    for b, image, computed in zip(answer.b_values_s_per_mm2, views.diffusion, answer.b_values_computed, strict=True):
-        title = f"b {b:g}, {'computed' if computed else 'acquired'}"
-        columns.append((title, image, figures.signal_window(image, views)))
-    if views.adc_um2_per_s is not None:
-        columns.append(("ADC, fitted", views.adc_um2_per_s, figures.ADC_WINDOW_UM2_PER_S))
     layout = inputs_layout(views)
-    for column, (title, image, window) in enumerate(columns):
+    for column, (title, image, window) in enumerate(shown_images(views, answer, words)):
         axes = layout.axes(figure, 0, column)
         figures.draw_slice(axes, image, views, index=views.peak, window=window)
-        axes.set_title(title, fontsize=_TITLE)
+        axes.set_title(title, fontsize="small" if layout.columns > 5 else _TITLE)
 
 
-def compose_charts(figure: Canvas, card: ModelCard, answer: Prediction) -> None:
+Shown = tuple[str, NDArray[np.float32], tuple[float, float]]
+
+
+def shown_images(views: Views, answer: Prediction, words: Words) -> list[Shown]:
+    """Return name, voxels (X, Y, Z) and window of T2, each b-value, the fitted ADC and the scanner's own."""
+    found = [("T2", views.t2, figures.signal_window(views.t2, views))]
+    names = words.b_names(answer.b_values_s_per_mm2, answer.b_values_computed)
+    found += [(name, one, figures.signal_window(one, views)) for name, one in zip(names, views.diffusion, strict=True)]
+    if views.adc_um2_per_s is not None:
+        found.append((words("adc.fitted"), views.adc_um2_per_s, figures.ADC_WINDOW_UM2_PER_S))
+    if views.scanner_adc is not None:
+        found.append((words("adc.scanner"), views.scanner_adc.adc_um2_per_s, figures.ADC_WINDOW_UM2_PER_S))
+    return found
+
+
+def compose_charts(figure: Canvas, card: ModelCard, answer: Prediction, words: Words) -> None:
     """Draw the study among the validation cohort, the members' logits below, and the ROC curve beside both."""
     halves = figure.add_gridspec(1, 2, width_ratios=(1.5, 1), wspace=0.14, **_edges(figure))
     left = halves[0].subgridspec(2, 1, height_ratios=(1.5, 1), hspace=0.62)
-    _draw_charts([figure.add_subplot(part) for part in (left[0], left[1], halves[1])], card, answer)
+    _draw_charts([figure.add_subplot(part) for part in (left[0], left[1], halves[1])], card, answer, words)
 
 
-def compose_charts_narrow(figure: Canvas, card: ModelCard, answer: Prediction) -> None:
+def compose_charts_narrow(figure: Canvas, card: ModelCard, answer: Prediction, words: Words) -> None:
     """Draw the same where there is less room: the cohort above, members and ROC curve below."""
-    rows = figure.add_gridspec(2, 1, height_ratios=(1, 1.55), hspace=0.42, **_edges(figure))
+    rows = figure.add_gridspec(2, 1, height_ratios=(1, 1.6), hspace=0.55, **_edges(figure, bottom_in=1.14))
     below = rows[1].subgridspec(1, 2, width_ratios=(1, 1), wspace=0.3)
-    _draw_charts([figure.add_subplot(part) for part in (rows[0], below[0], below[1])], card, answer, legend_columns=2)
+    _draw_charts(
+        [figure.add_subplot(part) for part in (rows[0], below[0], below[1])], card, answer, words, legend_columns=1
+    )
 
 
-def _draw_charts(places: list[Axes], card: ModelCard, answer: Prediction, *, legend_columns: int = 4) -> None:
+def _draw_charts(
+    places: list[Axes], card: ModelCard, answer: Prediction, words: Words, *, legend_columns: int = 4
+) -> None:
     cohort, members, roc = places
-    figures.draw_cohort(cohort, card, answer)
-    figures.draw_members(members, card, answer, legend_columns=legend_columns)
-    figures.draw_roc(roc, card, answer)
-    titles = ("This study among the validation cohort", "Logits of the members", "ROC of the validation cohort")
-    for axes, title in zip(places, titles, strict=True):
-        axes.set_title(title, fontsize=_TITLE, loc="left")
+    figures.draw_cohort(cohort, card, answer, words=words)
+    figures.draw_members(members, card, answer, words=words, legend_columns=legend_columns)
+    figures.draw_roc(roc, card, answer, words=words)
+    for axes, title in zip(places, ("cohort", "networks", "roc"), strict=True):
+        axes.set_title(words(f"chart.{title}"), fontsize=_TITLE, loc="left")
 
 
-def _edges(figure: Canvas) -> dict[str, float]:
+def _edges(figure: Canvas, *, bottom_in: float = 0.88) -> dict[str, float]:
     """Return the margins of charts: room for the names of the classes, titles and axis labels."""
     width, height = _width_in(figure), _height_in(figure)
-    return {"left": 0.85 / width, "right": 1 - 0.12 / width, "top": 1 - 0.3 / height, "bottom": 0.88 / height}
+    return {"left": 0.85 / width, "right": 1 - 0.12 / width, "top": 1 - 0.3 / height, "bottom": bottom_in / height}
 
 
 def slices_layout(views: Views, card: ModelCard) -> Layout:
     """Return the layout of `compose_slices`."""
     columns = 2 * len(card.network.path_channels)
-    return Layout(len(views.slices), columns, _height_by_width(views), left_in=0.42, bottom_in=0.62, gap_after=2)
+    return Layout(len(views.slices), columns, _height_by_width(views), left_in=0.56, bottom_in=0.62, gap_after=2)
 
 
 def inputs_layout(views: Views) -> Layout:
     """Return the layout of `compose_inputs`."""
-    columns = 1 + len(views.diffusion) + (views.adc_um2_per_s is not None)
+    columns = 1 + len(views.diffusion) + sum(one is not None for one in (views.adc_um2_per_s, views.scanner_adc))
     return Layout(1, columns, _height_by_width(views))
 
 
@@ -191,7 +211,7 @@ def _draw_path(plain: list[Axes], overlaid: list[Axes], path: PathView, views: V
         figures.draw_saliency(right, path.saliency, index=index, greatest=greatest)
 
 
-def _draw_scale(axes: Axes, path: PathView, *, total: float) -> None:
+def _draw_scale(axes: Axes, path: PathView, words: Words, *, total: float) -> None:
     greatest = float(np.abs(path.saliency).max())
     share = float(np.abs(path.saliency).sum()) / total if total > 0 else 0.0
     end = greatest or 1.0
@@ -199,8 +219,8 @@ def _draw_scale(axes: Axes, path: PathView, *, total: float) -> None:
     axes.imshow(colours, extent=(-end, end, 0, 1), aspect="auto")
     ends = (-greatest, 0.0, greatest) if greatest > 0 else ()
     axes.set_yticks([])
-    axes.set_xticks(ends, [f"{end:+.2g}" if end else "0" for end in ends], fontsize="small")
-    label = f"{path.name} path, logit per cm³: {words.percent(share)} of all saliency"
+    axes.set_xticks(ends, [words.number(end, "+.2g") if end else "0" for end in ends], fontsize="small")
+    label = words("saliency.scale", path=path.name, share=words.percent(share))
     axes.set_xlabel(label, fontsize="small", labelpad=1)
 
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from prostate_alm.delivery.card import GridSpec
 from prostate_alm.delivery.preprocess import image_placement
+from prostate_alm.delivery.report import series
 from prostate_alm.imaging.volume import StudyVolumes, Volume, adc_map_mm2_per_s
 
 MARGIN_MM = 8.0  # of surroundings: whether the gland leaves the field cannot be seen from inside it
@@ -28,7 +29,8 @@ class Views:
     `saliency` is (paths, X, Y, Z) in logits per cm³, smoothed. `adc_um2_per_s` is None for a model of one b-value.
     `field` holds the edges of the model's field in voxels, ((x0, x1), (y0, y1)). `slices` are indices along Z from
     cranial to caudal, the one of greatest saliency, `peak`, in the middle where it has neighbours. `first_slice` is the
-    number of slice 0 within the study's T2 series, from 1 at the caudal end.
+    number of slice 0 within the study's T2 series, from 1 at the caudal end. `t2_images` and `diffusion_images` name
+    the image of each slice in the study's own series, none where a b-value was computed.
     """
 
     t2: Floats
@@ -41,6 +43,10 @@ class Views:
     peak: int
     first_slice: int
     slices_in_series: int
+    b_values_computed: tuple[bool, ...] = ()
+    t2_images: tuple[series.ImageName, ...] = ()
+    diffusion_images: tuple[tuple[series.ImageName, ...], ...] = ()
+    scanner_adc: series.ScannerMap | None = None
 
 
 def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.floating]) -> Views:
@@ -66,10 +72,12 @@ def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.f
     peak = peak_slice(maps)
     around = _neighbours(peak, shape[2])
     (x0, y0), (x1, y1) = (edges[:, :2] - first[:2]).tolist()
+    adc = _adc_um2_per_s([one[part] for one in diffusion], volumes.b_values_s_per_mm2)
+    centres = _centres_ras_mm(affine, first, last)
     return Views(
         t2=t2[part],
         diffusion=tuple(one[part] for one in diffusion),
-        adc_um2_per_s=_adc_um2_per_s([one[part] for one in diffusion], volumes.b_values_s_per_mm2),
+        adc_um2_per_s=adc,
         saliency=maps,
         spacing_mm=(float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2])),
         field=((x0, x1), (y0, y1)),
@@ -77,6 +85,10 @@ def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.f
         peak=peak,
         first_slice=int(first[2]) + 1,
         slices_in_series=int(t2.shape[2]),
+        b_values_computed=volumes.b_values_computed,
+        t2_images=series.t2_images(volumes, centres),
+        diffusion_images=series.diffusion_images(volumes, centres),
+        scanner_adc=None if adc is None else _scanner_adc(volumes, adc, part, centres),
     )
 
 
@@ -111,6 +123,27 @@ def _adc_um2_per_s(diffusion: Sequence[Floats], b_values_s_per_mm2: Sequence[flo
         return None
     adc, _ = adc_map_mm2_per_s(diffusion, b_values_s_per_mm2)
     return 1e6 * adc
+
+
+def _scanner_adc(
+    volumes: StudyVolumes, fitted: Floats, part: tuple[slice, ...], centres_ras_mm: NDArray[np.float64]
+) -> series.ScannerMap | None:
+    """Return the first of the scanner's maps that is one of the ADC."""
+    for one, volume in series.scanner_maps(volumes):
+        values = series.in_um2_per_s(lps_order(volume)[0][part], fitted)
+        if values is not None:
+            return series.ScannerMap(values, series.map_images(one, volumes, centres_ras_mm))
+    return None
+
+
+def _centres_ras_mm(
+    affine: NDArray[np.float64], first: NDArray[np.int64], last: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the middle of each slice that is shown, (Z, 3)."""
+    middle = (first[:2] + last[:2] - 1) / 2
+    voxels = np.array([(*middle, z, 1.0) for z in range(first[2], last[2])])
+    centres: NDArray[np.float64] = (voxels @ affine.T)[:, :3]
+    return centres
 
 
 def _neighbours(peak: int, count: int) -> Sequence[int]:

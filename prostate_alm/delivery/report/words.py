@@ -1,157 +1,295 @@
-"""The sentences of a report: figures in words, the same on the page and in the HTML file."""
+"""The sentences of a report in the reader's language: figures in words, the same on the page and in the HTML file."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import AppliedOperatingPoint, ClassesAnswer, Prediction
+from prostate_alm.delivery.report.series import ImageName
 from prostate_alm.delivery.report.views import Views
 
-SALIENCY = (
-    "Orange raises the logit, blue lowers it, each path on its own scale; solid and dashed lines mark half of the "
-    "greatest value. Saliency says which voxels moved the logit, not that there is a lesion."
-)
-FIELD = "Dotted: the model's field of view. Slices count from the feet; the patient's right is on the left."
+DEFAULT_LANGUAGE = "en"
+EXTENDS = "extends"
+"""Key of a site's own file: the language whose texts it takes where it has none."""
+
 _SIGNS = {"positive": "▲", "negative": "▽"}
+_FOLDER = resources.files("prostate_alm.delivery.report") / "languages"
+_AWAY_MM = 0.1  # nearer than this, the slice is the image
 
 
-def percent(share: float) -> str:
-    """Return a share as a percentage; near 0 and 1 with a decimal, and never as the 0 or 100 that it is not.
+class LanguageError(ValueError):
+    """A language that there is not, or a file of texts that cannot be used; one line."""
 
-    >>> [percent(share) for share in (0.0, 0.0001, 0.034, 0.5, 0.95, 0.996, 0.99999, 1.0)]
-    ['0 %', '< 0.1 %', '3.4 %', '50 %', '95 %', '99.6 %', '> 99.9 %', '100 %']
+
+@dataclass(frozen=True)
+class Words:
+    """What a report says: the texts of a language by key, and the label that the user gives a report.
+
+    >>> words = read_words("en")
+    >>> words("slice", n=3, of=20), words.count("positive", 1)
+    ('slice 3 of 20', '1 positive study')
     """
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f} %"
-    if value < 0.1:
-        return "< 0.1 %"
-    if value > 99.9:
-        return "> 99.9 %"
-    return f"{value:.0f} %" if 10 <= value <= 90 else f"{value:.1f}".removesuffix(".0") + " %"
+
+    texts: Mapping[str, str]
+    label: str = ""
+
+    def __call__(self, key: str, **values: object) -> str:
+        """Return a text with its placeholders filled."""
+        return self.texts[key].format(**values)
+
+    def part(self, name: str) -> dict[str, str]:
+        """Return the texts whose keys begin with a name, without it."""
+        return {key.removeprefix(f"{name}."): text for key, text in self.texts.items() if key.startswith(f"{name}.")}
+
+    @property
+    def title(self) -> str:
+        """Return the report's title with its label, by which two reports of one study are told apart."""
+        return f"{self('title')}: {self.label}" if self.label else self("title")
+
+    def number(self, value: float, form: str = "g") -> str:
+        """Return a number as the language writes it."""
+        return f"{value:{form}}".replace("-", "−").replace(".", self("decimal_mark"))
+
+    def numbers(self, values: Sequence[float]) -> str:
+        """Return numbers as a list for the eye: 100, 600."""
+        return ", ".join(self.number(value) for value in values)
+
+    def percent(self, share: float) -> str:
+        """Return a share as a percentage; near 0 and 1 with a decimal, and never as the 0 or 100 that it is not.
+
+        >>> [english().percent(share) for share in (0.0, 0.0001, 0.034, 0.5, 0.95, 0.996, 0.99999, 1.0)]
+        ['0 %', '< 0.1 %', '3.4 %', '50 %', '95 %', '99.6 %', '> 99.9 %', '100 %']
+        """
+        value = 100 * share
+        if value in (0, 100):
+            return f"{value:.0f} %"
+        if value < 0.1:
+            return f"< {self.number(0.1)} %"
+        if value > 99.9:
+            return f"> {self.number(99.9)} %"
+        return f"{value:.0f} %" if 10 <= value <= 90 else f"{self.number(round(value, 1))} %"
+
+    def count(self, noun: str, number: int) -> str:
+        """Return a number with its noun."""
+        return self(f"count.{noun}.{'one' if number == 1 else 'many'}", n=number)
+
+    def decision(self, answer: Prediction) -> str:
+        """Return the decision in capitals behind its sign, which a reader without colours can tell."""
+        return f"{_SIGNS[answer.decision]} {self(f'decision.{answer.decision}')}"
+
+    def decision_reason(self, answer: Prediction, card: ModelCard) -> str:
+        """Return what the decision compares."""
+        point = answer.operating_point
+        odds = card.calibration.slope * point.threshold + card.calibration.intercept
+        return self(
+            "decision.at_or_above" if answer.decision == "positive" else "decision.below",
+            score=self.number(answer.logit, ".2f"),
+            threshold=self.number(point.threshold, ".2f"),
+            probability=self.percent(1 / (1 + math.exp(-odds))),
+        )
+
+    def meaning(self, card: ModelCard) -> str:
+        """Return what positive means, which follows from the labels of the training cohort."""
+        definition = card.label_definition.rstrip(". ")
+        return self("result.means", definition=definition) if definition else self("result.means_unknown")
+
+    def operating_point(self, point: AppliedOperatingPoint) -> str:
+        """Return what the threshold did on the validation cohort."""
+        return self(
+            "point",
+            tpr=self.percent(point.tpr),
+            tpr_interval=self._interval(point.tpr_low, point.tpr_high),
+            fpr=self.percent(point.fpr),
+            fpr_interval=self._interval(point.fpr_low, point.fpr_high),
+            positives=self.count("positive", point.positives),
+            negatives=self.count("negative", point.negatives),
+            target=self.percent(point.target_tpr),
+        )
+
+    def missed(self, point: AppliedOperatingPoint) -> str:
+        """Return what a negative answer leaves open."""
+        below = round((1 - point.tpr) * point.positives)
+        return self(
+            "missed",
+            positives=self.count("positive", point.positives),
+            below=below,
+            share=self.percent(1 - point.tpr_low),
+        )
+
+    def calibration(self, card: ModelCard) -> str:
+        """Return what the probability rests on."""
+        fit = card.calibration
+        samples = self.count("validation", fit.samples)
+        return self("calibration", samples=samples, prevalence=self.percent(fit.prevalence))
+
+    def classes(self, found: ClassesAnswer) -> str:
+        """Return the probabilities of all classes of a model of several, and what the study is called.
+
+        >>> found = {"none": 0.7, "unmistakable": 0.1, "equivocal": 0.2}
+        >>> text = english().classes(ClassesAnswer(critical="equivocal", called="none", probabilities=found))
+        >>> text.split(". ")[0]
+        'Called none: none 70 %, unmistakable 10 %, equivocal 20 %'
+        """
+        each = ", ".join(f"{name} {self.percent(probability)}" for name, probability in found.probabilities.items())
+        return self("classes", called=found.called, each=each, critical=found.critical)
+
+    def agreement(self, answer: Prediction) -> str:
+        """Return how many networks are on the side of the mean."""
+        above = sum(logit >= answer.operating_point.threshold for logit in answer.member_logits)
+        networks = self.count("network", len(answer.member_logits))
+        return self("agreement", above=above, networks=networks, spread=self.number(answer.logit_std, ".2f"))
+
+    def _interval(self, low: float, high: float) -> str:
+        return self("interval", low=self.percent(low).removesuffix(" %"), high=self.percent(high))
+
+    def b_names(self, values: Sequence[float], computed: Sequence[bool]) -> list[str]:
+        """Return the names of diffusion images: those that no scanner measured say so."""
+        keys = ["b.computed" if one else "b.plain" for one in computed] or ["b.plain"] * len(values)
+        return [self(key, b=self.number(value)) for key, value in zip(keys, values, strict=True)]
+
+    def b_values(self, answer: Prediction) -> str:
+        """Return which of the model's b-values the scanner measured."""
+        pairs = zip(answer.b_values_s_per_mm2, answer.b_values_computed, strict=True)
+        names = (self("b.computed" if one else "b.acquired", b=self.number(value)) for value, one in pairs)
+        seen, acquired = "; ".join(names), self.numbers(answer.b_values_acquired_s_per_mm2)
+        text = self("b.seen", seen=seen, acquired=acquired)
+        return f"{text} {self('b.fit')}" if any(answer.b_values_computed) else text
+
+    def image(self, name: ImageName) -> str:
+        """Return how the archive calls the image of a slice, and how far it is away where that is another plane."""
+        key = "image" if name.frame is None else "image.frame"
+        parts = [self(key, series=name.series, image=name.image, frame=name.frame), *self._location(name)]
+        if name.away_mm > _AWAY_MM:
+            parts.append(self("image.away", mm=self.number(name.away_mm, ".1f")))
+        return ", ".join(parts)
+
+    def slice_label(self, views: Views, index: int) -> str:
+        """Return the number of a slice, and below it that of its image in the T2 series."""
+        lines = [self("slice", n=views.first_slice + index, of=views.slices_in_series)]
+        if views.t2_images:
+            name = views.t2_images[index]
+            short = self("image.short", image=name.image)
+            framed = short if name.frame is None else self("image.frame_short", frame=name.frame)
+            lines.append(", ".join([framed, *self._location(name)]))
+        return "\n".join(lines)
+
+    def _location(self, name: ImageName) -> list[str]:
+        mm = name.location_mm
+        return [] if mm is None else [self("image.location", mm=self.number(mm, ".1f"))]
+
+    def describe_slices(self, views: Views, paths: Sequence[str]) -> str:
+        """Return what the figure of the slices shows for who does not see it: shares of the paths, and the peak."""
+        total = float(np.abs(views.saliency).sum())
+        sums = [float(np.abs(one).sum()) for one in views.saliency]
+        shares = (
+            f"{name} {self.percent(own / total if total else 0.0)}" for name, own in zip(paths, sums, strict=True)
+        )
+        first, last = (views.first_slice + index for index in (views.slices[-1], views.slices[0]))
+        of, peak = views.slices_in_series, views.first_slice + views.peak
+        return self("figure.slices_alt", first=first, last=last, of=of, peak=peak, shares=", ".join(shares))
+
+    def describe_charts(self, answer: Prediction) -> str:
+        """Return what the charts show for who does not see them."""
+        point = answer.operating_point
+        return self(
+            "figure.charts_alt",
+            probability=self.percent(answer.probability),
+            scores="; ".join(self.number(logit, ".2f") for logit in answer.member_logits),
+            score=self.number(answer.logit, ".2f"),
+            threshold=self.number(point.threshold, ".2f"),
+            tpr=self.percent(point.tpr),
+            fpr=self.percent(point.fpr),
+        )
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun.
+@cache
+def english() -> Words:
+    """Return the texts that a report has when nothing else is asked for."""
+    return read_words(DEFAULT_LANGUAGE)
 
-    >>> count(1, "positive"), count(2, "positive"), count(2, "study")
-    ('1 positive', '2 positives', '2 studies')
+
+def languages() -> list[str]:
+    """Return the codes of the languages that come along."""
+    return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".json"))
+
+
+def read_words(language: str, *, label: str = "") -> Words:
+    """Return the texts of a language.
+
+    Args:
+        language: one of `languages()`, or the path of a site's own JSON file, which may hold some of the keys and names
+            in `extends` the language of the others (default: en).
+        label: what the user calls the report.
+
+    Raises:
+        LanguageError: there is no such language or file, a key is unknown, or a text has other placeholders.
+
+    >>> read_words("xx")
+    Traceback (most recent call last):
+    ...
+    prostate_alm.delivery.report.words.LanguageError: language must be one that comes along or a file, got xx. \
+Available: ['de', 'en', 'fr'].
     """
-    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else several}"
+    if language in languages():
+        return Words(_shipped(language), label)
+    if not Path(language).is_file():
+        raise LanguageError(
+            f"language must be one that comes along or a file, got {language}. Available: {languages()}."
+        )
+    own = _own_texts(Path(language))
+    base = str(own.pop(EXTENDS, DEFAULT_LANGUAGE))
+    if base not in languages():
+        raise LanguageError(f"{EXTENDS} must be a language, got {base} in {language}. Available: {languages()}.")
+    texts = _shipped(base)
+    for key, text in own.items():
+        _check_text(key, text, texts, place=language)
+    return Words({**texts, **own}, label)
 
 
-def decision(answer: Prediction) -> str:
-    """Return the decision in capitals behind its sign, which a reader without colours can tell."""
-    return f"{_SIGNS[answer.decision]} {answer.decision.upper()}"
+def placeholders(text: str) -> frozenset[str]:
+    """Return what is filled in a text, as it is written there.
 
-
-def decision_reason(answer: Prediction, card: ModelCard) -> str:
-    """Return what the decision compares."""
-    point = answer.operating_point
-    side = "at or above" if answer.decision == "positive" else "below"
-    odds = card.calibration.slope * point.threshold + card.calibration.intercept
-    return (
-        f"The mean logit of the members, {answer.logit:.2f}, is {side} the threshold, {point.threshold:.2f} (a "
-        f"probability of {percent(1 / (1 + math.exp(-odds)))})."
-    )
-
-
-def operating_point(point: AppliedOperatingPoint) -> str:
-    """Return what the threshold did on the validation cohort."""
-    return (
-        f"At this threshold, {percent(point.tpr)} of the positives of the validation cohort were found "
-        f"(95 % interval {_interval(point.tpr_low, point.tpr_high)}), and {percent(point.fpr)} of the negatives were "
-        f"called positive ({_interval(point.fpr_low, point.fpr_high)}); n = {count(point.positives, 'positive')} and "
-        f"{count(point.negatives, 'negative')}. It was chosen for a true-positive rate of {percent(point.target_tpr)}."
-    )
-
-
-def missed(point: AppliedOperatingPoint) -> str:
-    """Return what a negative answer leaves open."""
-    below = round((1 - point.tpr) * point.positives)
-    return (
-        f"A negative answer excludes nothing: {below} of the {point.positives} positives of the validation cohort were "
-        f"below the threshold, and the interval allows up to {percent(1 - point.tpr_low)}."
-    )
-
-
-def calibration(card: ModelCard) -> str:
-    """Return what the probability rests on."""
-    fit = card.calibration
-    return (
-        f"Calibrated on {count(fit.samples, 'validation study')}, of which "
-        f"{percent(fit.prevalence)} were positive; where positives are rarer or commoner, it is too high or too low."
-    )
-
-
-def agreement(answer: Prediction) -> str:
-    """Return how many members are on the side of the mean."""
-    threshold = answer.operating_point.threshold
-    above = sum(logit >= threshold for logit in answer.member_logits)
-    spread = f"standard deviation {answer.logit_std:.2f}"
-    return f"{above} of {count(len(answer.member_logits), 'member')} at or above the threshold; {spread}."
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{percent(low).removesuffix(' %')} to {percent(high)}"
-
-
-def numbers(values: Sequence[float]) -> str:
-    """Return numbers as a list for the eye.
-
-    >>> numbers((100.0, 600.0))
-    '100, 600'
+    >>> sorted(placeholders("slice {n} of {of}"))
+    ['n', 'of']
     """
-    return ", ".join(f"{value:g}" for value in values)
+    parts = string.Formatter().parse(text)
+    return frozenset(f"{name}{'!' if how else ''}{form}" for _, name, form, how in parts if name is not None)
 
 
-def b_values(answer: Prediction) -> str:
-    """Return which of the model's b-values the scanner measured."""
-    pairs = zip(answer.b_values_s_per_mm2, answer.b_values_computed, strict=True)
-    each = ", ".join(f"b {value:g} {'computed' if computed else 'acquired'}" for value, computed in pairs)
-    acquired = numbers(answer.b_values_acquired_s_per_mm2)
-    fitted = " Computed ones come from a fit of the ADC." if any(answer.b_values_computed) else ""
-    return f"The model saw {each}; the scanner acquired b {acquired} s/mm².{fitted}"
+def _shipped(language: str) -> dict[str, str]:
+    content: dict[str, str] = json.loads((_FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    return content
 
 
-def describe_slices(views: Views, paths: Sequence[str]) -> str:
-    """Return what the figure of the slices shows for who does not see it: shares of the paths, slice of the peak."""
-    total = float(np.abs(views.saliency).sum())
-    sums = [float(np.abs(one).sum()) for one in views.saliency]
-    shares = (f"{name} path {percent(own / total if total else 0.0)}" for name, own in zip(paths, sums, strict=True))
-    first, last = (views.first_slice + index for index in (views.slices[-1], views.slices[0]))
-    return (
-        f"Axial slices {first} to {last} of {views.slices_in_series} of T2 and diffusion, without and with saliency. "
-        f"Greatest saliency in slice {views.first_slice + views.peak}. Of all saliency: {', '.join(shares)}."
-    )
+def _own_texts(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise LanguageError(f"texts must be JSON, got something else in {path}. Correct the file.") from error
+    if not isinstance(content, dict):
+        raise LanguageError(f"texts must be one JSON object, got another value in {path}. Correct the file.")
+    return content
 
 
-def describe_charts(answer: Prediction) -> str:
-    """Return what the charts show for who does not see them."""
-    logits = ", ".join(f"{logit:.2f}" for logit in answer.member_logits)
-    return (
-        f"Three charts. This study's probability, {percent(answer.probability)}, among those of the validation cohort "
-        f"by class. The members' logits, {logits}, with their mean, {answer.logit:.2f}, and the threshold, "
-        f"{answer.operating_point.threshold:.2f}. The ROC curve of the validation cohort with the operating point: "
-        f"{percent(answer.operating_point.tpr)} of positives found, {percent(answer.operating_point.fpr)} of negatives "
-        "called positive."
-    )
-
-
-def classes(found: ClassesAnswer) -> str:
-    """Return the probabilities of all classes of a model of several, and what the study is called.
-
-    >>> found = {"none": 0.7, "unmistakable": 0.1, "equivocal": 0.2}
-    >>> classes(ClassesAnswer(critical="equivocal", called="none", probabilities=found)).split(". ")[0]
-    'Called none: none 70 %, unmistakable 10 %, equivocal 20 %'
-    """
-    each = ", ".join(f"{name} {percent(probability)}" for name, probability in found.probabilities.items())
-    return (
-        f"Called {found.called}: {each}. The decision is about {found.critical}; logits are its log-odds against the "
-        "others."
-    )
+def _check_text(key: str, text: object, texts: Mapping[str, str], *, place: str) -> None:
+    """Refuse a text that no report asks for, or that would be filled with something else."""
+    if key not in texts:
+        raise LanguageError(f"keys must be those of a language that comes along, got {key!r} in {place}. Correct it.")
+    try:
+        found = placeholders(text) if isinstance(text, str) else None
+    except ValueError:
+        found = None
+    if found is None or found != placeholders(texts[key]):
+        wanted = sorted(placeholders(texts[key]))
+        raise LanguageError(f"{key} must be a text with the placeholders {wanted}, got others in {place}. Correct it.")
