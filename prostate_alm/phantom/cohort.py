@@ -6,7 +6,7 @@ cohort. Study i depends on the seed and on i alone, never on how many studies ar
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,7 @@ def make_cohort(
         _write_once(plan, output_dir)
         if progress is not None:
             progress(done, studies)
-    _write_table(output_dir / "truth.csv", [_truth(plan) for plan in plans])
-    labels = [{"id": plan.identifier, "label": plan.label} for plan in plans]
-    _write_table(output_dir / "labels.csv", labels)
-    findings = [row | {"finding": plan.verdict.finding} for row, plan in zip(labels, plans, strict=True)]
-    _write_table(output_dir / "findings.csv", findings)
+    _write_tables(output_dir, plans)
     return output_dir
 
 
@@ -232,6 +228,14 @@ def _truth(plan: StudyPlan) -> dict[str, object]:
         "b_value_form": plan.protocol.b_value_form,
         "diffusion_series": 1 if plan.protocol.one_series else len(plan.b_values_s_per_mm2),
     }
+
+
+def _write_tables(output_dir: Path, plans: Sequence[StudyPlan]) -> None:
+    labels: list[dict[str, object]] = [{"id": plan.identifier, "label": plan.label} for plan in plans]
+    findings = [row | {"finding": plan.verdict.finding} for row, plan in zip(labels, plans, strict=True)]
+    _write_table(output_dir / "truth.csv", [_truth(plan) for plan in plans])
+    _write_table(output_dir / "findings.csv", findings)
+    _write_table(output_dir / "labels.csv", labels)
 
 
 def _write_table(path: Path, rows: list[dict[str, object]]) -> None:
