@@ -50,6 +50,12 @@ def add_import(commands: Commands) -> None:
         parser.add_argument("collection", type=Path, metavar="SOURCE", help="folder of the collection")
         if labels:
             parser.add_argument("--labels", type=Path, metavar="PATH", help=f"{labels} (default: looked for in SOURCE)")
+        if name == "picai":
+            parser.add_argument(
+                "--masks", choices=["human", "ai"], help="lesions, ai: also where no human outlined any; and the gland"
+            )
+        if name == "prostate158":
+            parser.add_argument("--masks", action="store_true", help="lesions and gland, too")
         if name == "bids":
             parser.add_argument("--label-column", default="label", metavar="NAME", help="(default: %(default)s)")
             parser.add_argument(
@@ -148,11 +154,11 @@ def _read(options: argparse.Namespace) -> Any:
         case "prostatex":
             return prostatex.read_prostatex(source, labels=options.labels)
         case "picai":
-            return picai.read_picai(source, labels=options.labels)
+            return picai.read_picai(source, labels=options.labels, masks=options.masks)
         case "fastmri":
             return fastmri.read_fastmri(source, labels=options.labels)
         case "prostate158":
-            return prostate158.read_prostate158(source)
+            return prostate158.read_prostate158(source, masks=options.masks)
         case _:
             return bids.read_bids(source, label_column=options.label_column, positive=options.positive)
 

@@ -30,10 +30,11 @@ logger = logging.getLogger(__name__)
 class MaskFile:
     """A label map: its file, the image that it was drawn on (None: T2), and whether its labels are grades of lesions.
 
-    Grades are the same for two lesions of one grade: each part that does not touch another is a lesion then.
+    Without a file, somebody looked and found nothing. Grades are the same for two lesions of one grade: each part that
+    does not touch another is a lesion then.
     """
 
-    path: Path
+    path: Path | None
     drawn_on: Path | None = None
     graded: bool = False
 
@@ -69,13 +70,15 @@ class MaskFiles:
                 logger.debug("mask refused after an unexpected error", exc_info=True)
                 refused[kind] = StudyRefused(
                     "unexpected_error",
-                    f"a mask must be readable, got {type(error).__name__} while reading {file.path.name}. "
+                    f"a mask must be readable, got {type(error).__name__} while reading that of the {kind}. "
                     "Export it again, and report the error if it stays.",
                 )
         return StudyMasks(labels, refused)
 
 
 def _read(file: MaskFile, kind: MaskKind, t2: Volume) -> LabelMap:
+    if file.path is None:
+        return np.zeros(t2.voxels.shape, np.uint8)
     drawn = read_volume(file.path)
     name = file.path.name
     require_labels(drawn.voxels, name=name)
