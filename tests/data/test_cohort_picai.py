@@ -17,6 +17,7 @@ from prostate_alm.data.cohorts.image_files import AdcStudy
 from prostate_alm.data.cohorts.importing import good_cases, import_collection
 from prostate_alm.data.cohorts.picai import read_picai
 from prostate_alm.data.manifest import ManifestError, check_files, read_manifest
+from prostate_alm.data.masks import check_masks
 from prostate_alm.imaging.dicom import StudyRefused
 
 HEADER = [
@@ -249,3 +250,66 @@ def test_another_table_or_folder_is_named(files: Any, source: Path, tmp_path: Pa
 def test_volumes_never_go_among_the_files_of_the_collection(source: Path) -> None:
     with pytest.raises(ManifestError, match="must not go among the files of the collection"):
         run(source, source.with_suffix(".json"))
+
+
+LABELS = "picai_labels"
+HUMAN, AI = "csPCa_lesion_delineations/human_expert/resampled", "csPCa_lesion_delineations/AI/Bosma22a"
+GLAND = "anatomical_delineations/whole_gland/AI/Bosma22b"
+
+
+@pytest.fixture
+def labels(files: Any, source: Path, tmp_path: Path) -> Path:
+    """Return the marksheet in the repository of the labels: one positive is outlined by a human, one by a network."""
+    folder = tmp_path / LABELS
+    table = folder / "clinical_information" / "marksheet.csv"
+    table.parent.mkdir(parents=True)
+    (source / "marksheet.csv").rename(table)
+    lesions = np.zeros(files.shape, np.uint8)
+    for name in ("10000_1000000", "10002_1000002"):
+        files.nifti(folder / HUMAN / f"{name}.nii.gz", lesions)
+    lesions[1:3, 2, 1], lesions[5, 2:4, 1], lesions[5, 5, 4] = 2, 2, 4  # two of one grade, one of another
+    files.nifti(folder / HUMAN / "10001_1000001.nii.gz", lesions)
+    for name in ("10001_1000001", "10003_1000003", "10005_1000006"):  # the last is negative: the network was wrong
+        files.nifti(folder / AI / f"{name}.nii.gz", (lesions == 4).astype(np.uint8))
+    for patient, study, *_ in ROWS:
+        files.nifti(folder / GLAND / f"{patient}_{study}.nii.gz", np.ones(files.shape, np.uint8))
+    return table
+
+
+def masks_of(
+    source: Path, table: Path, output: Path, annotators: Any
+) -> tuple[BuildResult, dict[str, list[int] | None]]:
+    collection = read_picai(source, labels=table, masks=annotators)
+    result = import_collection(collection, CohortPlan(output, test_share=0.4))
+    found = {}
+    for study in result.manifest.studies:
+        file = study.lesions and np.asarray(nib.load(output.parent / study.lesions.path).dataobj)
+        found[study.id] = None if file is None else np.unique(file[file > 0]).tolist()
+    return result, found
+
+
+def test_masks_of_a_human_are_taken_and_those_of_a_network_where_asked(
+    source: Path, labels: Path, tmp_path: Path
+) -> None:
+    result, found = masks_of(source, labels, tmp_path / "h.json", "human")
+    by_human = {"10000_1000000": [], "10001_1000001": [1, 2, 3], "10002_1000002": []}
+    assert found == dict.fromkeys(found) | by_human
+    assert result.manifest.refused_masks == ()
+    assert result.manifest.schema_version == 3
+    assert all(study.gland for study in result.manifest.studies)
+    assert check_files(result.manifest, tmp_path / "h.json") == check_masks(result.manifest, tmp_path / "h.json") == []
+    result, found = masks_of(source, labels, tmp_path / "ai.json", "ai")
+    assert found == dict.fromkeys(found) | by_human | {"10003_1000003": [1]}
+    (refused,) = result.manifest.refused_masks
+    assert (refused.id, refused.mask, refused.code) == ("10005_1000006", "lesions", "contradictory_labels")
+
+
+def test_without_the_option_nothing_changes_and_without_the_folder_it_says_where_it_belongs(
+    source: Path, labels: Path, tmp_path: Path
+) -> None:
+    _, found = masks_of(source, labels, tmp_path / "n.json", None)
+    assert set(found.values()) == {None}
+    assert "lesions" not in (tmp_path / "n.json").read_text()
+    (labels.parent.parent / "csPCa_lesion_delineations").rename(tmp_path / "elsewhere")
+    with pytest.raises(ManifestError, match="csPCa_lesion_delineations must lie beside the marksheet or one level"):
+        read_picai(source, labels=labels, masks="human")

@@ -12,6 +12,7 @@ from prostate_alm.data.build import CohortPlan
 from prostate_alm.data.cohorts.importing import good_cases, import_collection
 from prostate_alm.data.cohorts.prostate158 import read_prostate158
 from prostate_alm.data.manifest import ManifestError
+from prostate_alm.data.masks import check_masks
 
 HEADER = [
     *("ID", "t2", "adc", "dwi", "t2_anatomy_reader1", "t2_tumor_reader1", "adc_tumor_reader1"),
@@ -99,3 +100,39 @@ def test_a_missing_table_and_another_table_are_named(files: Any, source: Path) -
     (source / "valid.csv").unlink()
     with pytest.raises(ManifestError, match=r"readable file, got .*valid\.csv"):
         read_prostate158(source)
+
+
+def test_masks_are_brought_from_adc_to_t2_and_no_tumour_is_an_empty_map(
+    files: Any, source: Path, tmp_path: Path
+) -> None:
+    """The tumour of study 3 lies in an ADC twice as coarse; each of its voxels is eight of T2."""
+    coarse = files.affine(spacing_mm=(4.0, 4.0, 6.0)) + 0.0
+    coarse[:3, 3] = (files.affine() @ [0.5, 0.5, 0.5, 1])[:3]
+    folder = source / "train" / "003"
+    tumour = np.zeros((4, 4, 3), np.uint8)
+    tumour[1, 2, 1] = 1
+    files.nifti(folder / "adc.nii.gz", files.voxels(1, (4, 4, 3)), coarse)
+    files.nifti(folder / "adc_tumor_reader1.nii.gz", tumour, coarse)
+    anatomy = np.ones(files.shape, np.uint8)
+    anatomy[:4] = 2
+    anatomy[0] = 0
+    lines = [line.split(",") for line in (source / "train.csv").read_text().splitlines()]
+    lines[2][4] = lines[3][4] = "train/002/t2_anatomy_reader1.nii.gz"
+    files.nifti(source / lines[2][4], anatomy)
+    files.rows(source / "train.csv", lines)
+    collection = read_prostate158(source, masks=True)
+    manifest = import_collection(collection, CohortPlan(tmp_path / "p.json")).manifest
+    assert manifest.refused_masks == ()
+    assert check_masks(manifest, tmp_path / "p.json") == []
+    maps = {one.id: np.asarray(nib.load(tmp_path / one.lesions.path).dataobj) for one in manifest.studies}
+    assert {name: int(labels.sum()) for name, labels in maps.items()} == {
+        "001": 0, "002": 4, "003": 8, "004": 0, "005": 0, "006": 4
+    }  # fmt: skip
+    wanted = np.zeros(files.shape, np.uint8)
+    wanted[2:4, 4:6, 2:4] = 1
+    np.testing.assert_array_equal(maps["003"], wanted)
+    glands = [one.gland for one in manifest.studies]
+    assert [gland is None for gland in glands] == [True, False, False, True, True, True]
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / glands[1].path).dataobj), anatomy > 0)
+    plain = import_collection(read_prostate158(source), CohortPlan(tmp_path / "q.json")).manifest
+    assert plain.schema_version == 2

@@ -62,7 +62,7 @@ def test_findings_are_written_where_there_are_some(content: dict[str, Any], writ
 
 
 FAULTS = {
-    "another version": ("schema_version", 3, "at schema_version"),
+    "another version": ("schema_version", 4, "at schema_version"),
     "an unknown key": ("studies.0.lable", 1, "at studies.0.lable"),
     "label 2": ("studies.0.label", 2, "at studies.0.label"),
     "label as text": ("studies.0.label", "1", "at studies.0.label"),
