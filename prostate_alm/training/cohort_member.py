@@ -40,6 +40,8 @@ class CohortSettings(Settings):
         *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
     }
+    with_masks: ClassVar[bool] = False
+    """Whether the small synthetic cohort has lesions and gland beside its volumes."""
 
     @model_validator(mode="after")
     def _one_cohort(self) -> Self:
@@ -57,7 +59,7 @@ class CohortSettings(Settings):
     @property
     def data_name(self) -> str:
         """Name of the cohort, and the class ratio where one is set."""
-        name = (self.manifest or self.recipe or default_manifest_path(self.dataset_dir)).stem
+        name = (self.manifest or self.recipe or default_manifest_path(self.dataset_dir, masks=self.with_masks)).stem
         return name if self.ratio is None else f"{name}-1-{self.ratio:g}"
 
     def read_samples(self) -> Samples:
@@ -66,19 +68,31 @@ class CohortSettings(Settings):
         Raises:
             ValueError: the manifest, the recipe, a volume or a split cannot be used; one line for each fault.
         """
+        path, manifest = self.read_cohort()
+        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
+        return Samples(*parts, identity=self.identity_of(path))
+
+    def read_cohort(self) -> tuple[Path, Manifest]:
+        """Return the manifest, made where none is given, and where it lies; its files are checked.
+
+        Raises:
+            ValueError: one line for each fault.
+        """
         path = self._manifest_path()
         manifest = read_manifest(path)
         faults = check_files(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
-        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
-        identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
-        return Samples(*parts, identity)
+        return path, manifest
+
+    def identity_of(self, manifest: Path) -> dict[str, str]:
+        """Return what says in `config.json` which cohort it is."""
+        return {"manifest": manifest.name, "manifest_sha256": sha256_of_file(manifest)}
 
     def _manifest_path(self) -> Path:
         if self.recipe:
             return make_from_recipe(self.recipe, self.dataset_dir, progress=progress_bar)
-        return self.manifest or ensure_synthetic_cohort(self.dataset_dir, progress=progress_bar)
+        return self.manifest or ensure_synthetic_cohort(self.dataset_dir, masks=self.with_masks, progress=progress_bar)
 
 
 def prepare_member(
