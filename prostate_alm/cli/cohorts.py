@@ -22,6 +22,15 @@ def add_plan(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_lesions_beside_label(parser: Parser) -> None:
+    """Add the option of a cohort whose lesions do not make its label."""
+    parser.add_argument(
+        "--lesions-beside-label",
+        action="store_true",
+        help="lesions do not make the label: keep maps with lesions where it is 0, and without where it is 1",
+    )
+
+
 def add_import(commands: Commands) -> None:
     """Add the commands of `prostate-alm manifest import`."""
     group = add_group(commands, "import", "convert a public collection as it is published, and write its manifest")
@@ -80,14 +89,28 @@ def print_build(result: Any, options: argparse.Namespace, *, unlabelled: str = "
             "refused": [study.model_dump() for study in manifest.refused],
             "unlabelled": len(result.unlabelled),
         }
+        if manifest.has_masks:
+            summary |= _masks_of(manifest)
         say(json.dumps(summary | figures, indent=1))
-        return SOME_REFUSED if manifest.refused else OK
+        return SOME_REFUSED if manifest.refused or manifest.refused_masks else OK
     say(f"{len(manifest.studies)} studies: {options.output}")
     for study in manifest.refused:
         say(f"refused {study.id} ({study.code}): {study.reason}")
+    for mask in manifest.refused_masks:
+        say(f"refused {mask.mask} of {mask.id} ({mask.code}): {mask.reason}")
+    if manifest.has_masks:
+        counts = _masks_of(manifest)
+        say(f"{counts['lesions']} studies have a map of lesions, {counts['gland']} one of the gland")
     if result.unlabelled:
         say(f"{len(result.unlabelled)} {unlabelled} have no label and were left out")
-    return SOME_REFUSED if manifest.refused else OK
+    return SOME_REFUSED if manifest.refused or manifest.refused_masks else OK
+
+
+def _masks_of(manifest: Any) -> dict[str, Any]:
+    counts = {
+        kind: sum(getattr(study, kind) is not None for study in manifest.studies) for kind in ("lesions", "gland")
+    }
+    return counts | {"refused_masks": [mask.model_dump() for mask in manifest.refused_masks]}
 
 
 def _import_collection(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from prostate_alm.cli.cohorts import add_export, add_import, add_plan, print_build
+from prostate_alm.cli.cohorts import add_export, add_import, add_lesions_beside_label, add_plan, print_build
 from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, print_error, say
 from prostate_alm.progress import progress_bar
 
@@ -39,10 +39,14 @@ def add_phantom(commands: Commands) -> None:
         metavar="B",
         help="acquired b-values in s/mm2 (default: those of the paper, 100 600 1000)",
     )
+    make.add_argument(
+        "--masks", type=Path, metavar="DIR", help="write DIR/<id>/lesions.nii.gz and gland.nii.gz for `manifest build`"
+    )
     make.set_defaults(action=_make_phantom)
 
 
 def _make_phantom(options: argparse.Namespace) -> int:
+    from prostate_alm.data.synthetic import SyntheticCohort, write_masks
     from prostate_alm.phantom.cohort import make_cohort
 
     # absent options are not passed on: the defaults are those of make_cohort
@@ -52,13 +56,17 @@ def _make_phantom(options: argparse.Namespace) -> int:
         "lesions": options.lesions,
         "b_values_s_per_mm2": options.b_values and tuple(options.b_values),
     }
+    parameters = {name: value for name, value in chosen.items() if value is not None}
     folder = make_cohort(
         options.output,
         studies=options.studies,
         seed=options.seed,
         progress=progress_bar("making studies", unit="study"),
-        **{name: value for name, value in chosen.items() if value is not None},
+        **parameters,
     )
+    if options.masks:
+        cohort = SyntheticCohort(studies=options.studies, seed=options.seed, **parameters)
+        write_masks(options.masks, cohort, progress=progress_bar("making masks", unit="study"))
     say(f"{options.studies} studies with labels.csv: {folder}")
     return OK
 
@@ -111,6 +119,10 @@ def add_manifest(commands: Commands) -> None:
     )
     build.add_argument("dicom_dir", type=Path, metavar="DICOM_DIR", help="folder with one sub-folder per study")
     build.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns id, label[, patient, split]")
+    build.add_argument(
+        "--masks", type=Path, metavar="DIR", help="DIR/<id>/lesions.nii.gz and gland.nii.gz, both optional"
+    )
+    add_lesions_beside_label(build)
     add_plan(build)
     add_rules(build)
     build.set_defaults(action=_build_manifest)
@@ -119,7 +131,8 @@ def add_manifest(commands: Commands) -> None:
     check = group.add_parser(
         "check",
         help="check a manifest and the checksums of its volumes",
-        description="Check a manifest against its schema and each volume against its checksum (exit code 2: faults).",
+        description="Check a manifest against its schema, each file against its checksum, and masks against T2 "
+        "and label (exit code 2: faults).",
     )
     check.add_argument("manifest", type=Path, metavar="JSON")
     check.add_argument("--json", action="store_true", help="print JSON")
@@ -170,6 +183,8 @@ def _build_manifest(options: argparse.Namespace) -> int:
         label_definition=options.label_definition,
         licence=options.licence,
         rules=chosen_rules(options.rules),
+        masks_dir=options.masks,
+        lesions_make_label=not options.lesions_beside_label,
         overwrite=options.overwrite,
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),
@@ -179,9 +194,12 @@ def _build_manifest(options: argparse.Namespace) -> int:
 
 def _check_manifest(options: argparse.Namespace) -> int:
     from prostate_alm.data.manifest import check_files, read_manifest
+    from prostate_alm.data.masks import check_masks
 
     manifest = read_manifest(options.manifest)
     faults = check_files(manifest, options.manifest, progress=progress_bar("checking volumes", unit="study"))
+    if not faults and manifest.has_masks:
+        faults = check_masks(manifest, options.manifest, progress=progress_bar("checking masks", unit="study"))
     if options.json:
         say(json.dumps({"studies": len(manifest.studies), "faults": faults}, indent=1))
     elif not faults:

@@ -6,7 +6,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+from prostate_alm.data.cohorts.mask_files import masks_in
 from prostate_alm.data.convert import (
     DWI_FILE,
     SOFTWARE,
@@ -19,21 +21,22 @@ from prostate_alm.data.convert import (
 )
 from prostate_alm.data.labels import Label, read_labels
 from prostate_alm.data.manifest import (
-    CHANNELS_SCHEMA_VERSION,
-    SCHEMA_VERSION,
     Manifest,
     ManifestError,
     Provenance,
+    RefusedMask,
     RefusedStudy,
     StudyRecord,
     VolumeFile,
+    version_of,
     write_manifest,
 )
+from prostate_alm.data.masks import MASK_FILES, MaskSource, label_fault
 from prostate_alm.data.patients import joined_patients
 from prostate_alm.data.splits import split_patients
-from prostate_alm.parallel import map_in_order
 from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
+from prostate_alm.parallel import map_in_order
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import sha256_of_file
 
@@ -60,6 +63,8 @@ def build_manifest(
     label_definition: str = "",
     licence: str = "",
     rules: Rules | None = None,
+    masks_dir: Path | None = None,
+    lesions_make_label: bool = True,
     overwrite: bool = False,
     workers: int = 1,
     progress: Progress = silent,
@@ -68,7 +73,8 @@ def build_manifest(
 
     The study of label `id` is the folder `dicom_dir/id`. Its volumes go to `<output without .json>/id/`, see
     `convert_study`. A study that was converted before from the same files is not converted again. A study that cannot
-    be used is listed in the manifest's `refused` and does not stop the others. The manifest is written last.
+    be used is listed in the manifest's `refused` and does not stop the others; a mask that cannot be used is listed in
+    `refused_masks`, and its study is kept without it. The manifest is written last.
 
     Args:
         dicom_dir: folder with one sub-folder per study.
@@ -81,6 +87,8 @@ def build_manifest(
         label_definition: what label 1 means, in words.
         licence: licence of the data, in words.
         rules: words, limits and places of the selection; the default ones when None.
+        masks_dir: folder with one sub-folder per study that has masks, see `masks_in`; no masks when None.
+        lesions_make_label: label 1 means that there is a lesion; a map of lesions that contradicts it is refused.
         overwrite: replace a manifest that is already there.
         workers: largest number of processes, >= 1; the result is the same. More than one needs the usual
             `if __name__ == "__main__":` of multiprocessing in a script.
@@ -93,21 +101,37 @@ def build_manifest(
         OSError: the volumes or the manifest cannot be written.
     """
     check_b_values(b_values_s_per_mm2)
-    words = {"source": source, "label_definition": label_definition, "licence": licence}
-    plan = CohortPlan(output, **words, test_share=test_share, seed=seed, overwrite=overwrite)
+    plan = CohortPlan(
+        *(output, source, label_definition, licence, test_share, seed, overwrite), lesions_make_label=lesions_make_label
+    )
     plan.check(workers=workers)
     table = read_labels(labels_csv)
     unlabelled = _match_folders(dicom_dir, table, plan.volumes_dir)
-    labels = joined_patients(table, dicom_dir)
-    b_values = tuple(float(b) for b in b_values_s_per_mm2)
+    b_values, masks = tuple(float(b) for b in b_values_s_per_mm2), _masks(masks_dir, table)
     manifest = convert_cohort(
-        [(label, DicomStudy(dicom_dir / label.id, b_values, rules)) for label in labels],
+        [
+            (one, DicomStudy(dicom_dir / one.id, b_values, rules, masks.get(one.id)))
+            for one in joined_patients(table, dicom_dir)
+        ],
         plan,
         labels_sha256=sha256_of_file(labels_csv),
         workers=workers,
         progress=progress,
     )
     return BuildResult(manifest, unlabelled)
+
+
+def _masks(masks_dir: Path | None, labels: Sequence[Label]) -> dict[str, MaskSource]:
+    """Return the masks of each study that has any; raise where there is a folder of them and it holds none."""
+    if masks_dir is None:
+        return {}
+    found = {one.id: masks for one in labels if (masks := masks_in(masks_dir / one.id)) is not None}
+    if not found:
+        raise ManifestError(
+            f"the folder of masks must hold ID/lesions.nii.gz or ID/gland.nii.gz of a study, got none in {masks_dir}. "
+            "Check the path, and that its folders have the ids of the labels."
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,7 @@ class CohortPlan:
     test_share: float = 0.25
     seed: int = 0
     overwrite: bool = False
+    lesions_make_label: bool = True
 
     @property
     def volumes_dir(self) -> Path:
@@ -167,8 +192,11 @@ def convert_cohort(
     _require_both_classes(kept, everything)
     splits = _splits(kept, plan)
     first = studies[0][1]
+    records = [_record(one, splits[one.id], converted[one.id], plan) for one in kept]
+    refused_masks = [one for label in kept for one in _refused_masks(label, converted[label.id], plan)]
+    has_masks = bool(refused_masks) or any(record.lesions or record.gland for record in records)
     manifest = Manifest(
-        schema_version=CHANNELS_SCHEMA_VERSION if first.diffusion_channels else SCHEMA_VERSION,
+        schema_version=version_of(channels=bool(first.diffusion_channels), masks=has_masks)[0],
         name=plan.output.stem,
         b_values_s_per_mm2=first.b_values_s_per_mm2,
         diffusion_channels=first.diffusion_channels,
@@ -179,8 +207,10 @@ def convert_cohort(
             label_definition=plan.label_definition,
             licence=plan.licence,
         ),
-        studies=tuple(_record(one, splits[one.id], converted[one.id], plan.volumes_dir.name) for one in kept),
+        studies=tuple(records),
         refused=tuple(sorted(everything, key=lambda one: one.id)),
+        refused_masks=tuple(refused_masks),
+        lesions_make_label=plan.lesions_make_label or not has_masks,
     )
     write_manifest(manifest, plan.output)
     return manifest
@@ -291,17 +321,36 @@ def _named_splits(labels: Sequence[Label]) -> dict[str, str]:
     return {label.id: str(label.split) for label in labels}
 
 
-def _record(label: Label, split: str, sidecar: Sidecar, folder: str) -> StudyRecord:
+def _record(label: Label, split: str, sidecar: Sidecar, plan: CohortPlan) -> StudyRecord:
     def file(name: str) -> VolumeFile:
-        return VolumeFile(path=f"{folder}/{label.id}/{name}", sha256=sidecar.sha256[name])
+        return VolumeFile(path=f"{plan.volumes_dir.name}/{label.id}/{name}", sha256=sidecar.sha256[name])
 
+    refused = {one.mask for one in _refused_masks(label, sidecar, plan)}
+    masks = {kind: name for kind, name in MASK_FILES.items() if name in sidecar.sha256 and kind not in refused}
     return StudyRecord(
         id=label.id,
         patient=label.patient,
-        label=1 if label.label else 0,
+        label=_class(label),
         split="train" if split == "train" else "test",
         t2=file(T2_FILE),
         dwi=file(DWI_FILE),
         b_values_acquired_s_per_mm2=sidecar.b_values_acquired_s_per_mm2,
         b_values_computed=sidecar.b_values_computed,
+        **{kind: file(name) for kind, name in masks.items()},
     )
+
+
+def _class(label: Label) -> Literal[0, 1]:
+    return 1 if label.label else 0
+
+
+def _refused_masks(label: Label, sidecar: Sidecar, plan: CohortPlan) -> list[RefusedMask]:
+    """Return the masks of a study that cannot be used: those that were refused, and lesions against its label."""
+    if sidecar.masks is None:
+        return []
+    refused = dict(sidecar.masks.refused)
+    if plan.lesions_make_label and sidecar.masks.lesions is not None:
+        fault = label_fault(_class(label), sidecar.masks.lesions)
+        if fault:
+            refused["lesions"] = ("contradictory_labels", fault)
+    return [RefusedMask(id=label.id, mask=kind, code=code, reason=reason) for kind, (code, reason) in refused.items()]

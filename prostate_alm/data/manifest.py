@@ -24,8 +24,12 @@ SCHEMA_VERSION: Literal[1] = 1
 """Of a cohort whose diffusion volumes are b-values."""
 CHANNELS_SCHEMA_VERSION: Literal[2] = 2
 """Of a cohort whose diffusion volumes are `diffusion_channels`."""
+MASKS_SCHEMA_VERSION: Literal[3] = 3
+"""Of a cohort, of either kind, in which a study has masks or had one refused."""
 
 DiffusionChannel = Literal["adc", "high_b"]
+MaskKind = Literal["lesions", "gland"]
+MASK_KINDS: tuple[MaskKind, ...] = ("lesions", "gland")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 BValue = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -69,6 +73,10 @@ class StudyRecord(_Record):
     `b_values_s_per_mm2` of the manifest holds for every study; `b_values_computed` says which of them were not acquired
     but computed by a mono-exponential fit of `b_values_acquired_s_per_mm2`. In a cohort of `diffusion_channels` there
     are no flags, and what was acquired may be unknown.
+
+    `lesions` is a label map on the grid of T2: 0 background, k >= 1 the k-th lesion, whose id in the cohort is
+    `lesion_id`; None where nobody drew any, an empty map where somebody looked and found none. `gland` is 1 within the
+    prostate.
     """
 
     id: Name
@@ -79,12 +87,42 @@ class StudyRecord(_Record):
     dwi: VolumeFile
     b_values_acquired_s_per_mm2: tuple[BValue, ...]
     b_values_computed: tuple[bool, ...]
+    lesions: VolumeFile | None = None
+    gland: VolumeFile | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_masks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave masks out where there are none: versions 1 and 2 do not know them."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in MASK_KINDS or value is not None}
+
+
+def lesion_id(study_id: str, number: int) -> str:
+    """Return the id of a lesion in its cohort, by which its multiplier is known.
+
+    Args:
+        study_id: id of the study.
+        number: label of the lesion in the study's map, >= 1.
+
+    >>> lesion_id("CASE-001", 2)
+    'CASE-001/lesion-2'
+    """
+    return f"{study_id}/lesion-{number}"
 
 
 class RefusedStudy(_Record):
     """A labelled study that is not part of the cohort, and why."""
 
     id: Name
+    code: str
+    reason: str
+
+
+class RefusedMask(_Record):
+    """A mask of a study that could not be used, and why; the study is part of the cohort without it."""
+
+    id: Name
+    mask: MaskKind
     code: str
     reason: str
 
@@ -104,21 +142,26 @@ class Manifest(_Record):
 
     The last axis of a study's diffusion file is either `b_values_s_per_mm2` (schema version 1) or, for collections
     that were published so, `diffusion_channels` (version 2): a map of the apparent diffusion coefficient, and an image
-    at a high b-value that may differ from study to study.
+    at a high b-value that may differ from study to study. Where studies have masks, the version is 3, of either kind.
+
+    `lesions_make_label` says that label 1 means that there is a lesion: a map of lesions holds one where the label is 1
+    and none where it is 0.
 
     Raises:
         pydantic.ValidationError: when ids or b-values repeat, when studies of one patient lie in two splits, when
-            b-values and channels are both given or neither, or when `b_values_computed` of a study is not as long as
-            `b_values_s_per_mm2`.
+            b-values and channels are both given or neither, when `b_values_computed` of a study is not as long as
+            `b_values_s_per_mm2`, or when the version is not that of what there is.
     """
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     name: str = Field(min_length=1)
     b_values_s_per_mm2: tuple[BValue, ...]
     diffusion_channels: tuple[DiffusionChannel, ...] = ()
     provenance: Provenance
     studies: tuple[StudyRecord, ...] = Field(min_length=1)
     refused: tuple[RefusedStudy, ...] = ()
+    refused_masks: tuple[RefusedMask, ...] = ()
+    lesions_make_label: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
@@ -126,6 +169,8 @@ class Manifest(_Record):
         if repeated:
             raise ValueError(f"study ids must be unique, got {repeated[0]!r} more than once")
         _check_channels(self)
+        _check_version(self)
+        _check_masks(self)
         if len(set(self.b_values_s_per_mm2)) < len(self.b_values_s_per_mm2):
             raise ValueError(f"b_values_s_per_mm2 must be distinct, got {list(self.b_values_s_per_mm2)}")
         pairs = {(study.patient, study.split) for study in self.studies}
@@ -141,11 +186,19 @@ class Manifest(_Record):
 
     @model_serializer(mode="wrap")
     def _without_absent_channels(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `diffusion_channels` out where there are none: version 1 does not know them."""
+        """Leave out what there is not: version 1 knows no `diffusion_channels`, versions 1 and 2 know no masks."""
         content: dict[str, Any] = handler(self)
-        if not self.diffusion_channels:
-            del content["diffusion_channels"]
-        return content
+        unused = {
+            "diffusion_channels": not self.diffusion_channels,
+            "refused_masks": not self.refused_masks,
+            "lesions_make_label": self.lesions_make_label,
+        }
+        return {name: value for name, value in content.items() if not unused.get(name, False)}
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether a study has masks, or had one that was refused."""
+        return bool(self.refused_masks) or any(study.lesions or study.gland for study in self.studies)
 
     @property
     def diffusion_volumes(self) -> int:
@@ -159,10 +212,32 @@ def _check_channels(manifest: Manifest) -> None:
         raise ValueError("there must be b_values_s_per_mm2 or diffusion_channels, and not both")
     if len(set(channels)) < len(channels):
         raise ValueError(f"diffusion_channels must be distinct, got {list(channels)}")
-    version = CHANNELS_SCHEMA_VERSION if channels else SCHEMA_VERSION
+
+
+def _check_version(manifest: Manifest) -> None:
+    version, what = version_of(channels=bool(manifest.diffusion_channels), masks=manifest.has_masks)
     if manifest.schema_version != version:
-        what = "diffusion_channels" if channels else "b_values_s_per_mm2"
         raise ValueError(f"schema_version must be {version} for {what}, got {manifest.schema_version}")
+
+
+def version_of(*, channels: bool, masks: bool) -> tuple[Literal[1, 2, 3], str]:
+    """Return the version of a cohort's schema, and the fields that ask for it.
+
+    >>> version_of(channels=True, masks=False)
+    (2, 'diffusion_channels')
+    """
+    if masks:
+        return MASKS_SCHEMA_VERSION, "masks"
+    return (CHANNELS_SCHEMA_VERSION, "diffusion_channels") if channels else (SCHEMA_VERSION, "b_values_s_per_mm2")
+
+
+def _check_masks(manifest: Manifest) -> None:
+    studies = {study.id: study for study in manifest.studies}
+    for one in manifest.refused_masks:
+        if one.id not in studies or getattr(studies[one.id], one.mask) is not None:
+            raise ValueError(f"refused_masks must be of studies that lack them, got {one.mask} of {one.id!r}")
+    if not manifest.lesions_make_label and not manifest.has_masks:
+        raise ValueError("lesions_make_label must be left out of a cohort without masks")
 
 
 def require_channels(manifest_path: Path | None, path_channels: Sequence[int]) -> None:
@@ -230,7 +305,7 @@ def _fault_in_words(error: ValidationError, path: Path) -> str:
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     rule = first["msg"].removeprefix("Value error, ")
     return (
-        f"manifest must follow schema version {SCHEMA_VERSION} or {CHANNELS_SCHEMA_VERSION}, got: {rule} in {path} at "
+        f"manifest must follow schema version {SCHEMA_VERSION} to {MASKS_SCHEMA_VERSION}, got: {rule} in {path} at "
         f"{place}{more}. See data_manifest/README.md for the schema."
     )
 
@@ -241,7 +316,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def check_files(manifest: Manifest, manifest_path: Path, *, progress: Progress = silent) -> list[str]:
-    """Compare every volume with its checksum.
+    """Compare every volume and every mask with its checksum; `masks.check_masks` reads what masks hold.
 
     Args:
         manifest: the cohort.
@@ -253,7 +328,10 @@ def check_files(manifest: Manifest, manifest_path: Path, *, progress: Progress =
     """
     faults = []
     for done, study in enumerate(manifest.studies, start=1):
-        for kind, volume in (("t2", study.t2), ("dwi", study.dwi)):
+        files = {"t2": study.t2, "dwi": study.dwi, "lesions": study.lesions, "gland": study.gland}
+        for kind, volume in files.items():
+            if volume is None:
+                continue
             fault = _volume_fault(volume, manifest_path)
             if fault:
                 faults.append(f"{kind} of study {study.id} {fault}")

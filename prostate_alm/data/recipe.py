@@ -167,7 +167,7 @@ def record_checksums(path: Path, folder: Path, *, progress: Callable[[str], Prog
 
 
 def voxel_checksums(manifest: Manifest, manifest_path: Path, *, progress: Progress = silent) -> dict[str, str]:
-    """Return the SHA-256 of the voxels of each study, T2 and diffusion as they are stored, whatever compressed them.
+    """Return the SHA-256 of the voxels of each study, volumes and masks as they are stored, whatever compressed them.
 
     Args:
         manifest: the cohort.
@@ -185,7 +185,7 @@ def voxel_checksums(manifest: Manifest, manifest_path: Path, *, progress: Progre
 
 def _voxels_sha256(study: StudyRecord, *, folder: Path) -> str:
     digest = hashlib.sha256()
-    for volume in (study.t2, study.dwi):
+    for volume in filter(None, (study.t2, study.dwi, study.lesions, study.gland)):
         image = nib.Nifti1Image.from_filename(folder / volume.path)
         voxels = np.asarray(image.dataobj.get_unscaled())
         little_endian = voxels.astype(voxels.dtype.newbyteorder("<"))

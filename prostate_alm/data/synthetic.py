@@ -7,9 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from prostate_alm.data.build import build_manifest
+from prostate_alm.data.convert import labels_bytes
+from prostate_alm.data.masks import MASK_FILES
+from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.parallel import available_workers, map_in_order
 from prostate_alm.phantom.cohort import (
     DEFAULT_DIFFICULTY,
@@ -19,8 +23,9 @@ from prostate_alm.phantom.cohort import (
     render_study,
     write_study,
 )
-from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
+from prostate_alm.phantom.masks import render_masks
 from prostate_alm.progress import Progress, silent
+from prostate_alm.whole_files import write_bytes_atomically
 
 DEFAULT_STUDIES = 60
 
@@ -28,7 +33,8 @@ DEFAULT_STUDIES = 60
 class SyntheticCohort(BaseModel):
     """What determines a synthetic cohort: see `make_cohort`; `test_share` of the studies are for testing.
 
-    The same parameters give the same studies and the same split.
+    The same parameters give the same studies and the same split; `masks` adds lesions and gland to the manifest and
+    leaves all else as it is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,20 +47,29 @@ class SyntheticCohort(BaseModel):
     positive_share: float = Field(default=0.3, gt=0, lt=1)
     b_values_s_per_mm2: tuple[float, ...] = tuple(MODEL_B_VALUES_S_PER_MM2)
     test_share: float = Field(default=1 / 3, gt=0, lt=1)
+    masks: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_absent_masks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `masks` out where there are none, so that notes and recipes stay what they were."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "masks" or value}
 
     @property
     def phantom(self) -> dict[str, Any]:
         """The parameters of a single study."""
-        return self.model_dump(exclude={"studies", "test_share"})
+        return self.model_dump(exclude={"studies", "test_share", "masks"})
 
 
-def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0) -> Path:
+def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0, masks: bool = False) -> Path:
     """Return where `ensure_synthetic_cohort` puts the manifest.
 
     >>> default_manifest_path(Path("data")).as_posix()
     'data/phantom-60-seed0.json'
+    >>> default_manifest_path(Path("data"), masks=True).as_posix()
+    'data/phantom-masks-60-seed0.json'
     """
-    return folder / f"phantom-{studies}-seed{seed}.json"
+    return folder / f"phantom-{'masks-' if masks else ''}{studies}-seed{seed}.json"
 
 
 def ensure_synthetic_cohort(
@@ -62,6 +77,7 @@ def ensure_synthetic_cohort(
     *,
     studies: int = DEFAULT_STUDIES,
     seed: int = 0,
+    masks: bool = False,
     progress: Callable[[str], Progress] = lambda _: silent,
 ) -> Path:
     """Return the manifest of a synthetic cohort in `folder`; make what of it is missing.
@@ -70,13 +86,14 @@ def ensure_synthetic_cohort(
         folder: receives the DICOM studies with their labels, the manifest and its volumes.
         studies: number of studies.
         seed: seed of the cohort; the same seed gives the same studies.
+        masks: of lesions and gland, too; such a cohort has a name of its own.
         progress: name of the work -> what is called after each study, e.g. `progress_bar`.
 
     Raises:
         ValueError: `studies` or `seed` is out of range, or there are too few studies to split.
     """
-    path = default_manifest_path(folder, studies=studies, seed=seed)
-    return ensure_cohort(path, SyntheticCohort(studies=studies, seed=seed), progress=progress)
+    path = default_manifest_path(folder, studies=studies, seed=seed, masks=masks)
+    return ensure_cohort(path, SyntheticCohort(studies=studies, seed=seed, masks=masks), progress=progress)
 
 
 def ensure_cohort(
@@ -84,7 +101,7 @@ def ensure_cohort(
 ) -> Path:
     """Return the manifest of a synthetic cohort; make what of it is missing: an interrupted call goes on where it was.
 
-    The DICOM studies go beside the manifest, into a folder of its name and `-dicom`.
+    The DICOM studies go beside the manifest, into a folder of its name and `-dicom`, masks into one with `-masks`.
 
     Args:
         manifest: the file; one that is there is taken to be that of the cohort.
@@ -97,8 +114,10 @@ def ensure_cohort(
     """
     if manifest.is_file():
         return manifest
-    dicom_dir = manifest.with_name(f"{manifest.stem}-dicom")
+    dicom_dir, masks_dir = (manifest.with_name(f"{manifest.stem}-{kind}") for kind in ("dicom", "masks"))
     _make_studies(dicom_dir, cohort, progress=progress("making studies"))
+    if cohort.masks:
+        write_masks(masks_dir, cohort, progress=progress("making masks"))
     build_manifest(
         dicom_dir,
         dicom_dir / "labels.csv",
@@ -108,6 +127,7 @@ def ensure_cohort(
         source="synthetic studies of prostate-alm, see docs/phantom.md",
         label_definition="1 = equivocal lesion (contrast would have helped), 0 = none or unmistakable",
         licence="Apache-2.0",
+        masks_dir=masks_dir if cohort.masks else None,
         workers=available_workers(),
         progress=progress("reading studies"),
     )
@@ -135,3 +155,36 @@ def _make_study(index: int, *, phantom: dict[str, Any], dicom_dir: Path) -> None
     shutil.rmtree(partial_dir, ignore_errors=True)
     write_study(render_study(plan), partial_dir)
     partial_dir.rename(dicom_dir / plan.identifier)
+
+
+def write_masks(folder: Path, cohort: SyntheticCohort, *, progress: Progress = silent) -> Path:
+    """Write the masks of each study to `folder/ID/lesions.nii.gz` and `gland.nii.gz`, as `manifest build` reads them.
+
+    A study in which the reader sees a lesion though there is none has no map of lesions; see `render_masks`.
+
+    Args:
+        folder: made where absent; files of these names are replaced.
+        cohort: whose.
+        progress: called with (studies done, studies in all) after each study.
+
+    Returns:
+        `folder`.
+    """
+    one = partial(_write_masks_of_study, phantom=cohort.phantom, folder=folder)
+    with closing(map_in_order(one, range(1, cohort.studies + 1), workers=available_workers())) as written:
+        for done, _ in enumerate(written, start=1):
+            progress(done, cohort.studies)
+    return folder
+
+
+def _write_masks_of_study(index: int, *, phantom: dict[str, Any], folder: Path) -> None:
+    plan = plan_study(index, **phantom)
+    masks = render_masks(plan)
+    affine_lps_mm = np.eye(4)
+    affine_lps_mm[:3, :3], affine_lps_mm[:3, 3] = masks.grid.steps_mm.T, masks.grid.origin_mm
+    affine_ras_mm = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps_mm
+    (folder / plan.identifier).mkdir(parents=True, exist_ok=True)
+    for name, labels in ((MASK_FILES["lesions"], masks.lesions), (MASK_FILES["gland"], masks.gland)):
+        if labels is not None:  # (K, J, I)
+            content = labels_bytes(labels.transpose(2, 1, 0), affine_ras_mm)
+            write_bytes_atomically(folder / plan.identifier / name, content)

@@ -207,13 +207,29 @@ def resample(volume: Volume, *, reference: Volume) -> Volume:
         >>> bool((resample(grid, reference=grid).voxels == 1).all())
         True
     """
+    return _resampled(volume, reference, sitk.sitkLinear)
+
+
+def resample_labels(volume: Volume, *, reference: Volume) -> Volume:
+    """Return a label map on the reference's grid: the label of the nearest voxel, 0 outside the field of view.
+
+    Example:
+        >>> labels = Volume(np.array([[[0], [5]]], np.float32), np.eye(4))
+        >>> fine = Volume(np.empty((1, 4, 1), np.float32), np.diag([1, 0.5, 1, 1]))
+        >>> resample_labels(labels, reference=fine).voxels.ravel().tolist()
+        [0.0, 0.0, 5.0, 5.0]
+    """
+    return _resampled(volume, reference, sitk.sitkNearestNeighbor)
+
+
+def _resampled(volume: Volume, reference: Volume, interpolator: int) -> Volume:
     moving = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels.transpose(2, 1, 0)))
     origin_mm, spacing_mm, direction = _itk_grid(volume)
     moving.SetOrigin(origin_mm)
     moving.SetSpacing(spacing_mm)
     moving.SetDirection(direction)
-    size, linear = reference.voxels.shape, sitk.sitkLinear
-    image = sitk.Resample(moving, size, sitk.Transform(), linear, *_itk_grid(reference), 0.0, sitk.sitkFloat32)
+    size, grid = reference.voxels.shape, _itk_grid(reference)
+    image = sitk.Resample(moving, size, sitk.Transform(), interpolator, *grid, 0.0, sitk.sitkFloat32)
     return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), reference.affine_ras_mm)
 
 

@@ -164,6 +164,27 @@ def render(anatomy: Anatomy, grid: Grid, *, properties: tuple[str, ...]) -> Tiss
     return maps
 
 
+def share(structure: Structure, grid: Grid) -> Array:
+    """Return the share of every voxel that a structure covers, whatever is painted over it.
+
+    Args:
+        structure: an ellipsoid; not clipped by the gland.
+        grid: in the gland's frame.
+
+    Returns:
+        (slices, rows, columns) within [0, 1].
+
+    >>> grid = centred_grid(np.zeros(3), np.eye(3), spacing_mm=(1.0, 1.0, 1.0), shape=(1, 1, 9))
+    >>> share(Structure("lesion", (0.0, 0.0, 0.0), (3.0, 3.0, 3.0)), grid).ravel().tolist()
+    [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
+    """
+    covered = np.zeros(grid.shape, np.float32)
+    (box,) = _boxes((structure,), grid)
+    for slab in _slabs(box):
+        covered[slab] = _cover(structure, grid, slab)
+    return covered
+
+
 def _slabs(box: Box) -> Iterator[Box]:
     """Cut a box into slabs of slices whose arrays stay in the processor's cache; twice as fast as all at once."""
     slices, rows, columns = box

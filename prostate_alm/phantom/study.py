@@ -359,9 +359,13 @@ def _coil_shading(grid: Grid, rng: np.random.Generator) -> Array:
     return np.asarray(1.0 + plane + bowl * (rows[None, :, None] ** 2 - 0.3), dtype=np.float32)
 
 
+def t2_grid(plan: StudyPlan) -> Grid:
+    """Return the grid of the axial T2 in the patient's frame."""
+    return centred_grid(plan.t2_centre_mm, plan.image_axes, spacing_mm=(0.9, 0.9, 3.0), shape=(20, 176, 176))
+
+
 def _t2_axial(plan: StudyPlan) -> StoredVolume:
-    grid = centred_grid(plan.t2_centre_mm, plan.image_axes, spacing_mm=(0.9, 0.9, 3.0), shape=(20, 176, 176))
-    return _t2_volume(plan, grid, _noise(plan, 1), slice_parts=2)
+    return _t2_volume(plan, t2_grid(plan), _noise(plan, 1), slice_parts=2)
 
 
 def _sagittal(plan: StudyPlan) -> StoredVolume:

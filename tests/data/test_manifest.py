@@ -54,7 +54,7 @@ def change(content: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
 
 
 FAULTS = {
-    "another version": ("schema_version", 3, "at schema_version"),
+    "another version": ("schema_version", 4, "at schema_version"),
     "an unknown key": ("studies.0.lable", 1, "at studies.0.lable"),
     "label 2": ("studies.0.label", 2, "at studies.0.label"),
     "label as text": ("studies.0.label", "1", "at studies.0.label"),

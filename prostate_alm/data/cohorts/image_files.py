@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prostate_alm.data.convert import guarded, unreadable
 from prostate_alm.data.manifest import DiffusionChannel
+from prostate_alm.data.masks import MaskSource
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume, harmonise, resample
@@ -34,6 +35,7 @@ class AdcStudy:
     adc: Path
     high_b: Path
     b_values_acquired_s_per_mm2: tuple[float, ...] = ()
+    masks: MaskSource | None = None
 
     @property
     def b_values_s_per_mm2(self) -> tuple[float, ...]:
@@ -77,6 +79,7 @@ class DwiStudy:
     b_values_s_per_mm2: tuple[float, ...]
     b_values_acquired_s_per_mm2: tuple[float, ...]
     b_values_computed: tuple[bool, ...] = ()
+    masks: MaskSource | None = None
 
     @property
     def diffusion_channels(self) -> tuple[DiffusionChannel, ...]:

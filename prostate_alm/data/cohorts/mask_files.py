@@ -1,0 +1,112 @@
+"""Masks that are image files: drawn on T2 or on another image of the study, brought onto the grid of T2 by label."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prostate_alm.data.cohorts.image_files import checksum, read_volume
+from prostate_alm.data.manifest import MASK_KINDS, ManifestError, MaskKind
+from prostate_alm.data.masks import (
+    LabelMap,
+    MaskSource,
+    StudyMasks,
+    gland_on,
+    lesions_on,
+    require_labels,
+    require_lattice,
+)
+from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.imaging.volume import Volume
+
+_ENDINGS = (".nii.gz", ".nii", ".mha")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A label map: its file, the image that it was drawn on (None: T2), and whether its labels are grades of lesions.
+
+    Grades are the same for two lesions of one grade: each part that does not touch another is a lesion then.
+    """
+
+    path: Path
+    drawn_on: Path | None = None
+    graded: bool = False
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """The files of one study's masks."""
+
+    lesions: MaskFile | None = None
+    gland: MaskFile | None = None
+
+    def sha256(self) -> str:
+        """Return a checksum of the files, each in its role; see `MaskSource.sha256`."""
+        parts = []
+        for one in (self.lesions, self.gland):
+            files = [] if one is None else [path for path in (one.path, one.drawn_on) if path is not None]
+            parts.append(f"{checksum(*files)} {one is not None and one.graded}")
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def read(self, t2: Volume) -> StudyMasks:
+        """Return the masks on the grid of T2; see `MaskSource.read`."""
+        labels: dict[MaskKind, LabelMap] = {}
+        refused: dict[MaskKind, StudyRefused] = {}
+        for kind in MASK_KINDS:
+            file = getattr(self, kind)
+            if file is None:
+                continue
+            try:
+                labels[kind] = _read(file, kind, t2)
+            except StudyRefused as error:
+                refused[kind] = error
+            except Exception as error:  # a mask that defeats a reader must not stop its study
+                logger.debug("mask refused after an unexpected error", exc_info=True)
+                refused[kind] = StudyRefused(
+                    "unexpected_error",
+                    f"a mask must be readable, got {type(error).__name__} while reading {file.path.name}. "
+                    "Export it again, and report the error if it stays.",
+                )
+        return StudyMasks(labels, refused)
+
+
+def _read(file: MaskFile, kind: MaskKind, t2: Volume) -> LabelMap:
+    drawn = read_volume(file.path)
+    name = file.path.name
+    require_labels(drawn.voxels, name=name)
+    image, image_name = (t2, "T2") if file.drawn_on is None else (read_volume(file.drawn_on), file.drawn_on.name)
+    require_lattice(drawn, image, name=name, image_name=image_name)
+    if kind == "gland":
+        return gland_on(t2, drawn, name=name)
+    if file.graded:
+        drawn = Volume((drawn.voxels > 0).astype(np.float32), drawn.affine_ras_mm)
+    return lesions_on(t2, drawn, name=name)
+
+
+def masks_in(folder: Path) -> MaskSource | None:
+    """Return the masks that a folder holds for one study: `lesions` and `gland`, as .nii.gz, .nii or .mha.
+
+    Args:
+        folder: of the study; it may be absent.
+
+    Returns:
+        None where there is no such file.
+
+    Raises:
+        ManifestError: there are two files for one mask.
+    """
+    found: dict[str, MaskFile] = {}
+    for kind in MASK_KINDS:
+        files = [path for ending in _ENDINGS if (path := folder / f"{kind}{ending}").is_file()]
+        if len(files) > 1:
+            raise ManifestError(
+                f"there must be one file of a mask, got {files[0].name} and {files[1].name} in {folder}. Keep one."
+            )
+        if files:
+            found[kind] = MaskFile(files[0])
+    return MaskFiles(**found) if found else None
