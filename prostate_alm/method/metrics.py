@@ -78,7 +78,7 @@ def threshold_at_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float) -> float:
     0.3
     """
     positive, _ = _by_class(labels, scores)
-    return _threshold(positive, _needed(len(positive), tpr))
+    return _threshold(positive, positives_needed(len(positive), tpr))
 
 
 def fpr_at_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float) -> float:
@@ -102,7 +102,7 @@ def fpr_at_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float) -> float:
     0.5
     """
     positive, negative = _by_class(labels, scores)
-    needed = _needed(len(positive), tpr)
+    needed = positives_needed(len(positive), tpr)
     if needed == len(positive) and tpr < 1:
         warnings.warn(
             f"positives must be at least {math.ceil(1 / (1 - tpr) - 1e-9)} for a TPR of {tpr:g}, got "
@@ -320,8 +320,19 @@ def _by_class(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     return values[positive], values[~positive]
 
 
-def _needed(positives: int, tpr: float) -> int:
-    """Return the smallest number of positives whose share is at least ``tpr``."""
+def positives_needed(positives: int, tpr: float) -> int:
+    """Return the smallest number of positives whose share is at least ``tpr``.
+
+    Args:
+        positives: how many there are.
+        tpr: share asked, in (0, 1].
+
+    Raises:
+        ValueError: ``tpr`` is out of range.
+
+    >>> positives_needed(100, 0.55), positives_needed(3, 0.5)
+    (55, 2)
+    """
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr must be in (0, 1], got {tpr!r} in metrics")
     needed = math.ceil(tpr * positives)
