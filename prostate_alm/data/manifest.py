@@ -81,9 +81,8 @@ class StudyRecord(_Record):
     `finding` is which of several classes the study is of, where the cohort has them: `label` says of each class whether
     it must not be missed.
 
-    `lesions` is a label map on the grid of T2: 0 background, k >= 1 the k-th lesion, whose id in the cohort is
-    `lesion_id`; None where nobody drew any, an empty map where somebody looked and found none. `gland` is 1 within the
-    prostate.
+    `lesions` is a label map on the grid of T2: 0 background, k >= 1 the k-th lesion; None where nobody drew any, an
+    empty map where somebody looked and found none. `gland` is 1 within the prostate.
     """
 
     id: Name
@@ -97,19 +96,6 @@ class StudyRecord(_Record):
     finding: Name | None = Field(default=None, exclude_if=is_absent)
     lesions: VolumeFile | None = Field(default=None, exclude_if=is_absent)
     gland: VolumeFile | None = Field(default=None, exclude_if=is_absent)
-
-
-def lesion_id(study_id: str, number: int) -> str:
-    """Return the id of a lesion in its cohort, by which its multiplier is known.
-
-    Args:
-        study_id: id of the study.
-        number: label of the lesion in the study's map, >= 1.
-
-    >>> lesion_id("CASE-001", 2)
-    'CASE-001/lesion-2'
-    """
-    return f"{study_id}/lesion-{number}"
 
 
 class RefusedStudy(_Record):

@@ -40,8 +40,8 @@ class SyntheticCohort(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    studies: int = Field(ge=1)
-    seed: int = Field(ge=0)
+    studies: int = Field(default=DEFAULT_STUDIES, ge=1)
+    seed: int = Field(default=0, ge=0)
     difficulty: float = Field(default=DEFAULT_DIFFICULTY, ge=0, le=IMAGE_DIFFICULTY_MAX)
     reader_difficulty: float | None = Field(default=None, ge=0, le=1)
     lesions: Literal["separate", "graded"] = "separate"
@@ -52,44 +52,36 @@ class SyntheticCohort(BaseModel):
     masks: bool = Field(default=False, exclude_if=operator.not_)
 
     @property
+    def name(self) -> str:
+        """What a cohort is called that differs from others in size, seed and what its manifest has.
+
+        >>> SyntheticCohort().name, SyntheticCohort(masks=True).name
+        ('phantom-60-seed0', 'phantom-60-masks-seed0')
+        """
+        kinds = [kind for kind in ("findings", "masks") if getattr(self, kind)]
+        return "-".join(["phantom", str(self.studies), *kinds, f"seed{self.seed}"])
+
+    @property
     def phantom(self) -> dict[str, Any]:
         """The parameters of a single study."""
         return self.model_dump(exclude={"studies", "test_share", "findings", "masks"})
 
 
-def default_manifest_path(folder: Path, *, studies: int = DEFAULT_STUDIES, seed: int = 0, masks: bool = False) -> Path:
-    """Return where `ensure_synthetic_cohort` puts the manifest.
-
-    >>> default_manifest_path(Path("data")).as_posix()
-    'data/phantom-60-seed0.json'
-    >>> default_manifest_path(Path("data"), masks=True).as_posix()
-    'data/phantom-masks-60-seed0.json'
-    """
-    return folder / f"phantom-{'masks-' if masks else ''}{studies}-seed{seed}.json"
-
-
 def ensure_synthetic_cohort(
-    folder: Path,
-    *,
-    studies: int = DEFAULT_STUDIES,
-    seed: int = 0,
-    masks: bool = False,
-    progress: Callable[[str], Progress] = lambda _: silent,
+    folder: Path, cohort: SyntheticCohort, *, progress: Callable[[str], Progress] = lambda _: silent
 ) -> Path:
-    """Return the manifest of a synthetic cohort in `folder`; make what of it is missing.
+    """Return the manifest of a synthetic cohort in `folder`, called by its `name`; make what of it is missing.
 
     Args:
         folder: receives the DICOM studies with their labels, the manifest and its volumes.
-        studies: number of studies.
-        seed: seed of the cohort; the same seed gives the same studies.
-        masks: of lesions and gland, too; such a cohort has a name of its own.
+        cohort: what to make; one that differs in more than its name says needs a manifest of your own choice, see
+            `ensure_cohort`.
         progress: name of the work -> what is called after each study, e.g. `progress_bar`.
 
     Raises:
-        ValueError: `studies` or `seed` is out of range, or there are too few studies to split.
+        ValueError: there are too few studies to split.
     """
-    path = default_manifest_path(folder, studies=studies, seed=seed, masks=masks)
-    return ensure_cohort(path, SyntheticCohort(studies=studies, seed=seed, masks=masks), progress=progress)
+    return ensure_cohort(folder / f"{cohort.name}.json", cohort, progress=progress)
 
 
 def ensure_cohort(

@@ -9,10 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from prostate_alm.data.manifest import Manifest, Name
-from prostate_alm.data.synthetic import DEFAULT_STUDIES, SyntheticCohort, ensure_cohort
+from prostate_alm.data.synthetic import SyntheticCohort
 from prostate_alm.method.class_losses import CLASS_LOSSES, make_class_loss
 from prostate_alm.method.class_metrics import require_critical
-from prostate_alm.progress import progress_bar
 from prostate_alm.training.cohort_member import CohortSettings, silence_missing_decoders
 from prostate_alm.training.member import Member, open_trained
 from prostate_alm.training.samples import Samples
@@ -28,6 +27,7 @@ class CohortClassesSettings(CohortSettings):
     """
 
     losses: ClassVar[Mapping[str, Any]] = CLASS_LOSSES
+    synthetic: ClassVar[SyntheticCohort] = SyntheticCohort(findings=True)
 
     findings: tuple[Name, ...] = Field(min_length=2)
     critical: tuple[int, ...]
@@ -63,16 +63,6 @@ class CohortClassesSettings(CohortSettings):
         """Name of the experiment in MLflow and of its folder of ensembles."""
         names = "-".join(re.sub(r"[^A-Za-z0-9]+", "_", self.findings[number]) for number in self.critical)
         return f"prostate-critical-{names}{'-ordered' if self.ordered and len(self.critical) > 1 else ''}"
-
-    @property
-    def default_manifest(self) -> Path:
-        """Where the cohort lies that is used where none is given."""
-        return self.dataset_dir / f"phantom-{DEFAULT_STUDIES}-findings-seed0.json"
-
-    def synthetic_cohort(self) -> Path:
-        """Return the manifest of the cohort that is used where none is given, made where it is missing."""
-        cohort = SyntheticCohort(studies=DEFAULT_STUDIES, seed=0, findings=True)
-        return ensure_cohort(self.default_manifest, cohort, progress=progress_bar)
 
     def loss_named(self, name: str, parameters: Mapping[str, Any]) -> nn.Module:
         """Return a base loss of several classes by its name."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, require_channels
 from prostate_alm.data.recipe import make_from_recipe
 from prostate_alm.data.splits import split_at_ratio, split_member
-from prostate_alm.data.synthetic import default_manifest_path, ensure_synthetic_cohort
+from prostate_alm.data.synthetic import SyntheticCohort, ensure_synthetic_cohort
 from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.member import Member, open_trained, prepare
@@ -40,6 +40,8 @@ class CohortSettings(Settings):
         *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
     }
+    synthetic: ClassVar[SyntheticCohort] = SyntheticCohort()
+    """The cohort that is used where none is given."""
 
     @model_validator(mode="after")
     def _one_cohort(self) -> Self:
@@ -55,14 +57,9 @@ class CohortSettings(Settings):
         return "prostate"
 
     @property
-    def default_manifest(self) -> Path:
-        """Where the cohort lies that is used where none is given."""
-        return default_manifest_path(self.dataset_dir)
-
-    @property
     def data_name(self) -> str:
         """Name of the cohort, and the class ratio where one is set."""
-        name = (self.manifest or self.recipe or self.default_manifest).stem
+        name = self.synthetic.name if (given := self.manifest or self.recipe) is None else given.stem
         return name if self.ratio is None else f"{name}-1-{self.ratio:g}"
 
     def read_samples(self) -> Samples:
@@ -71,17 +68,29 @@ class CohortSettings(Settings):
         Raises:
             ValueError: the manifest, the recipe, a volume or a split cannot be used; one line for each fault.
         """
+        path, manifest = self.read_cohort()
+        numbers = self.class_numbers(manifest, path)
+        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
+        for sample in (one for part in parts for one in part):
+            sample["label"] = numbers[sample["sample_id"]]
+        return Samples(*parts, identity=self.identity_of(path))
+
+    def read_cohort(self) -> tuple[Path, Manifest]:
+        """Return the manifest, made where none is given, and where it lies; its files are checked.
+
+        Raises:
+            ValueError: one line for each fault.
+        """
         path = self._manifest_path()
         manifest = read_manifest(path)
         faults = check_files(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
-        numbers = self.class_numbers(manifest, path)
-        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
-        for sample in (one for part in parts for one in part):
-            sample["label"] = numbers[sample["sample_id"]]
-        identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
-        return Samples(*parts, identity)
+        return path, manifest
+
+    def identity_of(self, manifest: Path) -> dict[str, str]:
+        """Return what says in `config.json` which cohort it is."""
+        return {"manifest": manifest.name, "manifest_sha256": sha256_of_file(manifest)}
 
     def class_numbers(self, manifest: Manifest, path: Path) -> dict[str, int]:
         """Return the class of each study by its id: its label, where there are two.
@@ -98,11 +107,7 @@ class CohortSettings(Settings):
     def _manifest_path(self) -> Path:
         if self.recipe:
             return make_from_recipe(self.recipe, self.dataset_dir, progress=progress_bar)
-        return self.manifest or self.synthetic_cohort()
-
-    def synthetic_cohort(self) -> Path:
-        """Return the manifest of the cohort that is used where none is given, made where it is missing."""
-        return ensure_synthetic_cohort(self.dataset_dir, progress=progress_bar)
+        return self.manifest or ensure_synthetic_cohort(self.dataset_dir, self.synthetic, progress=progress_bar)
 
 
 def prepare_member(
