@@ -128,7 +128,7 @@ def _masks(masks_dir: Path | None, labels: Sequence[Label]) -> dict[str, MaskSou
     found = {one.id: masks for one in labels if (masks := masks_in(masks_dir / one.id)) is not None}
     if not found:
         raise ManifestError(
-            f"the folder of masks must hold ID/lesions.nii.gz or ID/gland.nii.gz of a study, got none in {masks_dir}. "
+            f"masks must be ID/lesions.nii.gz, ID/gland.nii.gz or SEG of a study, got none in {masks_dir}. "
             "Check the path, and that its folders have the ids of the labels."
         )
     return found

@@ -205,7 +205,7 @@ def convert_source(source: StudySource, output_dir: Path) -> Sidecar:
     if earlier and _made_of(earlier) == wanted:
         return earlier
     volumes = source.read()
-    masks = None if source.masks is None else source.masks.read(volumes.t2)
+    masks = None if source.masks is None else source.masks.read(volumes)
     with partial_folder(output_dir) as partial:
         of_masks = (
             _write_masks(masks, partial, volumes.t2.affine_ras_mm, masks_sha256) if masks and masks_sha256 else None
