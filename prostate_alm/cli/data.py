@@ -42,11 +42,12 @@ def add_phantom(commands: Commands) -> None:
     make.add_argument(
         "--masks", type=Path, metavar="DIR", help="write DIR/<id>/lesions.nii.gz and gland.nii.gz for `manifest build`"
     )
+    make.add_argument("--segmentations", type=Path, metavar="DIR", help="write the same as DICOM SEG, DIR/<id>/seg.dcm")
     make.set_defaults(action=_make_phantom)
 
 
 def _make_phantom(options: argparse.Namespace) -> int:
-    from prostate_alm.data.synthetic import SyntheticCohort, write_masks
+    from prostate_alm.data.synthetic import SyntheticCohort, write_masks, write_segmentations
     from prostate_alm.phantom.cohort import make_cohort
 
     # absent options are not passed on: the defaults are those of make_cohort
@@ -64,9 +65,12 @@ def _make_phantom(options: argparse.Namespace) -> int:
         progress=progress_bar("making studies", unit="study"),
         **parameters,
     )
+    cohort, progress = SyntheticCohort(studies=options.studies, seed=options.seed, **parameters), progress_bar
     if options.masks:
-        cohort = SyntheticCohort(studies=options.studies, seed=options.seed, **parameters)
-        write_masks(options.masks, cohort, progress=progress_bar("making masks", unit="study"))
+        write_masks(options.masks, cohort, progress=progress("making masks", unit="study"))
+    if options.segmentations:
+        bar = progress("making segmentations", unit="study")
+        write_segmentations(options.segmentations, cohort, dicom_dir=folder, progress=bar)
     say(f"{options.studies} studies with labels.csv: {folder}")
     return OK
 
@@ -119,9 +123,7 @@ def add_manifest(commands: Commands) -> None:
     )
     build.add_argument("dicom_dir", type=Path, metavar="DICOM_DIR", help="folder with one sub-folder per study")
     build.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns id, label[, patient, split]")
-    build.add_argument(
-        "--masks", type=Path, metavar="DIR", help="DIR/<id>/lesions.nii.gz and gland.nii.gz, both optional"
-    )
+    build.add_argument("--masks", type=Path, metavar="DIR", help="DIR/<id>/lesions.nii.gz, gland.nii.gz, or DICOM SEG")
     add_lesions_beside_label(build)
     add_plan(build)
     add_rules(build)

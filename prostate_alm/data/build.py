@@ -90,8 +90,7 @@ def build_manifest(
         masks_dir: folder with one sub-folder per study that has masks, see `masks_in`; no masks when None.
         lesions_make_label: label 1 means that there is a lesion; a map of lesions that contradicts it is refused.
         overwrite: replace a manifest that is already there.
-        workers: largest number of processes, >= 1; the result is the same. More than one needs the usual
-            `if __name__ == "__main__":` of multiprocessing in a script.
+        workers: largest number of processes, >= 1; more than one needs multiprocessing's usual `if __name__ == ...`.
         progress: called with (studies done, studies in all) after each study.
 
     Raises:
@@ -101,23 +100,16 @@ def build_manifest(
         OSError: the volumes or the manifest cannot be written.
     """
     check_b_values(b_values_s_per_mm2)
-    plan = CohortPlan(
-        *(output, source, label_definition, licence, test_share, seed, overwrite), lesions_make_label=lesions_make_label
-    )
+    words = (source, label_definition, licence)
+    plan = CohortPlan(output, *words, test_share, seed, overwrite, lesions_make_label)
     plan.check(workers=workers)
     table = read_labels(labels_csv)
     unlabelled = _match_folders(dicom_dir, table, plan.volumes_dir)
-    b_values, masks = tuple(float(b) for b in b_values_s_per_mm2), _masks(masks_dir, table)
-    manifest = convert_cohort(
-        [
-            (one, DicomStudy(dicom_dir / one.id, b_values, rules, masks.get(one.id)))
-            for one in joined_patients(table, dicom_dir)
-        ],
-        plan,
-        labels_sha256=sha256_of_file(labels_csv),
-        workers=workers,
-        progress=progress,
-    )
+    masks, b_values = _masks(masks_dir, table), tuple(float(b) for b in b_values_s_per_mm2)
+    labels = joined_patients(table, dicom_dir)
+    studies = [(one, DicomStudy(dicom_dir / one.id, b_values, rules, masks.get(one.id))) for one in labels]
+    labels_sha256 = sha256_of_file(labels_csv)
+    manifest = convert_cohort(studies, plan, labels_sha256=labels_sha256, workers=workers, progress=progress)
     return BuildResult(manifest, unlabelled)
 
 
@@ -128,7 +120,7 @@ def _masks(masks_dir: Path | None, labels: Sequence[Label]) -> dict[str, MaskSou
     found = {one.id: masks for one in labels if (masks := masks_in(masks_dir / one.id)) is not None}
     if not found:
         raise ManifestError(
-            f"the folder of masks must hold ID/lesions.nii.gz or ID/gland.nii.gz of a study, got none in {masks_dir}. "
+            f"masks must be ID/lesions.nii.gz, ID/gland.nii.gz or SEG of a study, got none in {masks_dir}. "
             "Check the path, and that its folders have the ids of the labels."
         )
     return found

@@ -80,7 +80,7 @@ def draw_member(
 def class_sizes(largest: int, imbalance: float, *, rare: Sequence[int] | None = None) -> tuple[int, ...]:
     """Return how many images each of the ten classes has.
 
-    n_k = largest · imbalance^(-k / 9) (exponential, CIFAR-10-LT), or `largest`, divided by `imbalance` for rare classes.
+    n_k = largest · imbalance^(-k / 9) (exponential, CIFAR-10-LT); or `largest`, divided by `imbalance` for rare ones.
 
     Args:
         largest: images of the largest class, at least 1.
@@ -99,7 +99,9 @@ def class_sizes(largest: int, imbalance: float, *, rare: Sequence[int] | None = 
     (5000, 50, 5000)
     """
     if largest < 1 or not 1 <= imbalance < math.inf:
-        raise Cifar10Error(f"imbalance must be at least 1 and the largest class hold an image, got {imbalance}, {largest}.")
+        raise Cifar10Error(
+            f"imbalance must be at least 1 and the largest class hold an image, got {imbalance}, {largest}."
+        )
     last = len(CLASS_NAMES) - 1
     shares = [k / last if rare is None else float(k in rare) for k in range(len(CLASS_NAMES))]
     sizes = tuple(round(largest * imbalance**-share) for share in shares)

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prostate_alm import __version__
-from prostate_alm.data.manifest import DiffusionChannel, ManifestError, MaskKind, RefusedStudy
+from prostate_alm.data.manifest import DiffusionChannel, ManifestError, MaskKind, RefusedStudy, is_absent
 from prostate_alm.data.masks import MASK_FILES, MaskSource, StudyMasks
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
@@ -64,7 +64,7 @@ class Sidecar(BaseModel):
     sha256: dict[str, str]
     rules_sha256: str | None = None
     diffusion_channels: tuple[DiffusionChannel, ...] = ()
-    masks: MasksSidecar | None = None
+    masks: MasksSidecar | None = Field(default=None, exclude_if=is_absent)
 
 
 class StudySource(Protocol):
@@ -205,7 +205,7 @@ def convert_source(source: StudySource, output_dir: Path) -> Sidecar:
     if earlier and _made_of(earlier) == wanted:
         return earlier
     volumes = source.read()
-    masks = None if source.masks is None else source.masks.read(volumes.t2)
+    masks = None if source.masks is None else source.masks.read(volumes)
     with partial_folder(output_dir) as partial:
         of_masks = (
             _write_masks(masks, partial, volumes.t2.affine_ras_mm, masks_sha256) if masks and masks_sha256 else None
@@ -278,8 +278,7 @@ def _write(
         diffusion_channels=source.diffusion_channels,
         masks=masks,
     )
-    text = sidecar.model_dump_json(indent=1, exclude={"masks"} if masks is None else None)
-    (folder / SIDECAR_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    (folder / SIDECAR_FILE).write_text(sidecar.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
     return sidecar
 
 

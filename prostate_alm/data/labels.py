@@ -13,7 +13,7 @@ OPTIONAL_COLUMNS = ("patient", "split", "finding")
 
 @dataclass(frozen=True)
 class Label:
-    """A row of the table: study `id` (the name of its folder), `label` 0 or 1, optionally patient, split and finding."""
+    """A row of the table: study `id` (the name of its folder), `label` 0 or 1; patient, split and finding if given."""
 
     id: str
     label: int
@@ -23,7 +23,7 @@ class Label:
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read a CSV table with the columns `id` and `label`, and optionally `patient`, `split` (train or test) and `finding`.
+    """Read a CSV table with the columns `id`, `label` and optionally `patient`, `split` (train or test) and `finding`.
 
     Other columns are refused: a misspelt `patient` would put one person's studies in two splits without a word.
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from prostate_alm.data.manifest import Manifest, MaskKind, StudyRecord
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM
-from prostate_alm.imaging.volume import Volume, resample_labels
+from prostate_alm.imaging.volume import StudyVolumes, Volume, resample_labels
 from prostate_alm.progress import Progress, silent
 
 MASK_FILES: dict[MaskKind, str] = {"lesions": "lesions.nii.gz", "gland": "gland.nii.gz"}
@@ -37,7 +37,7 @@ class MaskSource(Protocol):
     def sha256(self) -> str:
         """Return a checksum of all that the masks are made from; raise `StudyRefused` for an unreadable file."""
 
-    def read(self, t2: Volume) -> StudyMasks:
+    def read(self, study: StudyVolumes) -> StudyMasks:
         """Return the masks on the grid of T2; one that cannot be used does not stop the other."""
 
 

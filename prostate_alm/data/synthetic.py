@@ -165,6 +165,27 @@ def write_masks(folder: Path, cohort: SyntheticCohort, *, progress: Progress = s
     return folder
 
 
+def write_segmentations(folder: Path, cohort: SyntheticCohort, *, dicom_dir: Path, progress: Progress = silent) -> Path:
+    """Write the masks of each study as a DICOM Segmentation object, `folder/ID/seg.dcm`.
+
+    Args:
+        folder: made where absent; files of this name are replaced.
+        cohort: whose.
+        dicom_dir: folder of its DICOM studies, to whose T2 the objects refer.
+        progress: called with (studies done, studies in all) after each study.
+
+    Returns:
+        `folder`.
+    """
+    from prostate_alm.phantom.segmentation import write_segmentation  # highdicom takes a second
+
+    for done in range(1, cohort.studies + 1):
+        plan = plan_study(done, **cohort.phantom)
+        write_segmentation(plan, dicom_dir / plan.identifier, folder / plan.identifier / "seg.dcm")
+        progress(done, cohort.studies)
+    return folder
+
+
 def _write_masks_of_study(index: int, *, phantom: dict[str, Any], folder: Path) -> None:
     plan = plan_study(index, **phantom)
     masks = render_masks(plan)

@@ -29,8 +29,8 @@ def require_fixed(transforms: Sequence[Callable[..., Any]]) -> None:
     """
     for name in random_transforms(transforms):
         raise ValueError(
-            f"read_and_normalise must hold transforms that are not random, got {name}: its result would be kept on disk "
-            "for training and test alike. Augment in `augment`, batch by batch, or in a DataLoader."
+            f"read_and_normalise must hold transforms that are not random, got {name}: its result would be kept on "
+            "disk for training and test alike. Augment in `augment`, batch by batch, or in a DataLoader."
         )
 
 

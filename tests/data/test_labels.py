@@ -25,7 +25,11 @@ def test_without_optional_columns_each_study_is_its_own_patient(tmp_path: Path) 
 
 def test_findings_are_read_where_there_are_some(tmp_path: Path) -> None:
     path = table(tmp_path, "id,label,finding\na,1,equivocal\nb,0,none\nc,0,unmistakable\n")
-    assert [(row.label, row.finding) for row in read_labels(path)] == [(1, "equivocal"), (0, "none"), (0, "unmistakable")]
+    assert [(row.label, row.finding) for row in read_labels(path)] == [
+        (1, "equivocal"),
+        (0, "none"),
+        (0, "unmistakable"),
+    ]
 
 
 FAULTS = {
@@ -47,8 +51,14 @@ FAULTS = {
     "split": ("id,label,split\na,1,train\nb,0,validation\n", "train or test, got 'validation' in .*line 3"),
     "split half filled": ("id,label,split\na,1,train\nb,0,\n", "for all rows or for none"),
     "patient in two splits": ("id,label,patient,split\na,1,p,train\nb,0,p,test\n", "one split, got the study 'b'"),
-    "a finding half filled": ("id,label,finding\na,1,x\nb,0,\n", "for all studies or for none, got 'b' unlike others in"),
-    "a finding of two labels": ("id,label,finding\na,1,x\nb,0,x\n", "one label, got 'b' with 'x' and label 0, others .* 1"),
+    "a finding half filled": (
+        "id,label,finding\na,1,x\nb,0,\n",
+        "for all studies or for none, got 'b' unlike others in",
+    ),
+    "a finding of two labels": (
+        "id,label,finding\na,1,x\nb,0,x\n",
+        "one label, got 'b' with 'x' and label 0, others .* 1",
+    ),
     "a finding's formula": ("id,label,finding\na,1,@x\nb,0,y\n", r"finding must not begin with = \+ - @, got '@x'"),
     "not UTF-8": ("id,label\nä,1\n".encode("latin-1"), "CSV file in UTF-8"),
     "a spreadsheet": (b"PK\x03\x04\x00\x00\xff\xfe", "CSV file in UTF-8"),

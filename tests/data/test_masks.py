@@ -19,7 +19,7 @@ from prostate_alm.data.convert import DicomStudy
 from prostate_alm.data.manifest import Manifest, ManifestError, check_files, read_manifest, write_manifest
 from prostate_alm.data.masks import check_masks, in_order, lesions_on, numbered
 from prostate_alm.imaging.dicom import StudyRefused
-from prostate_alm.imaging.volume import Volume, load_study, resample_labels
+from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study, resample_labels
 from prostate_alm.whole_files import sha256_of_file
 
 LABELS = {"A": 0, "B": 0, "C": 1, "D": 1}
@@ -36,13 +36,13 @@ def dicom(files: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def t2(dicom: Path) -> Volume:
-    return load_study(dicom / "A").t2
+def study(dicom: Path) -> StudyVolumes:
+    return load_study(dicom / "A")
 
 
 @pytest.fixture(scope="module")
-def affine(t2: Volume) -> np.ndarray:
-    return t2.affine_ras_mm
+def affine(study: StudyVolumes) -> np.ndarray:
+    return study.t2.affine_ras_mm
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +119,15 @@ def test_more_lesions_than_a_byte_holds_are_refused() -> None:
         numbered(mask)
 
 
-def test_the_order_of_axes_of_a_file_does_not_count(files: Any, masks: Path, t2: Volume) -> None:
+def test_the_order_of_axes_of_a_file_does_not_count(files: Any, masks: Path, study: StudyVolumes) -> None:
     labels = np.asarray(nib.load(masks / "C" / "lesions.nii.gz").dataobj)
-    first = masks_in(masks / "C").read(t2).labels["lesions"]
+    first = masks_in(masks / "C").read(study).labels["lesions"]
     assert np.unique(first).tolist() == [0, 1, 2]
     for codes in ("RAS", "SPL", "AIR"):
-        turn = nib.orientations.ornt_transform(nib.io_orientation(t2.affine_ras_mm), axcodes2ornt(codes))
-        affine = t2.affine_ras_mm @ inv_ornt_aff(turn, labels.shape)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(study.t2.affine_ras_mm), axcodes2ornt(codes))
+        affine = study.t2.affine_ras_mm @ inv_ornt_aff(turn, labels.shape)
         files.nifti(masks / "C" / "lesions.nii.gz", apply_orientation(labels, turn), affine)
-        np.testing.assert_array_equal(masks_in(masks / "C").read(t2).labels["lesions"], first)
+        np.testing.assert_array_equal(masks_in(masks / "C").read(study).labels["lesions"], first)
 
 
 def test_labels_of_another_grid_are_those_of_the_nearest_voxel() -> None:
@@ -252,11 +252,11 @@ BAD_MASKS: dict[Callable[..., Any], tuple[str, str]] = {
 @pytest.mark.parametrize("kind", ["lesions", "gland"])
 @pytest.mark.parametrize("spoil", BAD_MASKS)
 def test_a_bad_mask_is_refused_by_file_and_value_and_the_other_is_kept(
-    files: Any, masks: Path, t2: Volume, spoil: Any, kind: str
+    files: Any, masks: Path, study: StudyVolumes, spoil: Any, kind: str
 ) -> None:
     file = masks / "C" / f"{kind}.nii.gz"
-    files.nifti(file, *spoil(np.asarray(nib.load(file).dataobj), t2.affine_ras_mm))
-    found = masks_in(masks / "C").read(t2)
+    files.nifti(file, *spoil(np.asarray(nib.load(file).dataobj), study.t2.affine_ras_mm))
+    found = masks_in(masks / "C").read(study)
     code, message = BAD_MASKS[spoil]
     assert (set(found.labels), set(found.refused)) == ({"lesions", "gland"} - {kind}, {kind})
     refused = found.refused[kind]
@@ -334,7 +334,7 @@ def test_two_files_for_one_mask_and_a_folder_without_any_are_named(
     with pytest.raises(ManifestError, match=r"one file of a mask, got lesions\.nii\.gz and lesions\.nii in .*C"):
         build(dicom, tmp_path / "c.json", masks_dir=masks)
     with pytest.raises(
-        ManifestError, match=r"must hold ID/lesions\.nii\.gz or ID/gland\.nii\.gz of a study, got none in"
+        ManifestError, match=r"masks must be ID/lesions\.nii\.gz, ID/gland\.nii\.gz or SEG of a study, got none in"
     ):
         build(dicom, tmp_path / "c.json", masks_dir=dicom)
     assert not (tmp_path / "c.json").exists()

@@ -10,7 +10,8 @@ from prostate_alm.data.cohorts.mask_files import masks_in
 from prostate_alm.data.manifest import check_files, read_manifest
 from prostate_alm.data.masks import check_masks
 from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort, ensure_synthetic_cohort, write_masks
-from prostate_alm.imaging.volume import Volume
+from prostate_alm.imaging.selection import Selection
+from prostate_alm.imaging.volume import StudyVolumes, Volume
 from prostate_alm.progress import Progress
 
 
@@ -44,9 +45,10 @@ def test_diffusion_is_restricted_where_the_mask_says_that_a_lesion_is(cohort: Pa
     positives = [study for study in read_manifest(cohort).studies if study.label and study.id <= "PHANTOM-0010"]
     assert len(positives) == 3
     for study in positives:
-        volume, diffusion = (nib.load(cohort.parent / file.path) for file in (study.t2, study.dwi))
-        t2 = Volume(volume.get_fdata(dtype=np.float32), volume.affine)
-        masks = masks_in(tmp_path / study.id).read(t2).labels
+        t2, diffusion = (nib.load(cohort.parent / file.path) for file in (study.t2, study.dwi))
+        volume = Volume(t2.get_fdata(dtype=np.float32), t2.affine)
+        volumes = StudyVolumes(volume, (), (), (), (), Selection(None, (), None, ()))
+        masks = masks_in(tmp_path / study.id).read(volumes).labels
         kept = np.log1p(diffusion.get_fdata()[..., 2]) - np.log1p(diffusion.get_fdata()[..., 0])  # ln S_1000 / S_100
         lesion, gland = masks["lesions"] > 0, (masks["gland"] > 0) & (masks["lesions"] == 0)
         assert kept[lesion].mean() > kept[gland].mean() + 0.15

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from prostate_alm.data.cohorts.image_files import checksum, read_volume
+from prostate_alm.data.cohorts.segmentations import Segmentations
 from prostate_alm.data.manifest import MASK_KINDS, ManifestError, MaskKind
 from prostate_alm.data.masks import (
     LabelMap,
@@ -19,7 +20,8 @@ from prostate_alm.data.masks import (
     require_lattice,
 )
 from prostate_alm.imaging.dicom import StudyRefused
-from prostate_alm.imaging.volume import Volume
+from prostate_alm.imaging.segmentation import segmentation_files
+from prostate_alm.imaging.volume import StudyVolumes, Volume
 
 _ENDINGS = (".nii.gz", ".nii", ".mha")
 
@@ -54,7 +56,7 @@ class MaskFiles:
             parts.append(f"{checksum(*files)} {one is not None and one.graded}")
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    def read(self, t2: Volume) -> StudyMasks:
+    def read(self, study: StudyVolumes) -> StudyMasks:
         """Return the masks on the grid of T2; see `MaskSource.read`."""
         labels: dict[MaskKind, LabelMap] = {}
         refused: dict[MaskKind, StudyRefused] = {}
@@ -63,7 +65,7 @@ class MaskFiles:
             if file is None:
                 continue
             try:
-                labels[kind] = _read(file, kind, t2)
+                labels[kind] = _read(file, kind, study.t2)
             except StudyRefused as error:
                 refused[kind] = error
             except Exception as error:  # a mask that defeats a reader must not stop its study
@@ -92,13 +94,13 @@ def _read(file: MaskFile, kind: MaskKind, t2: Volume) -> LabelMap:
 
 
 def masks_in(folder: Path) -> MaskSource | None:
-    """Return the masks that a folder holds for one study: `lesions` and `gland`, as .nii.gz, .nii or .mha.
+    """Return the masks that a folder holds for one study: `lesions` and `gland`, as .nii.gz, .nii or .mha, or else SEG.
 
     Args:
         folder: of the study; it may be absent.
 
     Returns:
-        None where there is no such file.
+        Where there are such files, these; else the DICOM Segmentation objects in the folder; None without either.
 
     Raises:
         ManifestError: there are two files for one mask.
@@ -112,4 +114,6 @@ def masks_in(folder: Path) -> MaskSource | None:
             )
         if files:
             found[kind] = MaskFile(files[0])
-    return MaskFiles(**found) if found else None
+    if found:
+        return MaskFiles(**found)
+    return Segmentations(folder) if any(segmentation_files(folder)) else None
