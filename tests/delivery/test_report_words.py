@@ -73,7 +73,12 @@ def test_each_text_is_asked_for_by_a_report(result: StudyResult, packed_model: P
         render_report(case, packed_model, words)
     compose_page(StudyResult(named, result.volumes, result.image), packed_model, words)
     seldom = {"image.frame", "image.frame_short", "b.computed", "b.fit", "viewer.too_large", "result.means"}
-    seldom |= {f"chart.open_{side}" for side in ("below", "above", "both")} | {"warnings.none", "path.both", "unknown", "classes"}
+    seldom |= {f"chart.open_{side}" for side in ("below", "above", "both")} | {
+        "warnings.none",
+        "path.both",
+        "unknown",
+        "classes",
+    }
     seldom |= {key for key in words.texts if key.startswith("count.") or key.startswith("decision.")}
     assert set(words.texts) - asked - seldom == set()
 
