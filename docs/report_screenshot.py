@@ -18,7 +18,7 @@ from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.report.html import write_report
 
 PICTURE = Path(__file__).parent / "images" / "report.png"
-WIDTH, HEIGHT = 1100, 3330
+WIDTH, HEIGHT = 1100, 3700
 SCALE, COLOURS = 0.62, 128
 
 
@@ -27,6 +27,7 @@ def screenshot(page: Path, picture: Path, *, profile: Path) -> None:
     if browser is None:
         raise SystemExit("Chromium must be installed, got none. Install the package chromium.")
     flags = ["--headless=new", "--disable-gpu", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}"]
+    flags.append("--virtual-time-budget=5000")  # the viewer unpacks its slices first
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--no-sandbox")  # Chromium refuses root otherwise
     command = [browser, *flags, f"--user-data-dir={profile}", f"--screenshot={picture}", page.as_uri()]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prostate_alm import __version__
-from prostate_alm.cli import bundle, data, demo, doctor, pack, predict, training, watch
+from prostate_alm.cli import bundle, data, demo, doctor, drift, pack, predict, training, watch
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
 from prostate_alm.full_disk import full_disk_line
 
@@ -18,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `prostate-alm`.
 
     Returns:
-        0 on success, 1 when a manifest was built without some refused studies, a member of an ensemble failed or the
-        doctor found a problem, 2 for input that cannot be used, 130 when interrupted, 141 when the reader of the output
-        has gone (as `head` does).
+        0 on success, 1 when a manifest was built without some refused studies, a member of an ensemble failed, the
+        doctor found a problem or answers moved, 2 for input that cannot be used, 130 when interrupted, 141 when the
+        reader of the output has gone (as `head` does).
     """
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
@@ -82,6 +82,7 @@ def _parser() -> Parser:
     training.add_experiment(commands)
     pack.add_pack(commands)
     predict.add_predict(commands)
+    drift.add_drift(commands)
     watch.add_watch(commands)
     bundle.add_bundle(commands)
     doctor.add_doctor(commands)

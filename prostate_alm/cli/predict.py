@@ -39,6 +39,18 @@ def add_predict(commands: Commands) -> None:
     )
     predict.add_argument("--identify", action="store_true", help="put paths and DICOM identifiers into the answers")
     predict.add_argument(
+        "--language",
+        default="en",
+        metavar="LANG",
+        help="of report and page: en, de, fr, or a site's own JSON file of texts, see docs/report.md (default: en)",
+    )
+    predict.add_argument(
+        "--label",
+        default="",
+        metavar="TEXT",
+        help="written on report and page, by which two of one study are told apart",
+    )
+    predict.add_argument(
         "--report", action="append_const", const="report", dest="beside", help="write an HTML report of each study"
     )
     predict.add_argument(
@@ -60,6 +72,7 @@ def _predict(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.archive import Job, answer_archive
     from prostate_alm.delivery.package.described import describe_package
     from prostate_alm.delivery.package.trust import chosen_trust
+    from prostate_alm.delivery.report.words import read_words
     from prostate_alm.delivery.sources import find_sources
     from prostate_alm.imaging.rulebook import read_rules
 
@@ -73,6 +86,7 @@ def _predict(options: argparse.Namespace) -> int:
         identify=options.identify,
         rules=None if options.rules is None else read_rules(options.rules),
         beside=tuple(dict.fromkeys(options.beside or ())),
+        words=read_words(options.language, label=options.label),
     )
     outcomes = list(
         answer_archive(

@@ -48,6 +48,10 @@ def add_watch(commands: Commands) -> None:
         metavar="S",
         help="a study is complete when nothing reached it for S seconds (default: 30)",
     )
+    watch.add_argument("--language", default="en", metavar="LANG", help="of the page: en, de, fr, or a site's own file")
+    watch.add_argument(
+        "--report-refusals", action="store_true", help="store a report with code and reason in a refused study, too"
+    )
     watch.add_argument("--redo", action="append", default=[], metavar="STUDY", help="Orthanc's identifier of a study")
     watch.add_argument("--user", metavar="NAME", help=f"of the server (default: ${USER_VARIABLE})")
     watch.add_argument(
@@ -64,9 +68,11 @@ def add_watch(commands: Commands) -> None:
 
 def _watch(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.orthanc.watch import Pace, Watcher
+    from prostate_alm.delivery.report.words import read_words
 
     chosen = {"interval_s": options.interval, "quiet_s": options.quiet}
     pace = Pace(**{name: value for name, value in chosen.items() if value is not None})
+    words = read_words(options.language)
     node = _node(options)  # before the model: it is the faster one to be wrong
     from prostate_alm.delivery.orthanc.answer import responder
     from prostate_alm.delivery.package.opened import open_package
@@ -77,7 +83,13 @@ def _watch(options: argparse.Namespace) -> int:
     model = open_package(options.model, trust=chosen_trust(options.trust))
     watcher = Watcher(
         node,
-        responder(model, target_tpr=options.target_tpr, rules=chosen_rules(options.rules)),
+        responder(
+            model,
+            target_tpr=options.target_tpr,
+            rules=chosen_rules(options.rules),
+            words=words,
+            reports_refusals=options.report_refusals,
+        ),
         model_sha256=model.identity.sha256,
         pace=pace,
         pulse=lambda: _beat(options.heartbeat),

@@ -40,6 +40,7 @@ from prostate_alm.whole_files import sha256_of_file
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
+    from prostate_alm.delivery.report.words import Words
 
 Executor = Literal["local", "ray"]
 
@@ -48,7 +49,7 @@ Executor = Literal["local", "ray"]
 class Job:
     """What is asked of each study: the model's file and its digest, the operating point, whether to identify, rules.
 
-    `beside` names what else is written of each answer.
+    `beside` names what else is written of each answer, `words` in which language and with which label.
     """
 
     model: Path
@@ -57,6 +58,7 @@ class Job:
     identify: bool
     rules: Rules | None = None
     beside: tuple[Kind, ...] = ()
+    words: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def answer_archive(
     known = {
         answer.source_sha256: name
         for name, answer in same_job.items()
-        if answer.source_sha256 and not lacks_files(answer, output, kinds=job.beside)
+        if answer.source_sha256 and not lacks_files(answer, output, kinds=job.beside, words=job.words)
     }
     folder = _Folder(output, dict(same_job), overwrite=overwrite)
     ask = partial(answer_source, job=job, known=known)
@@ -228,7 +230,7 @@ def _answer(study: StudyFolder, model: PackedModel, *, job: Job, known: Mapping[
     )
     text = answer_to_json(result.answer)
     try:
-        return Reply(text, files_beside(result, model, study_dir=study.folder, kinds=job.beside))
+        return Reply(text, files_beside(result, model, study_dir=study.folder, kinds=job.beside, words=job.words))
     except Exception as error:  # whatever an odd header provokes, the other studies are still answered
         return Reply(text, fault=f"its answer was, but the files beside it raise {type(error).__name__}. Report it.")
 

@@ -14,6 +14,7 @@ import pydicom
 from prostate_alm.delivery.answers import answer_name
 from prostate_alm.delivery.dicom.encoding import encoded
 from prostate_alm.delivery.prediction import Answer
+from prostate_alm.delivery.report.words import Words, english, report_head
 from prostate_alm.imaging.identifiers import identifiers_of
 from prostate_alm.whole_files import write_bytes_atomically
 
@@ -37,6 +38,7 @@ def write_beside(
     *,
     study_dir: Path,
     kinds: Sequence[Kind] = KINDS,
+    words: Words | None = None,
     created_at: datetime | None = None,
 ) -> tuple[Path, ...]:
     """Write the structured report, the capture of the report's page, and the report as HTML.
@@ -48,6 +50,7 @@ def write_beside(
             pseudonym; made where absent.
         study_dir: folder of the study.
         kinds: which of the three.
+        words: language and label of report and page; English without a label when None.
         created_at: local time of the DICOM objects; now, if not given.
 
     Returns:
@@ -57,7 +60,7 @@ def write_beside(
         OutputError: a file of that name is there and is no earlier one of this model and study.
         OSError: an image is gone, or the folder cannot be written.
     """
-    files = files_beside(result, model, study_dir=study_dir, kinds=kinds, created_at=created_at)
+    files = files_beside(result, model, study_dir=study_dir, kinds=kinds, words=words, created_at=created_at)
     check_files(files, result.answer, output_dir)
     return write_files(files, result.answer, output_dir) if files else ()
 
@@ -68,6 +71,7 @@ def files_beside(
     *,
     study_dir: Path,
     kinds: Sequence[Kind] = KINDS,
+    words: Words | None = None,
     created_at: datetime | None = None,
 ) -> dict[Kind, bytes]:
     """Return what `write_beside` writes, as the content of files."""
@@ -75,30 +79,33 @@ def files_beside(
     if "report" in kinds:
         from prostate_alm.delivery.report.html import report_file
 
-        made["report"] = report_file(result, model)
+        made["report"] = report_file(result, model, words)
     if {"sr", "capture"} & set(kinds):
-        made |= _dicom_files(result, model, study_dir=study_dir, kinds=kinds, created_at=created_at)
+        # highdicom takes a second, which a JSON does without
+        from prostate_alm.delivery.dicom.evidence import EvidenceError
+
+        with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
+            if "sr" in kinds:
+                made["sr"] = _report(result, study_dir, created_at)
+            if "capture" in kinds:
+                made["capture"] = _capture(result, model, words, study_dir=study_dir, created_at=created_at)
     return made
 
 
-def _dicom_files(
-    result: StudyResult, model: PackedModel, *, study_dir: Path, kinds: Sequence[Kind], created_at: datetime | None
-) -> dict[Kind, bytes]:
-    # highdicom takes a second, which a JSON does without
-    from prostate_alm.delivery.dicom.evidence import EvidenceError
+def _report(result: StudyResult, study_dir: Path, created_at: datetime | None) -> bytes:
     from prostate_alm.delivery.dicom.sr import structured_report
 
-    made: dict[Kind, bytes] = {}
-    with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
-        if "sr" in kinds:
-            made["sr"] = encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
-        if "capture" in kinds:
-            from prostate_alm.delivery.dicom.capture import secondary_capture
-            from prostate_alm.delivery.report.page import draw_page
+    return encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
 
-            page = draw_page(result, model)
-            made["capture"] = encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
-    return made
+
+def _capture(
+    result: StudyResult, model: PackedModel, words: Words | None, *, study_dir: Path, created_at: datetime | None
+) -> bytes:
+    from prostate_alm.delivery.dicom.capture import secondary_capture
+    from prostate_alm.delivery.report.page import draw_page
+
+    page = draw_page(result, model, words)
+    return encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
 
 
 def file_beside(answer: Answer, folder: Path, kind: Kind) -> Path:
@@ -106,9 +113,14 @@ def file_beside(answer: Answer, folder: Path, kind: Kind) -> Path:
     return folder / f"{answer_name(answer).removesuffix('.json')}{_SUFFIXES[kind]}"
 
 
-def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind]) -> bool:
-    """Return whether a folder lacks a file that the answer could have."""
-    return answer.study is not None and any(not file_beside(answer, folder, kind).exists() for kind in kinds)
+def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind], words: Words | None = None) -> bool:
+    """Return whether a folder lacks a file that the answer could have, or has a report in another language or label."""
+    paths = {kind: file_beside(answer, folder, kind) for kind in kinds}
+    if answer.study is None or not paths:
+        return False
+    return not all(path.exists() for path in paths.values()) or (
+        "report" in paths and not _begins_as(paths["report"], _head_of(words))
+    )
 
 
 def check_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> None:
@@ -137,9 +149,16 @@ def write_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> tu
 
 
 def _is_earlier_report(path: Path, content: bytes) -> bool:
-    """Return whether a file begins as the report does: a page of another origin is not replaced."""
-    head = content[: content.index(b"</title>")]
+    """Return whether a file begins as the report does: no page of another origin is replaced, nor another label."""
+    return _begins_as(path, content[: content.index(b"</title>")])
+
+
+def _begins_as(path: Path, head: bytes) -> bool:
     return path.read_bytes()[: len(head)] == head
+
+
+def _head_of(words: Words | None) -> bytes:
+    return report_head(words or english()).encode()
 
 
 def _is_of_the_same_series(path: Path, content: bytes) -> bool:

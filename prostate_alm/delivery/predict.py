@@ -31,7 +31,7 @@ from prostate_alm.delivery.prediction import (
     UsedSeries,
 )
 from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
-from prostate_alm.delivery.quality import model_warnings, quality_warnings
+from prostate_alm.delivery.quality import acquisition_of, model_warnings, quality_warnings
 from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.scores import calibrated, classes_answer, critical_logits, member_logits
 from prostate_alm.delivery.sources import content_sha256
@@ -268,6 +268,7 @@ def _answered(
         model=asked.model,
         software=asked.software,
         source_sha256=asked.source_sha256,
+        acquisition=acquisition_of(volumes, channels),
         identity=_identity(asked, selection),
         classes=classes_answer(logits, model.card, point),
     )

@@ -74,6 +74,19 @@ class Identity(_Frozen):
     accession_number: str
 
 
+class Acquisition(_Frozen):
+    """How the images that were used were acquired, as headers and voxels say it; nothing that tells whose they are.
+
+    Voxel sides are along (i, j, k) of the volume, those of diffusion as acquired. `intensity_variation` is standard
+    deviation / mean of each channel, as in `TrainingRange`. What is not known is None or empty.
+    """
+
+    field_strength_t: float | None = None
+    t2_spacing_mm: tuple[float, ...] = ()
+    diffusion_spacing_mm: tuple[float, ...] = ()
+    intensity_variation: tuple[float, ...] = ()
+
+
 class ClassesAnswer(_Frozen):
     """What an answer says of several classes.
 
@@ -116,6 +129,7 @@ class Prediction(_Frozen):
     software: dict[str, str]
     source_sha256: Sha256 | None = None
     identity: Identity | None = None
+    acquisition: Acquisition | None = Field(default=None, exclude_if=lambda acquisition: acquisition is None)
     classes: ClassesAnswer | None = Field(default=None, exclude_if=lambda classes: classes is None)
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
 from prostate_alm.delivery.card import CONFIDENCE, GridSpec, ModelCard, StoredOperatingPoint, TrainingRange
 from prostate_alm.delivery.package.training_range import intensity_variation
-from prostate_alm.delivery.prediction import QualityWarning
+from prostate_alm.delivery.prediction import Acquisition, QualityWarning
 from prostate_alm.delivery.preprocess import outside_t2_mm
 from prostate_alm.imaging.geometry import stack_images
 from prostate_alm.imaging.rulebook import default_rules
@@ -73,6 +73,27 @@ def quality_warnings(
         *_members(member_logits, card.validation.logits),
     )
     return tuple(QualityWarning(code=code, message=message) for code, message in found)
+
+
+def acquisition_of(volumes: StudyVolumes, channels: NDArray[np.float32]) -> Acquisition:
+    """Return how a study was acquired, for those who compare many; numbers of six digits.
+
+    Args:
+        volumes: the study on the T2 grid.
+        channels: (C, X, Y, Z), the study on the model's grid before it is normalised.
+    """
+    t2, diffusion_mm = volumes.selection.t2, _diffusion_spacing_mm(volumes)
+    return Acquisition(
+        field_strength_t=None if t2 is None else t2.field_strength_t,
+        t2_spacing_mm=_six_digits(np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0).tolist()),
+        diffusion_spacing_mm=() if diffusion_mm is None else _six_digits(diffusion_mm.tolist()),
+        intensity_variation=_six_digits(intensity_variation(channels)),
+    )
+
+
+def _six_digits(values: Sequence[float]) -> tuple[float, ...]:
+    """Return values without the digits that differ between processors."""
+    return tuple(float(f"{value:.6g}") for value in values)
 
 
 def model_warnings(card: ModelCard, point: StoredOperatingPoint) -> tuple[QualityWarning, ...]:
@@ -157,13 +178,18 @@ def _b_values(volumes: StudyVolumes, trained: TrainingRange) -> Found:
             "b_values_computed",
             f"b {listed(computed)} s/mm2 come from a fit to the acquired b {listed(acquired)}{how}.",
         )
-    sets = trained.b_values_acquired_s_per_mm2
-    if sets and not any(_same_b_values(acquired, one) for one in sets):
-        seen = "; ".join(listed(one) for one in sets)
+    if not has_known_b_values(acquired, trained):
+        seen = "; ".join(listed(one) for one in trained.b_values_acquired_s_per_mm2)
         yield (
             "b_values_not_in_training",
             f"acquired were b {listed(acquired)} s/mm2, in the training b {seen}.",
         )
+
+
+def has_known_b_values(acquired_s_per_mm2: Sequence[float], trained: TrainingRange) -> bool:
+    """Return whether b-values are a set of the training; true where the training does not say which it had."""
+    sets = trained.b_values_acquired_s_per_mm2
+    return not sets or any(_same_b_values(acquired_s_per_mm2, one) for one in sets)
 
 
 def _same_b_values(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -123,7 +123,7 @@ def result(model: PackedModel, phantom_study: Path) -> StudyResult:
 
 
 def test_an_answer_about_two_classes_is_the_text_that_it_was(phantom_study: Path) -> None:
-    """Written before there were several classes; numbers to three decimals, as processors round differently."""
+    """Written before there were several classes, but for `acquisition`; numbers to three decimals."""
     answer = predict_folder(phantom_study, open_package(shipped_bundle("prostate") / "demo.zip")).answer
     content = json.loads(answer_to_json(answer))
     content["software"] = sorted(content["software"])

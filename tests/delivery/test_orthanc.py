@@ -380,6 +380,12 @@ def test_a_packed_model_answers_from_the_command_line(
     assert main([*arguments, "--redo", study]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert server.modalities(study) == counts
+    assert "SR" not in server.modalities(refused)
+    for _ in range(2):  # asked for, a refusal is told in the study itself, once
+        assert main([*arguments, "--report-refusals", "--redo", refused]) == 1
+        server.settle()
+        assert server.modalities(refused)["SR"] == 1
+    assert '"no_diffusion"' in capsys.readouterr().out
     assert main([*arguments, "--redo", "nobody"]) == 2
     assert "study must be in the server, got nobody" in capsys.readouterr().err
 

@@ -3,7 +3,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from report_pages import BROWSER, IDENTITY, outside
 
 from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import StudyResult, predict_folder
-from prostate_alm.delivery.prediction import Identity, Prediction, QualityWarning, Refused
+from prostate_alm.delivery.prediction import Prediction, QualityWarning, Refused
 from prostate_alm.delivery.preprocess import network_input
 from prostate_alm.delivery.report import panels as report_panels
 from prostate_alm.delivery.report.html import render_report, write_report
@@ -36,9 +34,6 @@ HOSTILE = (
     "\x00\x1b[31m\u202etxet",
     "\udcff",
     "前立腺",
-)
-IDENTITY = Identity(
-    path="/archive/Doe^John", patient_id="ID-4711", study_instance_uid="1.2.3.4.5", accession_number="ACC-0815"
 )
 
 
@@ -271,23 +266,6 @@ def test_a_refusal_is_a_page_too(refused: StudyResult, packed_model: PackedModel
     assert outside(compose_page(long, packed_model, english())) == []
 
 
-def outside(figure: Figure) -> list[str]:
-    """Return the texts of a figure that leave it: what a reader would see cut off."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    edge = figure.bbox.padded(1)
-    found = []
-    scales = [axis for axes in figure.findobj(Axes) for axis in (axes.xaxis, axes.yaxis)]
-    ticks = [(tick, axis.get_view_interval()) for axis in scales for tick in axis.get_major_ticks()]
-    undrawn = {tick.label1 for tick, (low, high) in ticks if not low <= tick.get_loc() <= high}
-    for text in set(figure.findobj(Text)) - undrawn:
-        if text.get_visible() and text.get_text().strip():
-            box = text.get_window_extent(canvas.get_renderer())
-            if not (box.x0 >= edge.x0 and box.x1 <= edge.x1 and box.y0 >= edge.y0 and box.y1 <= edge.y1):
-                found.append(text.get_text())
-    return found
-
-
 @pytest.mark.parametrize("logit", [-40.0, 0.1, 40.0])
 def test_charts_hold_the_most_extreme_answer(result: StudyResult, packed_model: PackedModel, logit: float) -> None:
     assert isinstance(result.answer, Prediction)
@@ -324,7 +302,7 @@ def console(browser: str, page: Path, folder: Path) -> list[str]:
 
 
 def test_a_browser_shows_it_without_complaint(report: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = BROWSER
     if browser is None:
         pytest.skip("no Chromium")
     assert console(browser, report, tmp_path) == []

@@ -2,13 +2,9 @@
 
 import base64
 import dataclasses
-import hashlib
-import html
 import json
-import os
 import re
 import shutil
-import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import report_pages
 from numpy.typing import NDArray
 
 from prostate_alm.delivery.package.opened import PackedModel
@@ -28,9 +25,7 @@ from prostate_alm.delivery.report.viewer import STEPS
 from prostate_alm.delivery.report.views import Views, study_views
 from prostate_alm.delivery.report.words import english
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = """
-window.requestAnimationFrame = (draw) => setTimeout(draw, 10); // the browser's clock runs ahead of its screen
 (async () => {
   const frame = () => new Promise((done) => setTimeout(done, 30));
   while (!document.documentElement.classList.contains("viewing")) await frame();
@@ -71,10 +66,7 @@ window.requestAnimationFrame = (draw) => setTimeout(draw, 10); // the browser's 
   told.zoomed = brightness();
   told.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   try { await fetch("http://127.0.0.1:9/x"); told.network = "open"; } catch { told.network = "refused"; }
-  const out = document.createElement("pre");
-  out.id = "told";
-  out.textContent = JSON.stringify(told);
-  document.body.append(out);
+  tell(told);
 })();
 """
 
@@ -210,9 +202,10 @@ def test_the_phases_of_a_dynamic_series_share_a_row() -> None:
 def test_a_browser_scrolls_windows_and_zooms_what_was_measured(
     page: str, result: StudyResult, packed_model: PackedModel, views: Views, tmp_path: Path
 ) -> None:
-    if BROWSER is None:
+    if report_pages.BROWSER is None:
         pytest.skip("no Chromium")
-    told = driven(page, views, tmp_path)
+    script = DRIVER.replace("SIZE_X", str(views.t2.shape[0])).replace("SIZE_Y", str(views.t2.shape[1]))
+    told = report_pages.told(page, script, tmp_path)
     shown = shown_images(views, result.answer, english())  # type: ignore[arg-type]
     start = data_of(page)["start"]
     assert told["start"][0] == f"slice {views.first_slice + start} of {views.slices_in_series}"
@@ -228,22 +221,3 @@ def test_a_browser_scrolls_windows_and_zooms_what_was_measured(
     assert told["zoomed"][0] != told["reset"][1][0]
     assert told["wide"] <= 0
     assert told["network"] == "refused"
-
-
-def driven(page: str, views: Views, folder: Path) -> dict[str, Any]:
-    """Open a page with a script that uses the viewer as a reader would, and return what that saw."""
-    assert BROWSER is not None
-    script = DRIVER.replace("SIZE_X", str(views.t2.shape[0])).replace("SIZE_Y", str(views.t2.shape[1]))
-    allowed = f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-    text = page.replace("script-src ", f"script-src {allowed} ")
-    file = folder / "driven.html"
-    file.write_text(text.replace("<body>", f"<body><script>{script}</script>"), encoding="utf-8")
-    flags = ["--headless=new", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=100000",
-             "--window-size=1130,2600", "--dump-dom"]  # fmt: skip
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        flags.append("--no-sandbox")
-    done = subprocess.run([BROWSER, *flags, file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    content: dict[str, Any] = json.loads(html.unescape(found[1]))
-    return content

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from prostate_alm.delivery.dicom.capture import secondary_capture
+from prostate_alm.delivery.dicom.evidence import EvidenceError
 from prostate_alm.delivery.dicom.sr import structured_report
 from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, Response
 from prostate_alm.delivery.package.opened import PackedModel
-from prostate_alm.delivery.predict import predict_folder
+from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.prediction import Refused
 from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.report.page import draw_page
+from prostate_alm.delivery.report.words import Words
 from prostate_alm.imaging.rulebook import Rules
 
 _UNEXPECTED = "unexpected_error"  # of `predict_folder`: the program's fault, not the study's
 
 
-def responder(model: PackedModel, *, target_tpr: float | None = None, rules: Rules | None = None) -> Respond:
+def responder(
+    model: PackedModel,
+    *,
+    target_tpr: float | None = None,
+    rules: Rules | None = None,
+    words: Words | None = None,
+    reports_refusals: bool = False,
+) -> Respond:
     """Return what answers a study with a model: structured report and secondary capture, without identifiers in pixels.
 
     Args:
         model: the packed model.
         target_tpr: which of the stored operating points decides; None for the model's default.
         rules: how series are chosen; None for the default ones.
+        words: language and label of the page; English without a label when None.
+        reports_refusals: a refused study gets a structured report with code and reason, where it is one study.
 
     Raises:
         ValueError: the model has no such operating point.
@@ -36,8 +49,17 @@ def responder(model: PackedModel, *, target_tpr: float | None = None, rules: Rul
         if isinstance(result.answer, Refused):
             if result.answer.code == _UNEXPECTED:
                 raise AnswerError(result.answer.reason)
-            return Response(result.answer.code, result.answer.reason)
-        page = draw_page(result, model)
+            objects = _refusal(result, folder) if reports_refusals else ()
+            return Response(result.answer.code, result.answer.reason, objects)
+        page = draw_page(result, model, words)
         return Response(ANSWERED, objects=(structured_report(result), secondary_capture(result, page)))
 
     return respond
+
+
+def _refusal(result: StudyResult, folder: Path) -> tuple[Dataset, ...]:
+    """Return the report of a refusal; none where nobody could know whose it is."""
+    try:
+        return (structured_report(result, study_dir=folder),)
+    except EvidenceError:
+        return ()

@@ -92,15 +92,13 @@ def answer_study(
         GoneError: the study is not what it was: deleted, or with other images than those that were answered.
     """
     held = {series for series, uid in claim.announced.items() if node.holds(uid)}
-    if held and held == set(claim.announced):
-        return settled(claim, code=ANSWERED)
     with tempfile.TemporaryDirectory(dir=spool) as folder:
         for number, instance in enumerate(images):
             node.download(instance, Path(folder, f"{number:06d}.dcm"))
         response = respond(Path(folder))
     if image_instances(node, study) != tuple(images):
         raise GoneError("the images that were answered are not those of the study any more")
-    if response.code != ANSWERED:
+    if not response.objects:
         return settled(claim, code=response.code, reason=response.reason)
     kept = {series: uid for series, uid in claim.announced.items() if series in held}
     announced = {str(one.SeriesInstanceUID): str(one.SOPInstanceUID) for one in response.objects} | kept
@@ -115,7 +113,8 @@ def answer_study(
             node.store(encoded(one), study=study)
     if deposits.settle(study):
         raise GoneError("the study was deleted while its answer was stored")
-    return settled(claim.model_copy(update={"announced": announced}), code=ANSWERED)
+    stored = claim.model_copy(update={"announced": announced})
+    return settled(stored, code=response.code, reason=response.reason)
 
 
 def settled(claim: Entry, *, code: str, reason: str = "") -> Entry:

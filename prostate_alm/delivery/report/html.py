@@ -24,7 +24,7 @@ from prostate_alm.delivery.report import panels
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.viewer import viewer_json
 from prostate_alm.delivery.report.views import Views, study_views
-from prostate_alm.delivery.report.words import Words, english
+from prostate_alm.delivery.report.words import Words, english, report_head
 from prostate_alm.whole_files import write_bytes_atomically
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ _STYLE: dict[Any, Any] = {"svg.hashsalt": "prostate-alm", "font.size": 10.0}  # 
 _WIDTH_IN = 10.5
 _DOTS_PER_INCH = 120
 _NUMBERS = re.compile(r"\d[\d.,]*")
-_HEAD = """<!DOCTYPE html>
-<html lang="{{ words('language') }}">
-<head>
-<meta charset="utf-8">
-<title>{{ words.title }}</title>
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +83,6 @@ def write_report(result: StudyResult, model: PackedModel, output: Path, words: W
 def report_file(result: StudyResult, model: PackedModel, words: Words | None = None) -> bytes:
     """Return the content of the report's file; see `write_report`."""
     return render_report(result, model, words).encode("utf-8", errors="replace")  # lone surrogates of a broken header
-
-
-def report_head(words: Words) -> str:
-    """Return how the file of each report in these words begins."""
-    return _environment().from_string(_HEAD).render(words=words)
 
 
 def render_report(result: StudyResult, model: PackedModel, words: Words | None = None) -> str:
@@ -173,7 +162,7 @@ def _shown(result: StudyResult, model: PackedModel, words: Words) -> Shown:
     views = study_views(result.volumes, model.card.grid, saliency=saliency(model, result.image))
     page = Drawing(views, model.card, answer, words)
     with matplotlib.rc_context(_STYLE):
-        figures = (_slices(page), _inputs(page), _overview(page), _charts(page))
+        figures = (_charts(page), _slices(page), _inputs(page), _overview(page))
     return Shown(figures, viewer_json(views, model.card, answer, words), views)
 
 

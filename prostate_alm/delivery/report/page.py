@@ -17,7 +17,7 @@ from prostate_alm.delivery.report import panels
 from prostate_alm.delivery.report.figures import NEGATIVE, POSITIVE
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.views import study_views
-from prostate_alm.delivery.report.words import Words, english
+from prostate_alm.delivery.report.words import DEFAULT_LANGUAGE, Words, english
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
@@ -151,7 +151,8 @@ def _cautions(answer: Prediction, words: Words, *, whole: int) -> list[str]:
     """Return the lines of the warnings, the first ones whole, the others as codes."""
     lines = [f"⚠ {words('warnings.title')}"]
     for one in answer.warnings[:whole]:
-        lines += textwrap.wrap(f"– {_plain(one.message)}", _LINE - 4)
+        told = one.message if words("language") == DEFAULT_LANGUAGE else words.caution(one.code) or one.message
+        lines += textwrap.wrap(f"– {_plain(told)}", _LINE - 4)
     rest = list(dict.fromkeys(one.code for one in answer.warnings[whole:]))
     if rest:
         lines += textwrap.wrap(f"– {words('warnings.more', codes=', '.join(rest))}", _LINE - 4)

@@ -74,8 +74,8 @@ def integrated_gradients(network: Callable[[Tensor], Tensor], image: Tensor, *, 
     Returns:
         The shape of the image.
 
-    >>> line = nn.Linear(2, 1, bias=False)
-    >>> _ = nn.init.constant_(line.weight, 3.0)
+    >>> line = torch.nn.Linear(2, 1, bias=False)
+    >>> _ = torch.nn.init.constant_(line.weight, 3.0)
     >>> integrated_gradients(line, torch.tensor([1.0, 2.0]), baseline=torch.zeros(2), steps=1)
     tensor([3., 6.])
     """

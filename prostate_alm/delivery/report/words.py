@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import escape
 
-from prostate_alm.delivery.card import ModelCard
-from prostate_alm.delivery.prediction import AppliedOperatingPoint, ClassesAnswer, Prediction
-from prostate_alm.delivery.report.series import ImageName
-from prostate_alm.delivery.report.views import Views
+if TYPE_CHECKING:  # the command line reads texts before it needs torch
+    from prostate_alm.delivery.card import ModelCard
+    from prostate_alm.delivery.prediction import AppliedOperatingPoint, ClassesAnswer, Prediction
+    from prostate_alm.delivery.report.series import ImageName
+    from prostate_alm.delivery.report.views import Views
 
 DEFAULT_LANGUAGE = "en"
+LABEL_MAX = 60
 EXTENDS = "extends"
 """Key of a site's own file: the language whose texts it takes where it has none."""
 
@@ -133,22 +136,20 @@ class Words:
         samples = self.count("validation", fit.samples)
         return self("calibration", samples=samples, prevalence=self.percent(fit.prevalence))
 
-    def classes(self, found: ClassesAnswer) -> str:
-        """Return the probabilities of all classes of a model of several, and what the study is called.
-
-        >>> found = {"none": 0.7, "unmistakable": 0.1, "equivocal": 0.2}
-        >>> text = english().classes(ClassesAnswer(critical="equivocal", called="none", probabilities=found))
-        >>> text.split(". ")[0]
-        'Called none: none 70 %, unmistakable 10 %, equivocal 20 %'
-        """
-        each = ", ".join(f"{name} {self.percent(probability)}" for name, probability in found.probabilities.items())
-        return self("classes", called=found.called, each=each, critical=found.critical)
-
     def agreement(self, answer: Prediction) -> str:
         """Return how many networks are on the side of the mean."""
         above = sum(logit >= answer.operating_point.threshold for logit in answer.member_logits)
         networks = self.count("network", len(answer.member_logits))
         return self("agreement", above=above, networks=networks, spread=self.number(answer.logit_std, ".2f"))
+
+    def classes(self, found: ClassesAnswer) -> str:
+        """Return the probabilities of all classes of a model of several, and what the study is called."""
+        each = ", ".join(f"{name} {self.percent(probability)}" for name, probability in found.probabilities.items())
+        return self("classes", called=found.called, each=each, critical=found.critical)
+
+    def caution(self, code: str) -> str:
+        """Return in a few words what a warning is about, '' for a code that the language does not know."""
+        return self.texts.get(f"caution.{code}", "")
 
     def _interval(self, low: float, high: float) -> str:
         return self("interval", low=self.percent(low).removesuffix(" %"), high=self.percent(high))
@@ -213,6 +214,12 @@ class Words:
         )
 
 
+def report_head(words: Words) -> str:
+    """Return how the HTML file of each report in these words begins, by which an earlier one is known."""
+    language, title = escape(words("language")), escape(words.title)
+    return f'<!DOCTYPE html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+
+
 @cache
 def english() -> Words:
     """Return the texts that a report has when nothing else is asked for."""
@@ -233,7 +240,8 @@ def read_words(language: str, *, label: str = "") -> Words:
         label: what the user calls the report.
 
     Raises:
-        LanguageError: there is no such language or file, a key is unknown, or a text has other placeholders.
+        LanguageError: there is no such language or file, a key is unknown, a text has other placeholders, or the label
+            is long or of several lines.
 
     >>> read_words("xx")
     Traceback (most recent call last):
@@ -241,6 +249,10 @@ def read_words(language: str, *, label: str = "") -> Words:
     prostate_alm.delivery.report.words.LanguageError: language must be one that comes along or a file, got xx. \
 Available: ['de', 'en', 'fr'].
     """
+    if len(label) > LABEL_MAX or not label.isprintable():
+        raise LanguageError(
+            f"label must be one line of at most {LABEL_MAX} characters, got another. Choose a shorter one."
+        )
     if language in languages():
         return Words(_shipped(language), label)
     if not Path(language).is_file():
