@@ -50,6 +50,11 @@ class Cifar10ClassesSettings(ImageSettings):
         return len(CLASS_NAMES)
 
     @property
+    def outputs(self) -> int:
+        """A logit for each class."""
+        return self.classes
+
+    @property
     def experiment_name(self) -> str:
         """Name of the experiment in MLflow and of its folder of ensembles."""
         order = "-ordered" if self.ordered and len(self.critical) > 1 else ""

@@ -59,6 +59,11 @@ class CohortClassesSettings(CohortSettings):
         return len(self.findings)
 
     @property
+    def outputs(self) -> int:
+        """A logit for each class."""
+        return self.classes
+
+    @property
     def experiment_name(self) -> str:
         """Name of the experiment in MLflow and of its folder of ensembles."""
         names = "-".join(re.sub(r"[^A-Za-z0-9]+", "_", self.findings[number]) for number in self.critical)

@@ -89,6 +89,25 @@ class Training:
         network: nn.Module = self.evaluator.network
         return network
 
+    def require_outputs(self, outputs: int) -> None:
+        """Check that the network gives as many logits as the loss takes, before a run begins.
+
+        Args:
+            outputs: their number.
+
+        Raises:
+            ValueError: it gives others.
+        """
+        image, _ = prepare_batch(next(iter(self.evaluator.data_loader)), self.evaluator.state.device)
+        self.network.eval()
+        with torch.no_grad():
+            shape = tuple(self.evaluator.inferer(image[:1], self.network).shape)
+        if shape != (1, outputs):
+            raise ValueError(
+                f"network_def must give logits of shape (1, {outputs}) for an image, got {shape} in the bundle's "
+                "config. Change its outputs."
+            )
+
     def used(self) -> dict[str, Any]:
         """Return which network and optimizer are trained, whatever the settings say: overlays may name others."""
         optimizer = self.trainer.optimizer

@@ -275,6 +275,7 @@ def run_member(member: Member, training: Training) -> dict[str, Any]:
     Raises:
         ValueError: the folder may not be used, or another process trains in it.
     """
+    training.require_outputs(member.settings.outputs)
     folder = member.begin()
     if folder.is_finished:
         logger.info("%s is finished already; its results stay as they are", folder.path)

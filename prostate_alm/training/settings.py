@@ -100,6 +100,11 @@ class Settings(BaseModel, ABC):
         return 2
 
     @property
+    def outputs(self) -> int:
+        """How many logits the network must give."""
+        return 1
+
+    @property
     def dtype(self) -> torch.dtype:
         """In which precision the network runs; `auto` is the fastest of the device."""
         if self.precision == "auto":

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
-from prostate_alm.data.cifar10 import write_stand_in
+from prostate_alm.data.cifar10 import read_cifar10, write_stand_in
 from prostate_alm.training.cifar10_classes_member import Cifar10ClassesSettings
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.settings import read_settings
@@ -56,6 +57,26 @@ def test_the_command_trains_a_member_with_two_critical_classes(run_cifar10: Run,
     assert again.returncode == 0, again.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("test AUC"))
     assert line in again.stdout.splitlines()
+    assert_photographs_get_the_logits_of(rows, images, run_cifar10, tmp_path)
+
+
+def assert_photographs_get_the_logits_of(rows: list[dict[str, str]], images: Path, run: Run, folder: Path) -> None:
+    """Write test images as PNG, answer them by the inference config, and compare with what training wrote."""
+    data = read_cifar10(images).test
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    for number, image in zip(data.numbers[:5], data.images[:5], strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(photographs / f"test-{number:05d}.png")
+    files = ("inference.json", "inference_long_tailed.json")
+    given = ("--output_dir", "OUT", "--dataset_dir", photographs, "--table", "answers.csv")
+    answered = run("inference", files, folder, *given)
+    assert answered.returncode == 0, answered.stderr
+    of_test = {row["sample_id"]: row for row in rows if row["split"] == "test"}
+    with (folder / "answers.csv").open() as stream:
+        for name, *numbers in csv.reader(stream):
+            logits = [float(of_test[Path(name).stem][f"logit_{k}"]) for k in range(10)]
+            assert [float(number) for number in numbers[:10]] == pytest.approx(logits, abs=1e-5)
+            assert sum(float(number) for number in numbers[10:]) == pytest.approx(1)
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ def parts(node: Any) -> Iterator[Any]:
 def whole(path: Path) -> dict[str, Any]:
     """Return a config as it is run: what is laid over another is read together with it."""
     parser = ConfigParser()
-    base = path.with_name("evaluate.json" if path.stem.startswith("evaluate_") else "train.json")
+    first = path.stem.partition("_")[0]
+    base = path.with_name(f"{first}.json" if first in ("evaluate", "inference") else "train.json")
     is_overlay = path.name not in ("train.json", "evaluate.json", "inference.json")
     parser.read_config([base, path] if is_overlay else path)
     config: dict[str, Any] = parser.config
