@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -26,12 +26,32 @@ class NonFiniteLogitsError(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a mini-batch. ``keys`` are sample ids, or their digests once rows of several ranks are joined."""
+    """Rows of a mini-batch. ``keys`` are sample ids, or their digests once rows of several ranks are joined.
+
+    ``unnamed`` are negatives beyond the rows, each counted once: voxels, of which there are too many for ids.
+    """
 
     logits: Tensor  # (B,), or (B, K) of K classes; float32 or float64, finite
     labels: list[int]  # 0 or 1, or 0..K-1
     keys: Sequence[str | int]
     base_weight: float = 1.0  # share of the rank's own rows, times the number of ranks
+    unnamed: Tensor | None = None  # (N,), of the logits' type
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there is a positive and a negative to compare."""
+        has_unnamed = self.unnamed is not None and len(self.unnamed) > 0
+        return 1 in self.labels and (has_unnamed or 0 in self.labels)
+
+    def probabilities(self) -> "Batch":
+        """Return the batch with the sigmoid of all logits in their place."""
+        unnamed = None if self.unnamed is None else torch.sigmoid(self.unnamed)
+        return replace(self, logits=torch.sigmoid(self.logits), unnamed=unnamed)
+
+    def zero(self) -> Tensor:
+        """Return 0 that depends on all logits, so that a backward pass reaches them."""
+        total = self.logits.sum() if self.unnamed is None else self.logits.sum() + self.unnamed.sum()
+        return total * 0.0
 
 
 class Constraint(Protocol):
@@ -150,16 +170,15 @@ def check_finite(logits: Tensor, sample_ids: Ids, *, step: int) -> None:
         )
 
 
-def violation_per_sample(scores: Tensor, batch: Batch, *, margin: float) -> tuple[list[str | int], Tensor, int]:
+def violation_per_sample(batch: Batch, *, margin: float) -> tuple[list[str | int], Tensor, int]:
     """Return the keys of the positives, q of each, and the number of negatives; each sample counted once.
 
     Rows of one sample share the weight of one row: q_j is the mean over the rows of j, and a negative with two
     rows enters each sum with half the weight of either.
 
     Args:
-        scores: (B,), the output that the margin separates.
-        batch: labels and keys of the rows; at least one row of each label.
-        margin: δ >= 0, in the unit of the scores.
+        batch: its logits (B,) are the output that the margin separates; it has pairs.
+        margin: δ >= 0, in the unit of the output.
 
     Returns:
         Keys of P distinct positives, q (P,) as a sum over negatives, N distinct negatives.
@@ -168,28 +187,30 @@ def violation_per_sample(scores: Tensor, batch: Batch, *, margin: float) -> tupl
         ValueError: a sample is positive in one row and negative in another.
 
     >>> batch = Batch(torch.tensor([0.0, 0.5, 0.5]), [1, 0, 0], ["p", "n", "n"])
-    >>> violation_per_sample(batch.logits, batch, margin=1.0)
+    >>> violation_per_sample(batch, margin=1.0)
     (['p'], tensor([1.5000]), 1)
     """
     rows: dict[int, list[int]] = {0: [], 1: []}
     for row, label in enumerate(batch.labels):
         rows[label].append(row)
-    positive, negative = scores[rows[1]], scores[rows[0]]
+    positive, negative = batch.logits[rows[1]], batch.logits[rows[0]]
+    others = 0 if batch.unnamed is None else len(batch.unnamed)
+    negative = negative if batch.unnamed is None else torch.cat([negative, batch.unnamed])
     keys, negative_keys = [batch.keys[row] for row in rows[1]], [batch.keys[row] for row in rows[0]]
     times = Counter(batch.keys)
     if len(times) == len(batch.keys):
-        return keys, violation_per_positive(positive, negative, margin=margin), len(rows[0])
+        return keys, violation_per_positive(positive, negative, margin=margin), len(negative)
     if both := set(keys) & set(negative_keys):
         raise ValueError(
             f"labels must be the same in all rows of a sample, got 0 and 1 for {sorted(both, key=str)[:5]} in a batch"
         )
-    weight = torch.tensor([1.0 / times[key] for key in negative_keys], dtype=torch.float64)
-    per_row = violation_per_positive(positive, negative, margin=margin, weight=weight.to(scores.device))
+    weight = torch.tensor([1.0 / times[key] for key in negative_keys] + [1.0] * others, dtype=torch.float64)
+    per_row = violation_per_positive(positive, negative, margin=margin, weight=weight.to(negative.device))
     unique = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    place = torch.tensor([unique[key] for key in keys], device=scores.device)
+    place = torch.tensor([unique[key] for key in keys], device=negative.device)
     share = per_row.new_tensor([1.0 / times[key] for key in keys])
     violation = per_row.new_zeros(len(unique)).index_add(0, place, per_row * share)
-    return list(unique), violation, len(set(negative_keys))
+    return list(unique), violation, len(set(negative_keys)) + others
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -298,11 +298,10 @@ class AugmentedLagrangian(nn.Module):
 
         Of several with the same positives in the same order, q_j is the sum and N the number of all their negatives.
         """
-        scores = [one.logits if self.on == "logit" else torch.sigmoid(one.logits) for one in batches]
-        pairs = [(score, one) for score, one in zip(scores, batches, strict=True) if len(set(one.labels)) == 2]
-        if not pairs:
-            return reduce(add, (score.sum() for score in scores)) * 0.0  # backward() reaches it, on every rank
-        found = [violation_per_sample(score, one, margin=self.margin) for score, one in pairs]
+        outputs = batches if self.on == "logit" else [one.probabilities() for one in batches]
+        if not any(one.has_pairs for one in outputs):
+            return reduce(add, (one.zero() for one in outputs))  # backward() reaches it, on every rank
+        found = [violation_per_sample(one, margin=self.margin) for one in outputs if one.has_pairs]
         keys, violation, negatives = found[0][0], reduce(add, (q for _, q, _ in found)), sum(n for _, _, n in found)
         if self.reduction == "mean":
             violation, negatives = violation / negatives, 1
