@@ -71,17 +71,29 @@ class CohortSettings(Settings):
         Raises:
             ValueError: the manifest, the recipe, a volume or a split cannot be used; one line for each fault.
         """
+        path, manifest = self.read_cohort()
+        numbers = self.class_numbers(manifest, path)
+        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
+        for sample in (one for part in parts for one in part):
+            sample["label"] = numbers[sample["sample_id"]]
+        return Samples(*parts, identity=self.identity_of(path))
+
+    def read_cohort(self) -> tuple[Path, Manifest]:
+        """Return the manifest, made where none is given, and where it lies; its files are checked.
+
+        Raises:
+            ValueError: one line for each fault.
+        """
         path = self._manifest_path()
         manifest = read_manifest(path)
         faults = check_files(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
-        numbers = self.class_numbers(manifest, path)
-        parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
-        for sample in (one for part in parts for one in part):
-            sample["label"] = numbers[sample["sample_id"]]
-        identity = {"manifest": path.name, "manifest_sha256": sha256_of_file(path)}
-        return Samples(*parts, identity)
+        return path, manifest
+
+    def identity_of(self, manifest: Path) -> dict[str, str]:
+        """Return what says in `config.json` which cohort it is."""
+        return {"manifest": manifest.name, "manifest_sha256": sha256_of_file(manifest)}
 
     def class_numbers(self, manifest: Manifest, path: Path) -> dict[str, int]:
         """Return the class of each study by its id: its label, where there are two.

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from prostate_alm.data.tensors import TensorLoader
 from prostate_alm.training.handlers import Checkpoint, ClipGradients, KeepBest, SchedulePenalty, UpdateMultipliers
 from prostate_alm.training.history import History
-from prostate_alm.training.scores import LABELS, SAMPLE_IDS, RankingMetrics
+from prostate_alm.training.scores import LABELS, LESIONS, SAMPLE_IDS, RankingMetrics
 from prostate_alm.training.stages import Stages
 
 Batch = Mapping[str, Any]
@@ -35,6 +35,14 @@ def prepare_batch(
     targets = {LABELS: batch[LABELS].to(device, non_blocking=non_blocking), SAMPLE_IDS: list(batch[SAMPLE_IDS])}
     image = batch["image"].as_subclass(torch.Tensor)  # MetaTensor makes every operation of a network slower
     return image.to(device, non_blocking=non_blocking), targets
+
+
+def prepare_stack(
+    batch: Batch, device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the images and the targets of a batch of stacks, whose last channel are `lesions` (B, 1, X, Y, Z)."""
+    stack, targets = prepare_batch(batch, device, non_blocking)
+    return stack[:, :-1], targets | {LESIONS: stack[:, -1:].long()}
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Training:
             device=self.evaluator.state.device,
             val_data_loader=loader,
             network=self.network,
-            prepare_batch=prepare_batch,
+            prepare_batch=self.evaluator.prepare_batch,
             inferer=self.evaluator.inferer,
             decollate=False,
         )

@@ -69,7 +69,7 @@ def summarise_splits(splits: Mapping[str, RankingMetrics]) -> dict[str, dict[str
 
 
 def _figures(scores: RankingMetrics) -> dict[str, float]:
-    return summarise(scores.labels, scores.logits) | class_figures(scores.class_scores)
+    return summarise(scores.labels, scores.logits) | class_figures(scores.class_scores) | scores.lesion_figures()
 
 
 def class_figures(scores: ClassScores | None) -> dict[str, float]:

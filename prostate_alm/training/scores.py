@@ -20,8 +20,8 @@ from prostate_alm.method.class_metrics import (
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_tpr
 from prostate_alm.training.class_scores import ClassScores
 
-LABELS, SAMPLE_IDS = "label", "sample_id"
-"""Keys of a batch's targets."""
+LABELS, SAMPLE_IDS, LESIONS = "label", "sample_id", "lesions"
+"""Keys of a batch's targets; the last where the network makes maps."""
 
 TPR_LEVELS_PERCENT = (100, 95, 90)
 """Where the paper's Table 2 reports the FPR."""
@@ -69,6 +69,10 @@ class RankingMetrics(Metric):
     def class_scores(self) -> ClassScores | None:
         """Scores of several classes; None where there are two."""
         return None
+
+    def lesion_figures(self) -> dict[str, float]:
+        """Return the figures of lesions by name; none where the network makes no maps."""
+        return {}
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the metrics into the state of an engine, each by its own name; `name` is the one that MONAI compares."""

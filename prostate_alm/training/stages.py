@@ -13,7 +13,7 @@ from prostate_alm.data.splits import member_seed
 from prostate_alm.method.batch import Constraint
 from prostate_alm.method.lagrangian import ConstrainedLoss
 from prostate_alm.training.handlers import KeepBest
-from prostate_alm.training.scores import LABELS, SAMPLE_IDS
+from prostate_alm.training.scores import LABELS, LESIONS, SAMPLE_IDS
 
 
 class StagedLoss(nn.Module):
@@ -41,9 +41,12 @@ class StagedLoss(nn.Module):
         return term
 
     def forward(self, logits: torch.Tensor, targets: Mapping[str, Any]) -> torch.Tensor:
-        """Return the scalar loss of logits (B, 1), or (B, K) of K classes, and targets (labels (B,), B ids)."""
-        labels = targets[LABELS].flatten()
-        if logits.shape[1] == 1:
+        """Return the scalar loss of logits (B, 1), or (B, K) of K classes, and targets (labels (B,), B ids).
+
+        Of maps, logits (B, 1, X, Y, Z), the targets have `lesions` of the same shape.
+        """
+        labels = targets[LESIONS] if LESIONS in targets else targets[LABELS].flatten()
+        if logits.shape[1:] == (1,):
             logits, labels = logits.flatten(), labels.to(logits.dtype)
         loss = self.whole if self.is_constrained else self._base
         value: torch.Tensor = loss(logits, labels, targets[SAMPLE_IDS])

@@ -1,0 +1,139 @@
+"""A member of the lesions bundle: its settings, and its samples with their lesions from the manifest of a cohort."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nibabel as nib
+import numpy as np
+from torch import nn
+
+from prostate_alm.data.manifest import Manifest, StudyRecord, require_channels
+from prostate_alm.data.masks import check_masks
+from prostate_alm.data.synthetic import default_manifest_path, ensure_synthetic_cohort
+from prostate_alm.data.volume_cache import require_fixed
+from prostate_alm.method.lesions import lesion_id
+from prostate_alm.method.losses import Maker
+from prostate_alm.progress import progress_bar
+from prostate_alm.training.cohort_member import CohortSettings, member_samples, silence_missing_decoders
+from prostate_alm.training.map_losses import MAP_LOSSES, make_map_loss
+from prostate_alm.training.member import Member, open_trained, prepare
+from prostate_alm.training.samples import Sample, Samples
+
+logger = logging.getLogger(__name__)
+
+
+class LesionSettings(CohortSettings):
+    """Settings of a member that finds lesions; a case is positive where it has one, whatever its label.
+
+    Studies of which nobody drew the lesions have no part. Without a manifest or a recipe the cohort is a small
+    synthetic one with masks.
+    """
+
+    losses: ClassVar[Mapping[str, Maker]] = MAP_LOSSES
+
+    @property
+    def experiment_name(self) -> str:
+        """Name of the experiment in MLflow and of its folder of ensembles."""
+        return "lesions"
+
+    @property
+    def default_manifest(self) -> Path:
+        """Where the cohort lies that is used where none is given."""
+        return default_manifest_path(self.dataset_dir, masks=True)
+
+    def synthetic_cohort(self) -> Path:
+        """Return the manifest of the cohort that is used where none is given, made where it is missing."""
+        return ensure_synthetic_cohort(self.dataset_dir, masks=True, progress=progress_bar)
+
+    def loss_named(self, name: str, parameters: Mapping[str, Any]) -> nn.Module:
+        """Return a base loss of maps by its name."""
+        return make_map_loss(name, **parameters)
+
+    def read_samples(self) -> Samples:
+        """Return the samples of the member; each has the file `lesions` and the `numbers` of the lesions in it.
+
+        Raises:
+            ValueError: the manifest, the recipe, a volume, a mask or a split cannot be used; one line for each fault.
+        """
+        path, manifest = self.read_cohort()
+        faults = check_masks(manifest, path)
+        if faults:
+            raise ValueError("\n".join(faults))
+        drawn = {study.id: study for study in manifest.studies if study.lesions is not None}
+        _tell_of_others(manifest, len(drawn))
+        numbers = {key: _numbers(study, path.parent) for key, study in drawn.items()}
+        found = [study.model_copy(update={"label": int(bool(numbers[key]))}) for key, study in drawn.items()]
+        usable = manifest.model_copy(update={"studies": tuple(found)})
+        parts = member_samples(usable, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
+        with_lesions = ([_with_lesions(one, drawn, numbers, path.parent) for one in part] for part in parts)
+        return Samples(*with_lesions, identity=self.identity_of(path))
+
+
+def prepare_member(
+    settings: LesionSettings, path_channels: Sequence[int], transforms: Sequence[Callable[..., Any]]
+) -> Member:
+    """Prepare a member of the lesions bundle: see `member.prepare`.
+
+    Args:
+        settings: of the bundle.
+        path_channels: input channels of the network's paths; compared with the volumes of the cohort.
+        transforms: before the cache; none is random.
+    """
+    silence_missing_decoders()
+    require_fixed(transforms)
+    require_channels(settings.manifest, path_channels)
+    return prepare("lesions", settings)
+
+
+def open_member(**places: Any) -> Member:
+    """Open a trained member of the lesions bundle to evaluate it again: see `member.open_trained`."""
+    silence_missing_decoders()
+    return open_trained("lesions", LesionSettings, **places)
+
+
+def lesion_ids(samples: Iterable[Sample]) -> list[str]:
+    """Return the ids of the lesions of samples, each as its multiplier is known.
+
+    >>> lesion_ids([{"sample_id": "a", "numbers": (1, 2)}, {"sample_id": "b", "numbers": ()}])
+    ['a/lesion-1', 'a/lesion-2']
+    """
+    return [lesion_id(sample["sample_id"], number) for sample in samples for number in sample["numbers"]]
+
+
+def lesion_counts(samples: Samples) -> dict[str, int]:
+    """Return the number of lesions of each sample of a member, by id, whether a crop shows them or not."""
+    every = (*samples.train, *samples.validation, *samples.test, *samples.test_extra)
+    return {sample["sample_id"]: len(sample["numbers"]) for sample in every}
+
+
+def _tell_of_others(manifest: Manifest, drawn: int) -> None:
+    if not drawn:
+        raise ValueError(
+            f"manifest must have studies whose lesions were drawn, got none among {len(manifest.studies)} in "
+            f"{manifest.name}. Build it with masks: data_manifest/README.md"
+        )
+    if drawn < len(manifest.studies):
+        logger.warning("%d of %d studies have no map of lesions: left out", len(manifest.studies) - drawn, drawn)
+
+
+def _numbers(study: StudyRecord, folder: Path) -> tuple[int, ...]:
+    image: Any = nib.load(_file(study, folder))
+    return tuple(int(number) for number in np.unique(np.asarray(image.dataobj)) if number > 0)
+
+
+def _file(study: StudyRecord, folder: Path) -> str:
+    return str(folder / study.lesions.path) if study.lesions else ""
+
+
+def _with_lesions(
+    sample: Sample, studies: Mapping[str, StudyRecord], numbers: Mapping[str, tuple[int, ...]], folder: Path
+) -> Sample:
+    study = studies[sample["sample_id"]]
+    digest = (study.lesions.sha256,) if study.lesions else ()
+    return sample | {
+        "lesions": _file(study, folder),
+        "numbers": numbers[study.id],
+        "volumes_sha256": (*sample["volumes_sha256"], *digest),
+    }
