@@ -68,7 +68,7 @@ class CropStack:
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the sample with a cropped stack."""
         stack = sample["image"]
-        cropped = CenterSpatialCrop(self.size)(stack).clone()
+        cropped = CenterSpatialCrop(self.size)(stack).as_subclass(Tensor).clone()
         cropped[-1] = mark_cut(stack[-1], cropped[-1])
         return sample | {"image": cropped}
 

@@ -15,8 +15,8 @@ class LesionMetrics(RankingMetrics):
     """As `RankingMetrics` for the cases, whose logit is the soft maximum of their map, and the figures of lesions.
 
     `val_lesion_auc` is the mean over lesions of the share of background voxels that a lesion outranks (ties half).
-    `val_score` orders states by the case AUC, ties broken by `val_lesion_auc`, which never outweighs a difference of the
-    case AUC: with few cases their AUC is 1 long before the map is good.
+    `val_score` orders states by the case AUC, ties broken by `val_lesion_auc`, which never outweighs a difference of
+    the case AUC: with few cases their AUC is 1 long before the map is good.
 
     Args:
         counts: number of lesions of each sample by id, whether the crop shows them or not.

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from monai.losses import DiceCELoss, FocalLoss, TverskyLoss
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
