@@ -24,7 +24,7 @@ def mark_cut(before: Tensor, after: Tensor) -> Tensor:
     tensor([-1,  2])
     """
     marked = after.clone()
-    for number in after.unique().tolist():
+    for number in torch.unique(after).tolist():
         if number > 0 and int((after == number).sum()) < int((before == number).sum()):
             marked[after == number] = CUT
     return marked

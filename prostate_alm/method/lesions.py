@@ -205,8 +205,14 @@ class LesionConstraint(nn.Module):
         """Return the checked scores; the first half of ``forward``, and its errors."""
         if is_distributed():
             raise RuntimeError("maps must be trained by one process, got several in LesionConstraint. Start one alone.")
-        own = {"temperature": self.temperature, "rim_voxels": self.rim_voxels}
-        batch = lesion_batch(logits, labels, sample_ids, step=self.term.step, **own)
+        batch = lesion_batch(
+            logits,
+            labels,
+            sample_ids,
+            temperature=self.temperature,
+            rim_voxels=self.rim_voxels,
+            step=self.term.step,
+        )
         self.term.require_known(str(key) for key in batch.keys)
         return batch
 
@@ -253,5 +259,5 @@ def lesion_auc(scores: Sequence[float], negative: Tensor) -> float:
     """
     ordered = negative.double().sort().values
     wanted = torch.tensor(scores, dtype=torch.float64, device=negative.device)
-    below = sum(torch.searchsorted(ordered, wanted, right=right).double() for right in (False, True)) / 2
-    return float(below.mean()) / len(ordered)
+    below, below_or_equal = (torch.searchsorted(ordered, wanted, right=right).double() for right in (False, True))
+    return float((below + below_or_equal).mean()) / (2 * len(ordered))

@@ -67,8 +67,10 @@ class LesionSettings(CohortSettings):
         found = [study.model_copy(update={"label": int(bool(numbers[key]))}) for key, study in drawn.items()]
         usable = manifest.model_copy(update={"studies": tuple(found)})
         parts = member_samples(usable, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
-        with_lesions = ([_with_lesions(one, drawn, numbers, path.parent) for one in part] for part in parts)
-        return Samples(*with_lesions, identity=self.identity_of(path))
+        train, validation, test, extra = (
+            [_with_lesions(one, drawn, numbers, path.parent) for one in part] for part in parts
+        )
+        return Samples(train, validation, test, extra, identity=self.identity_of(path))
 
 
 def prepare_member(
@@ -115,7 +117,9 @@ def _tell_of_others(manifest: Manifest, drawn: int) -> None:
             f"{manifest.name}. Build it with masks: data_manifest/README.md"
         )
     if drawn < len(manifest.studies):
-        logger.warning("%d of %d studies have no map of lesions: left out", len(manifest.studies) - drawn, drawn)
+        logger.warning(
+            "%d of %d studies have no map of lesions: left out", len(manifest.studies) - drawn, len(manifest.studies)
+        )
 
 
 def _numbers(study: StudyRecord, folder: Path) -> tuple[int, ...]:

@@ -7,16 +7,16 @@ from itertools import pairwise
 import torch
 from monai.networks.blocks import Convolution
 from torch import nn
-from torch.nn.functional import conv3d, interpolate
+from torch.nn.functional import interpolate
 
 
 class DualPathUNet(nn.Module):
     """Image (B, C, X, Y, Z) -> logit of "this voxel is part of a lesion", (B, 1, X, Y, Z).
 
-    Each path has an encoder of its own: at each level two convolutions with instance normalisation and ReLU, the first
-    of them with a stride. A decoder goes up from the joined features of the lowest level, and takes those of both paths
-    at each level on its way. It ends at the first level, whose logits are interpolated linearly to the voxels of the
-    image: lesions are several voxels wide, and convolutions at full resolution would cost most of the time.
+    Each path has an encoder of its own: at each level a convolution with a stride, instance normalisation and ReLU. A
+    decoder goes up from the joined features of the lowest level, and takes those of both paths at each level on its
+    way. It ends at the first level, whose logits are interpolated linearly to the voxels of the image: lesions are
+    several voxels wide, and convolutions at full resolution would cost most of the time.
 
     The case's logit is the soft maximum of the map (`method.lesions.case_logits`): one network says whether and where.
 
@@ -60,7 +60,7 @@ class DualPathUNet(nn.Module):
         joined = [len(self.path_channels) * count for count in features]
         self.up = nn.ModuleList(_block(above + own, own) for own, above in reversed(list(pairwise(joined))))
         self.head = nn.Conv3d(joined[0], 1, kernel_size=1)
-        nn.init.constant_(self.head.bias, math.log(prior / (1 - prior)))
+        self.head.bias = nn.Parameter(torch.tensor([math.log(prior / (1 - prior))]))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the map of logits, on the voxels of the image."""
@@ -71,7 +71,7 @@ class DualPathUNet(nn.Module):
             wider = interpolate(features, size=skip.shape[2:], mode="nearest")
             features = block(torch.cat([skip, wider], dim=1))
         with torch.autocast(image.device.type, enabled=False):  # logits of 8 bits tie, and ties are no ranking
-            logits = conv3d(features.float(), self.head.weight.float(), self.head.bias.float())
+            logits = self.head(features.float())
             return interpolate(logits, size=image.shape[2:], mode="trilinear", align_corners=False)
 
 
@@ -86,7 +86,7 @@ def _levels(path: nn.Module, part: torch.Tensor) -> list[torch.Tensor]:
 
 def _encoder(channels: int, features: Sequence[int], strides: Sequence[Sequence[int]]) -> nn.ModuleList:
     return nn.ModuleList(
-        nn.Sequential(_block(before, after, stride), _block(after, after))
+        _block(before, after, stride)
         for (before, after), stride in zip(pairwise((channels, *features)), strides, strict=True)
     )
 

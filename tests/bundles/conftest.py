@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from prostate_alm.data.build import build_manifest
+from prostate_alm.data.synthetic import SyntheticCohort, write_masks
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,3 +34,15 @@ def run_cifar10(clean_environment: dict[str, str]) -> Run:
         return subprocess.run(command, cwd=folder, env=clean_environment, capture_output=True, text=True, timeout=300)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def lesion_cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the manifest of the 20 synthetic studies with their lesions and glands."""
+    folder = tmp_path_factory.mktemp("lesions")
+    masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
+    output = folder / "lesions.json"
+    build_manifest(
+        dicom_cohort, dicom_cohort / "labels.csv", output=output, test_share=0.3, seed=0, masks_dir=masks, workers=2
+    )
+    return output

@@ -59,7 +59,14 @@ def test_each_reference_leads_to_a_key_and_each_import_to_a_module(path: Path) -
 
 
 @pytest.mark.parametrize(
-    "path", ["prostate/train.json", "prostate/findings.json", "cifar10/train.json", "cifar10/long_tailed.json"]
+    "path",
+    [
+        "prostate/train.json",
+        "prostate/findings.json",
+        "cifar10/train.json",
+        "cifar10/long_tailed.json",
+        "lesions/train.json",
+    ],
 )
 def test_the_settings_of_the_config_are_those_of_its_class(path: str) -> None:
     config = whole(BUNDLES / path)
@@ -69,11 +76,13 @@ def test_the_settings_of_the_config_are_those_of_its_class(path: str) -> None:
     assert all(value == f"@{key}" and key in config for key, value in given.items())
 
 
-@pytest.mark.parametrize("bundle", ["prostate", "cifar10"])
+@pytest.mark.parametrize("bundle", ["prostate", "cifar10", "lesions"])
 def test_the_network_takes_what_the_metadata_say(bundle: str) -> None:
     parser = ConfigParser(ConfigParser.load_config_file(BUNDLES / bundle / "train.json"))
     image = json.loads((BUNDLES / bundle / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
-    if bundle == "prostate":
+    if bundle != "cifar10":
         assert parser.get_parsed_content("image_size") == image["spatial_shape"]
     network = parser.get_parsed_content("network_def")
-    assert network(torch.zeros(2, image["num_channels"], *image["spatial_shape"])).shape == (2, 1)
+    assert network(torch.zeros(2, image["num_channels"], *image["spatial_shape"])).shape == (
+        (2, 1, *image["spatial_shape"]) if bundle == "lesions" else (2, 1)
+    )

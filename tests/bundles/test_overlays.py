@@ -39,11 +39,12 @@ def cause(error: BaseException) -> str:
     return str(error)
 
 
-@pytest.mark.parametrize("bundle", ["cifar10", "prostate"])
+@pytest.mark.parametrize("bundle", ["cifar10", "prostate", "lesions"])
 def test_monai_finds_sets_and_runs_what_the_bundle_describes(
-    bundle: str, images: Path, cohort: Path, tmp_path: Path
+    bundle: str, images: Path, cohort: Path, lesion_cohort: Path, tmp_path: Path
 ) -> None:
-    data = {"dataset_dir": str(images)} if bundle == "cifar10" else {"manifest": str(cohort)}
+    manifest = lesion_cohort if bundle == "lesions" else cohort
+    data = {"dataset_dir": str(images)} if bundle == "cifar10" else {"manifest": str(manifest)}
     sizes = SIZES if bundle == "cifar10" else {"cache_dir": str(tmp_path / "cache")}
     out = tmp_path / "out"
     common: dict[str, Any] = {"output_dir": str(out), "tracking_uri": "none", **data, **sizes}

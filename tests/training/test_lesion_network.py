@@ -25,7 +25,7 @@ def test_the_map_has_the_voxels_of_the_image(size: tuple[int, int, int]) -> None
 
 def test_each_path_sees_its_own_channels() -> None:
     net = network().eval()
-    assert [path[0][0].conv.in_channels for path in net.paths] == [1, 3]
+    assert [path[0].conv.in_channels for path in net.paths] == [1, 3]
     image = torch.randn(1, 4, 16, 16, 8)
     for channel in range(4):
         changed = image.clone()

@@ -1,0 +1,171 @@
+"""The lesions bundle as a user runs it, on synthetic studies with their masks."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from prostate_alm.data.manifest import read_manifest, write_manifest
+from prostate_alm.training.lesion_member import LesionSettings, lesion_counts, lesion_ids
+from prostate_alm.training.settings import read_settings
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "lesions"
+EPOCHS = ("--pretrain_epochs", "1", "--alm_epochs", "2")
+LESION = re.compile(r"PHANTOM-\d{4}/lesion-1")
+
+
+def command(run_id: str, *arguments: object) -> list[str]:
+    config = BUNDLE / ("evaluate.json" if run_id == "evaluating" else "train.json")
+    base = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(config)]
+    return [*base, *map(str, arguments)]
+
+
+def run(run_id: str, *arguments: object, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(run_id, *arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    lesion_cohort: Path, workplace: Path, clean_environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    given = ("--manifest", lesion_cohort, "--output_dir", "whole", "--tracking_uri", "none", "--loss", "dice_bce")
+    return run("training", *given, *EPOCHS, folder=workplace, environment=clean_environment)
+
+
+def test_the_command_trains_and_its_results_are_those_of_any_member(
+    trained: subprocess.CompletedProcess[str], workplace: Path, lesion_cohort: Path
+) -> None:
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.rstrip().endswith("results: whole")
+    with (workplace / "whole" / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    studies = {study.id: study for study in read_manifest(lesion_cohort).studies}
+    assert all(int(row["label"]) == studies[row["sample_id"]].label for row in rows)
+    tested = {row["sample_id"] for row in rows if row["split"] == "test"}
+    assert tested == {key for key, study in studies.items() if study.split == "test"}
+    metrics = json.loads((workplace / "whole" / "metrics.json").read_text())
+    assert 0 <= metrics["test"]["lesion_auc"] <= 1
+    with (workplace / "whole" / "history.csv").open() as stream:
+        history = list(csv.DictReader(stream))
+    assert [row["alm_mu"] == "" for row in history] == [True, False, False]
+    assert float(history[-1]["alm_lambda_maximum"]) > 0
+    assert 0 <= float(history[-1]["val_lesion_auc"]) <= 1
+
+
+def test_multipliers_are_those_of_lesions_and_weights_load(
+    trained: subprocess.CompletedProcess[str], workplace: Path
+) -> None:
+    saved = torch.load(workplace / "whole" / "checkpoint.pt", weights_only=True)
+    (state,) = (value for key, value in saved["loss"].items() if key.endswith("_extra_state"))
+    assert state["multipliers"]
+    assert all(LESION.fullmatch(key) for key in state["multipliers"])
+    network = ConfigParser(ConfigParser.load_config_file(BUNDLE / "train.json")).get_parsed_content("network_def")
+    network.load_state_dict(torch.load(workplace / "whole" / "model.pt", weights_only=True))
+
+
+@pytest.mark.slow  # test_overlays.py evaluates within its process
+def test_the_member_is_evaluated_again(
+    trained: subprocess.CompletedProcess[str],
+    workplace: Path,
+    lesion_cohort: Path,
+    clean_environment: dict[str, str],
+) -> None:
+    given = ("--output_dir", "whole", "--manifest", lesion_cohort)
+    again = run("evaluating", *given, folder=workplace, environment=clean_environment)
+    assert again.returncode == 0, again.stderr
+    line = next(line for line in trained.stdout.splitlines() if line.startswith("test AUC"))
+    assert line in again.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_a_run_killed_and_resumed_gives_the_same_numbers(
+    trained: subprocess.CompletedProcess[str],
+    workplace: Path,
+    lesion_cohort: Path,
+    clean_environment: dict[str, str],
+) -> None:
+    given = ("--manifest", lesion_cohort, "--output_dir", "killed", "--tracking_uri", "none", "--loss", "dice_bce")
+    arguments = command("training", *given, *EPOCHS)
+    with subprocess.Popen(
+        arguments, cwd=workplace, env=clean_environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("alm epoch 1/"):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    resumed = run("training", *given, *EPOCHS, "--resume", "true", folder=workplace, environment=clean_environment)
+    assert resumed.returncode == 0, resumed.stderr
+    for file in ("predictions.csv", "metrics.json", "history.csv"):
+        assert (workplace / "killed" / file).read_bytes() == (workplace / "whole" / file).read_bytes(), file
+
+
+def test_a_cohort_without_masks_ends_with_code_2_and_leaves_nothing(
+    cohort: Path, tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    done = run("training", "--manifest", cohort, folder=tmp_path, environment=clean_environment)
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "manifest must have studies whose lesions were drawn, got none among 20 in cohort" in line
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def settings(**changes: Any) -> LesionSettings:
+    config = json.loads((BUNDLE / "train.json").read_text())
+    given = {key: config[key] for key in LesionSettings.model_fields} | {"output_dir": "out"}
+    return read_settings(LesionSettings, **given | changes)
+
+
+def test_samples_have_the_lesions_of_the_manifest(lesion_cohort: Path, tmp_path: Path) -> None:
+    samples = settings(manifest=lesion_cohort).read_samples()
+    every = (*samples.train, *samples.validation, *samples.test)
+    assert all(sample["label"] == bool(sample["numbers"]) for sample in every)
+    assert all(LESION.fullmatch(key) for key in lesion_ids(every))
+    assert sum(lesion_counts(samples).values()) == len(lesion_ids(every)) == sum(sample["label"] for sample in every)
+
+    manifest = read_manifest(lesion_cohort)
+    undrawn = next(study for study in manifest.studies if not study.label)
+    others = tuple(
+        study.model_copy(update={"lesions": None}) if study == undrawn else study for study in manifest.studies
+    )
+    path = lesion_cohort.with_name("fewer.json")
+    write_manifest(manifest.model_copy(update={"studies": others}), path)
+    fewer = settings(manifest=path).read_samples()
+    ids = {sample["sample_id"] for sample in (*fewer.train, *fewer.validation, *fewer.test)}
+    assert ids == {study.id for study in manifest.studies} - {undrawn.id}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss": "w_bce"},
+            r"loss must be one of \['bce', 'focal', 'dice_bce', 'tversky'\].*got 'w_bce'. Change --loss",
+        ),
+        (
+            {"loss": "focal", "loss_parameters": {"alpha": 1}},
+            r"parameters of focal must be \['gamma'\], got \['alpha'\]",
+        ),
+        ({"mu0": 0}, "mu0 must be greater than 0, got 0. Change --mu0"),
+    ],
+)
+def test_a_fault_of_the_caller_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        settings(**changes)
+    assert "\n" not in str(caught.value)
