@@ -14,7 +14,7 @@ def add_bundle(commands: Commands) -> None:
         description="Print the folder of a shipped bundle, as in: python -m monai.bundle run training "
         '--config_file "$(prostate-alm bundle path prostate)/train.json"',
     )
-    path.add_argument("name", metavar="NAME", help="prostate or cifar10")
+    path.add_argument("name", metavar="NAME", help="prostate, lesions or cifar10")
     path.set_defaults(action=_print_path)
 
 

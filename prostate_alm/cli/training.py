@@ -22,7 +22,9 @@ def add_ensemble(commands: Commands) -> None:
         "them to MLflow. All other options are overrides of the bundle, e.g. --loss a_fl --ratio 9. Members with "
         "results are not trained again, interrupted ones go on. Exit code 1 when a member failed.",
     )
-    train.add_argument("bundle", type=find_bundle, metavar="BUNDLE", help="prostate, cifar10, or a bundle's folder")
+    train.add_argument(
+        "bundle", type=find_bundle, metavar="BUNDLE", help="prostate, lesions, cifar10, or a bundle's folder"
+    )
     train.add_argument("--members", type=int, default=10, metavar="N", help="number of members (default: %(default)s)")
     train.add_argument("--output", type=Path, default=Path("outputs"), metavar="DIR", help="(default: %(default)s)")
     _add_execution(train)

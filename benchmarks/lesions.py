@@ -1,0 +1,167 @@
+"""Members of the lesions bundle with and without the constraint: false positives per case at high lesion sensitivity.
+
+    OMP_NUM_THREADS=1 python benchmarks/lesions.py MANIFEST OUTPUT_DIR [--losses dice_bce bce] [--members 3]
+
+Each member is trained by the bundle as it is, from the first step with the constraint or without, and leaves its maps
+of the test studies; a member that is there is not trained again, so that a stopped run goes on. An ensemble is the mean
+of its members' maps. Intervals are of 2000 resamples of the test studies, paired between with and without. The table
+of OUTPUT_DIR goes to standard output, or to a CSV file with `--csv`.
+"""
+
+import argparse
+import csv
+import itertools
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+
+from prostate_alm.method.lesion_metrics import (
+    Detections,
+    false_positives_at_sensitivity,
+    interval_over_cases,
+    lesion_average_precision,
+)
+from prostate_alm.method.lesions import case_logits
+from prostate_alm.method.metrics import auc
+from prostate_alm.shipped import shipped_bundle
+from prostate_alm.training.lesion_scores import LesionMetrics, detections_of
+
+SENSITIVITIES = (1.0, 0.95, 0.9)
+
+
+class Case(NamedTuple):
+    """What two ensembles said of a study."""
+
+    label: int
+    logits: tuple[float, float]
+    detections: tuple[Detections, Detections]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("--losses", nargs="+", default=["dice_bce", "bce"])
+    parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--csv", type=Path)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    for member, loss, alm in itertools.product(range(options.members), options.losses, (False, True)):
+        file = maps_of(options.output_dir, loss, alm, member)
+        if not file.exists():
+            train(options.manifest, file, loss=loss, alm=alm, member=member, epochs=options.epochs)
+            print(file.stem, "trained", file=sys.stderr, flush=True)
+    rows = [row for loss in options.losses for row in compared(options.output_dir, loss)]
+    with options.csv.open("w", newline="") if options.csv else sys.stdout as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def maps_of(folder: Path, loss: str, alm: bool, member: int) -> Path:
+    return folder / f"{loss}-{'alm' if alm else 'baseline'}-{member}.npz"
+
+
+def train(manifest: Path, file: Path, *, loss: str, alm: bool, member: int, epochs: int) -> None:
+    given = {"loss": loss, "alm": alm, "member": member, "alm_epochs": epochs}
+    places = {"output_dir": str(file.with_suffix("")), "cache_dir": str(file.parent / "cache"), "tracking_uri": "none"}
+    workflow = ConfigWorkflow(
+        config_file=str(shipped_bundle("lesions") / "train.json"),
+        workflow_type="train",
+        run_id="training",
+        manifest=str(manifest),
+        resume=True,
+        **given,
+        **places,
+    )
+    workflow.initialize()
+    workflow.run()
+    training = workflow.parser.get_parsed_content("member_training", instantiate=True)
+    scores = training.evaluate(training.evaluated["test"])
+    assert isinstance(scores, LesionMetrics)
+    np.savez(
+        file,
+        ids=scores.sample_ids,
+        labels=scores.labels,
+        counts=[scores.counts[key] for key in scores.sample_ids],
+        maps=scores.maps.numpy(),
+        lesions=scores.lesions.numpy(),
+    )
+
+
+def compared(folder: Path, loss: str) -> Iterator[dict[str, str]]:
+    """Yield a row for each figure: without, with, the change, and its interval; of members that are there in both."""
+    both = [sorted(folder.glob(f"{loss}-{kind}-*.npz")) for kind in ("baseline", "alm")]
+    numbers = set.intersection(*({path.stem.rpartition("-")[2] for path in paths} for paths in both))
+    files = [[path for path in paths if path.stem.rpartition("-")[2] in numbers] for paths in both]
+    cases = cases_of(*files)
+    positive = [case.label == 1 for case in cases]
+    for name, figure in figures().items():
+        without, with_ = figure(cases, 0), figure(cases, 1)
+        row = {
+            "loss": loss,
+            "members": str(len(numbers)),
+            "figure": name,
+            "without": words(without),
+            "with": words(with_),
+        }
+        try:
+            change = interval_over_cases(cases, partial(difference, figure), positive=positive)
+        except ValueError:  # infinite in both
+            yield row | {"change": "", "low": "", "high": ""}
+        else:
+            yield row | {"change": words(with_ - without), "low": words(change.low), "high": words(change.high)}
+
+
+def figures() -> dict:
+    at = {f"fp_per_case_at_sens{round(100 * s)}": partial(false_positives, sensitivity=s) for s in SENSITIVITIES}
+    return at | {"lesion_ap": precision, "case_auc": case_auc}
+
+
+def false_positives(cases: Sequence[Case], which: int, *, sensitivity: float) -> float:
+    return false_positives_at_sensitivity([case.detections[which] for case in cases], sensitivity)
+
+
+def precision(cases: Sequence[Case], which: int) -> float:
+    return lesion_average_precision([case.detections[which] for case in cases])
+
+
+def case_auc(cases: Sequence[Case], which: int) -> float:
+    return auc(np.array([case.label for case in cases]), np.array([case.logits[which] for case in cases]))
+
+
+def difference(figure, cases: Sequence[Case]) -> float:
+    return figure(cases, 1) - figure(cases, 0)
+
+
+def cases_of(baseline: Sequence[Path], constrained: Sequence[Path]) -> list[Case]:
+    read = [[np.load(path) for path in files] for files in (baseline, constrained)]
+    first = read[0][0]
+    means = [np.mean([one["maps"] for one in files], axis=0) for files in read]  # (N, 1, X, Y, Z)
+    logits = [case_logits(torch.from_numpy(mean).double()).flatten().tolist() for mean in means]
+    found = [
+        [
+            detections_of(one[0], lesions[0], count=int(count))
+            for one, lesions, count in zip(mean, first["lesions"], first["counts"], strict=True)
+        ]
+        for mean in means
+    ]
+    rows = zip(first["labels"].tolist(), zip(*logits, strict=True), zip(*found, strict=True), strict=True)
+    return [Case(int(label), pair, detections) for label, pair, detections in rows]
+
+
+def words(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "inf" if value > 0 else "-inf"
+
+
+if __name__ == "__main__":
+    main()
