@@ -41,10 +41,11 @@ def cause(error: BaseException) -> str:
 
 @pytest.mark.parametrize("bundle", ["cifar10", "prostate", "lesions"])
 def test_monai_finds_sets_and_runs_what_the_bundle_describes(
-    bundle: str, images: Path, cohort: Path, lesion_cohort: Path, tmp_path: Path
+    bundle: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    manifest = lesion_cohort if bundle == "lesions" else cohort
-    data = {"dataset_dir": str(images)} if bundle == "cifar10" else {"manifest": str(manifest)}
+    given = {"cifar10": "dataset_dir", "prostate": "manifest", "lesions": "manifest"}[bundle]
+    fixture = {"cifar10": "images", "prostate": "cohort", "lesions": "lesion_cohort"}[bundle]
+    data = {given: str(request.getfixturevalue(fixture))}
     sizes = SIZES if bundle == "cifar10" else {"cache_dir": str(tmp_path / "cache")}
     out = tmp_path / "out"
     common: dict[str, Any] = {"output_dir": str(out), "tracking_uri": "none", **data, **sizes}

@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 def test_the_plain_pytorch_example_runs_and_trains():
-    block, of_classes = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    block, of_classes, of_lesions = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert len(imports) == 3
     names: dict = {}
@@ -23,6 +23,8 @@ def test_the_plain_pytorch_example_runs_and_trains():
     assert 0 < max(names["term"].multipliers.values()) <= 3.0  # the default bound
     exec(compile(of_classes, "docs/method.md", "exec"), names)
     assert len(names["term"].terms[""].multipliers) == 20
+    exec(compile(of_lesions, "docs/method.md", "exec"), names)
+    assert set(names["term"].terms[""].multipliers) == {"a/lesion-1"}
 
 
 def test_the_picture_is_there_and_small():
