@@ -31,7 +31,7 @@ class MapLoss(nn.Module):
             lesions: same shape, integer: 0 background, k >= 1 the k-th lesion, -1 neither.
         """
         known = plain(lesions) >= 0
-        voxels = plain(logits)[known]  # (n,)
+        voxels = plain(logits).masked_select(known)  # (n,)
         if not len(voxels):
             return plain(logits).float().sum() * 0.0
         loss: Tensor = self.base(voxels, plain(lesions)[known] > 0)

@@ -107,7 +107,7 @@ def test_the_soft_maximum_lies_between_its_bounds_and_moves_with_an_offset() -> 
         torch.testing.assert_close(moved, score + 3)
         case = case_logits(maps, temperature=temperature)[1, 0]
         assert maps[1].max() <= case <= maps[1].max() + temperature * math.log(maps[1].numel())
-    assert lesion_scores(maps, lesions, temperature=1e6)[0][2] == pytest.approx(inside.mean(), abs=1e-5)
+    assert lesion_scores(maps, lesions, temperature=1e6)[0][2].item() == pytest.approx(inside.mean().item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
