@@ -69,6 +69,7 @@ def make_map_loss(name: str, **parameters: Any) -> MapLoss:
         focal: Lin et al. 2017, arXiv:1708.02002, Eq. 4. dice_bce: Milletari et al. 2016, arXiv:1606.04797, plus
         cross-entropy. tversky: Salehi et al. 2017, arXiv:1706.05721, Eq. 2.
 
+    >>> import torch
     >>> loss = make_map_loss("bce")
     >>> maps, lesions = torch.zeros(1, 1, 3, 1, 1), torch.tensor([1, 0, -1]).view(1, 1, 3, 1, 1)
     >>> loss(maps, lesions)
