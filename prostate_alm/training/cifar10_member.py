@@ -13,8 +13,6 @@ from pydantic import Field, field_validator
 from prostate_alm.data.cifar10 import ImageSet, class_number, locate_cifar10, read_classes
 from prostate_alm.data.cifar10_draws import draw_member, draw_test, sample_ids
 from prostate_alm.progress import progress_bar
-from prostate_alm.results.folders import MemberFolder
-from prostate_alm.results.run_folder import MODEL
 from prostate_alm.training.member import Member, open_trained, prepare
 from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
@@ -127,21 +125,6 @@ def _require_size(path: Path) -> None:
             f"photograph must have 32 x 32 pixels, as those that the network was trained on, got {size[0]} x {size[1]} "
             f"in {path}. Scale it."
         )
-
-
-def weights_of(output_dir: str | None) -> str:
-    """Return the file of a trained member's weights.
-
-    Raises:
-        ValueError: the folder holds no trained member.
-    """
-    member = MemberFolder(Path(output_dir or ""))
-    if not member.is_finished:
-        raise ValueError(
-            f"output_dir must be the folder of a trained member, got {output_dir}. "
-            "Give for example --output_dir outputs/cifar10/run-001"
-        )
-    return str(member.file(MODEL))
 
 
 def new_table(path: str | None) -> str:

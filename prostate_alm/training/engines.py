@@ -90,7 +90,7 @@ class Training:
         return network
 
     def require_outputs(self, outputs: int) -> None:
-        """Check that the network gives as many logits as the loss takes, before a run begins.
+        """Check that the network gives as many logits, or maps of them, as the loss takes, before a run begins.
 
         Args:
             outputs: their number.
@@ -98,11 +98,11 @@ class Training:
         Raises:
             ValueError: it gives others.
         """
-        image, _ = prepare_batch(next(iter(self.evaluator.data_loader)), self.evaluator.state.device)
+        image, _ = self.evaluator.prepare_batch(next(iter(self.evaluator.data_loader)), self.evaluator.state.device)
         self.network.eval()
         with torch.no_grad():
             shape = tuple(self.evaluator.inferer(image[:1], self.network).shape)
-        if shape != (1, outputs):
+        if shape[:2] != (1, outputs):
             raise ValueError(
                 f"network_def must give logits of shape (1, {outputs}) for an image, got {shape} in the bundle's "
                 "config. Change its outputs."

@@ -101,6 +101,22 @@ def lesion_counts(samples: Samples) -> dict[str, int]:
     return {sample["sample_id"]: len(sample["numbers"]) for sample in every}
 
 
+def studies_in(folder: str | Path | None) -> list[dict[str, str]]:
+    """Return the converted studies below a folder, as `manifest build` writes them: T2 and diffusion on its grid.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(Path(folder).glob("**/t2.nii.gz")) if folder else []
+    studies = [{"t2": str(path), "dwi": str(path.with_name("dwi.nii.gz"))} for path in found]
+    if not studies:
+        raise ValueError(
+            f"dataset_dir must be a folder with studies of t2.nii.gz and dwi.nii.gz, got {folder}. "
+            "Make them with: prostate-alm manifest build"
+        )
+    return studies
+
+
 def _tell_of_others(manifest: Manifest, drawn: int) -> None:
     if not drawn:
         raise ValueError(

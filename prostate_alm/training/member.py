@@ -184,6 +184,21 @@ def open_trained(bundle: str, kind: type[Settings], *, output_dir: Path | str | 
     return _in_precision(Member(bundle, settings, config, samples, folder), config[run_folder.DTYPE])
 
 
+def weights_of(member_dir: Path | str | None) -> str:
+    """Return the file with the weights of a trained member.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = RunFolder(Path(member_dir or ""))
+    if not folder.is_finished:
+        raise ValueError(
+            f"member_dir must be the folder of a trained member, got {member_dir}. "
+            "Give for example --member_dir outputs/cifar10/run-001"
+        )
+    return str(folder.file(run_folder.MODEL))
+
+
 def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[str, Any]:
     """Return all that determines the numbers of a run, and what they were made with."""
     return {

@@ -106,7 +106,7 @@ def test_new_photographs_get_the_logits_that_training_gave_the_same_images(
     trained: subprocess.CompletedProcess[str], photographs: Path, workplace: Path, tmp_path: Path
 ) -> None:
     assert trained.returncode == 0, trained.stderr
-    given = {"output_dir": str(workplace / "OUT"), "dataset_dir": str(photographs)}
+    given = {"member_dir": str(workplace / "OUT"), "dataset_dir": str(photographs)}
     assert answered(tmp_path / "answers.csv", **given).check_properties() == []
     with (tmp_path / "answers.csv").open() as stream:
         found = {Path(name).stem: float(logit) for name, logit, _ in csv.reader(stream)}
@@ -119,7 +119,7 @@ def test_new_photographs_get_the_logits_that_training_gave_the_same_images(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"output_dir": "nowhere"}, "output_dir must be the folder of a trained member, got nowhere"),
+        ({"member_dir": "nowhere"}, "member_dir must be the folder of a trained member, got nowhere"),
         ({"dataset_dir": "nowhere"}, "dataset_dir must be a folder of photographs, got nowhere"),
         ({"dataset_dir": "empty"}, "dataset_dir must hold photographs (.png, .jpg, .jpeg, .bmp), got none in empty"),
         ({"dataset_dir": "large"}, "as those that the network was trained on, got 40 x 32 in large/one.png. Scale it."),
@@ -135,7 +135,7 @@ def test_what_cannot_be_answered_is_told_and_writes_nothing(
     Image.new("RGB", (40, 32)).save(tmp_path / "large" / "one.png")
     (tmp_path / "broken" / "one.png").write_bytes(b"no picture")
     (tmp_path / "there.csv").write_text("mine")
-    given = {"output_dir": str(workplace / "OUT"), "dataset_dir": str(photographs), "table": "answers.csv"} | fault
+    given = {"member_dir": str(workplace / "OUT"), "dataset_dir": str(photographs), "table": "answers.csv"} | fault
     with contextlib.chdir(tmp_path), pytest.raises(RuntimeError) as caught:
         answered(Path(given.pop("table")), **given)
     told, error = [], caught.value.__cause__

@@ -68,7 +68,7 @@ def assert_photographs_get_the_logits_of(rows: list[dict[str, str]], images: Pat
     for number, image in zip(data.numbers[:5], data.images[:5], strict=True):
         Image.fromarray(image.transpose(1, 2, 0)).save(photographs / f"test-{number:05d}.png")
     files = ("inference.json", "inference_long_tailed.json")
-    given = ("--output_dir", "OUT", "--dataset_dir", photographs, "--table", "answers.csv")
+    given = ("--member_dir", "OUT", "--dataset_dir", photographs, "--table", "answers.csv")
     answered = run("inference", files, folder, *given)
     assert answered.returncode == 0, answered.stderr
     of_test = {row["sample_id"]: row for row in rows if row["split"] == "test"}
