@@ -57,26 +57,6 @@ def test_the_command_trains_a_member_with_two_critical_classes(run_cifar10: Run,
     assert again.returncode == 0, again.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("test AUC"))
     assert line in again.stdout.splitlines()
-    assert_photographs_get_the_logits_of(rows, images, run_cifar10, tmp_path)
-
-
-def assert_photographs_get_the_logits_of(rows: list[dict[str, str]], images: Path, run: Run, folder: Path) -> None:
-    """Write test images as PNG, answer them by the inference config, and compare with what training wrote."""
-    data = read_cifar10(images).test
-    photographs = folder / "photographs"
-    photographs.mkdir()
-    for number, image in zip(data.numbers[:5], data.images[:5], strict=True):
-        Image.fromarray(image.transpose(1, 2, 0)).save(photographs / f"test-{number:05d}.png")
-    files = ("inference.json", "inference_long_tailed.json")
-    given = ("--member_dir", "OUT", "--dataset_dir", photographs, "--table", "answers.csv")
-    answered = run("inference", files, folder, *given)
-    assert answered.returncode == 0, answered.stderr
-    of_test = {row["sample_id"]: row for row in rows if row["split"] == "test"}
-    with (folder / "answers.csv").open() as stream:
-        for name, *numbers in csv.reader(stream):
-            logits = [float(of_test[Path(name).stem][f"logit_{k}"]) for k in range(10)]
-            assert [float(number) for number in numbers[:10]] == pytest.approx(logits, abs=1e-5)
-            assert sum(float(number) for number in numbers[10:]) == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -102,6 +82,31 @@ def test_an_ensemble_of_the_overlay_is_evaluated_and_logged(
     (model,) = tmp_path.rglob("MLmodel")
     outputs = model.read_text().split("outputs: '")[1].split("'")[0]
     assert json.loads(outputs)[0]["tensor-spec"]["shape"] == [-1, 10]
+
+
+@pytest.mark.slow
+def test_new_photographs_get_the_logits_that_training_gave_the_same_images(
+    run_cifar10: Run, images: Path, tmp_path: Path
+) -> None:
+    given = ("--dataset_dir", images, "--output_dir", "OUT", "--tracking_uri", "none")
+    done = run_cifar10("training", ("train.json", "long_tailed.json"), tmp_path, *given, *SHORT)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "OUT" / "predictions.csv").open() as stream:
+        of_test = {row["sample_id"]: row for row in csv.DictReader(stream) if row["split"] == "test"}
+    data = read_cifar10(images).test
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for number, image in zip(data.numbers[:5], data.images[:5], strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(photographs / f"test-{number:05d}.png")
+    files = ("inference.json", "inference_long_tailed.json")
+    given = ("--member_dir", "OUT", "--dataset_dir", photographs, "--table", "answers.csv")
+    answered = run_cifar10("inference", files, tmp_path, *given)
+    assert answered.returncode == 0, answered.stderr
+    with (tmp_path / "answers.csv").open() as stream:
+        for name, *numbers in csv.reader(stream):
+            logits = [float(of_test[Path(name).stem][f"logit_{k}"]) for k in range(10)]
+            assert [float(number) for number in numbers[:10]] == pytest.approx(logits, abs=1e-5)
+            assert sum(float(number) for number in numbers[10:]) == pytest.approx(1)
 
 
 def given(**changes: Any) -> dict[str, Any]:

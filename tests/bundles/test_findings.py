@@ -143,21 +143,6 @@ def test_a_cohort_that_does_not_have_the_classes_is_told(cohort: Path, graded: P
         read(rare)
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
-def test_a_network_of_other_outputs_is_told_before_anything_is_written(graded: Path, tmp_path: Path) -> None:
-    files = [str(BUNDLE / name) for name in ("train.json", "findings.json")]
-    given = {"manifest": str(graded), "output_dir": str(tmp_path / "out"), "tracking_uri": "none"}
-    more = {"cache_dir": str(tmp_path / "cache"), "network_def#outputs": 4}
-    workflow = ConfigWorkflow(config_file=files, workflow_type="train", run_id="training", **given, **more)
-    workflow.initialize()
-    with pytest.raises(RuntimeError) as caught:
-        workflow.run()
-    assert str(caught.value.__cause__).startswith(
-        "network_def must give logits of shape (1, 3) for an image, got (1, 4)"
-    )
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command_refuses_what_the_overlay_does_not_read(graded: Path) -> None:
     with pytest.raises(EnsembleError, match="override must be a key of the config file, got --majority"):
         read_bundle_settings(BUNDLE / "findings.json", {"manifest": str(graded), "majority": 1})

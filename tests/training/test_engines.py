@@ -205,6 +205,17 @@ def test_evaluation_keeps_ids_labels_and_logits_together(uninterrupted: Training
         assert logit == pytest.approx(network(sample["image"][None]).item(), abs=1e-6)
 
 
+def test_a_network_of_other_outputs_than_the_loss_takes_is_told(uninterrupted: Training) -> None:
+    before = [parameter.clone() for parameter in uninterrupted.network.parameters()]
+    uninterrupted.require_outputs(1)
+    with pytest.raises(
+        ValueError, match=r"network_def must give logits of shape \(1, 3\) for an image, got \(1, 1\) in"
+    ):
+        uninterrupted.require_outputs(3)
+    for parameter, other in zip(uninterrupted.network.parameters(), before, strict=True):
+        assert torch.equal(parameter, other)
+
+
 def test_handlers_out_of_order_or_left_out_are_refused(tmp_path: Path) -> None:
     training = make_training(tmp_path)
     swapped = [*training.handlers[:3], training.handlers[4], training.handlers[3], *training.handlers[5:]]
