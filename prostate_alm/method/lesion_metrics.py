@@ -88,7 +88,7 @@ def _pairs(
     both = np.where(labels > 0, row * (count + 1) + candidates.numbers, -1)
     shared = np.bincount(both[both >= 0], minlength=len(numbers) * (count + 1)).reshape(len(numbers), count + 1)
     sizes = np.bincount(candidates.numbers.ravel(), minlength=count + 1)
-    overlap = shared / np.maximum(shared.sum(axis=1, keepdims=True) + sizes - shared, 1)
+    overlap = shared / (shared.sum(axis=1, keepdims=True) + sizes - shared)  # no lesion is without a voxel
     at_peak = labels[tuple(candidates.peaks.T)] == numbers[:, None]  # (L, C)
     hits = (overlap[:, 1:] >= least_overlap) | at_peak
     return np.where(hits, 1.0 + overlap[:, 1:], 0.0)

@@ -174,9 +174,9 @@ def share(structure: Structure, grid: Grid) -> Array:
     Returns:
         (slices, rows, columns) within [0, 1].
 
-    >>> grid = centred_grid(np.zeros(3), np.eye(3), spacing_mm=(1.0, 1.0, 1.0), shape=(1, 1, 9))
-    >>> share(Structure("lesion", (0.0, 0.0, 0.0), (3.0, 3.0, 3.0)), grid).ravel().tolist()
-    [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
+    >>> grid = centred_grid(np.zeros(3), np.eye(3), spacing_mm=(1.0, 1.0, 1.0), shape=(1, 1, 8))
+    >>> share(Structure("lesion", (0.0, 0.0, 0.0), (2.5, 2.5, 2.5)), grid).ravel().tolist()
+    [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
     """
     covered = np.zeros(grid.shape, np.float32)
     (box,) = _boxes((structure,), grid)

@@ -201,5 +201,9 @@ def test_what_cannot_be_measured_is_refused() -> None:
         match_lesions(lesion_candidates(np.zeros(SHAPE)), np.zeros(SHAPE), least_overlap=0)
     with pytest.raises(ValueError, match="one flag per case"):
         interval_over_cases([one], lesion_average_precision, positive=[False])
+    for wrong in ({"confidence": 1.0}, {"confidence": 0.0}, {"resamples": 0}):
+        with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\), resamples at least 1"):
+            interval_over_cases([one], lesion_average_precision, positive=[True], **wrong)
+    assert interval_over_cases([one], lesion_average_precision, positive=[True], resamples=1).estimate == 1.0
     with pytest.raises(ValueError, match="a value in every resample"):
         interval_over_cases([one], lambda _: math.nan, positive=[True], resamples=3)
