@@ -15,6 +15,8 @@ from prostate_alm.data.synthetic import SyntheticCohort
 from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.method.lesions import lesion_id
 from prostate_alm.method.losses import Maker
+from prostate_alm.results import run_folder
+from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.training.cohort_member import CohortSettings, member_samples, silence_missing_decoders
 from prostate_alm.training.map_losses import MAP_LOSSES, make_map_loss
 from prostate_alm.training.member import Member, open_trained, prepare
@@ -99,6 +101,37 @@ def lesion_counts(samples: Samples) -> dict[str, int]:
     """Return the number of lesions of each sample of a member, by id, whether a crop shows them or not."""
     every = (*samples.train, *samples.validation, *samples.test, *samples.test_extra)
     return {sample["sample_id"]: len(sample["numbers"]) for sample in every}
+
+
+def studies_in(folder: str | Path | None) -> list[dict[str, str]]:
+    """Return the converted studies below a folder, as `manifest build` writes them: T2 and diffusion on its grid.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(Path(folder).glob("**/t2.nii.gz")) if folder else []
+    studies = [{"t2": str(path), "dwi": str(path.with_name("dwi.nii.gz"))} for path in found]
+    if not studies:
+        raise ValueError(
+            f"dataset_dir must be a folder with studies of t2.nii.gz and dwi.nii.gz, got {folder}. "
+            "Make them with: prostate-alm manifest build"
+        )
+    return studies
+
+
+def weights_of(member_dir: str | Path | None) -> str:
+    """Return the file with the weights of a trained member.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = RunFolder(Path(member_dir or ""))
+    if not folder.is_finished:
+        raise ValueError(
+            f"member_dir must be the folder of a trained member, got {member_dir}. "
+            "Give for example --member_dir outputs/lesions/run-001"
+        )
+    return str(folder.file(run_folder.MODEL))
 
 
 def _tell_of_others(manifest: Manifest, drawn: int) -> None:

@@ -3,18 +3,22 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import CenterSpatialCrop, LoadImage
 
 from prostate_alm.data.manifest import read_manifest, write_manifest
-from prostate_alm.training.lesion_member import LesionSettings, lesion_counts, lesion_ids
+from prostate_alm.training.lesion_member import LesionSettings, lesion_counts, lesion_ids, studies_in, weights_of
 from prostate_alm.training.settings import read_settings
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "lesions"
@@ -90,6 +94,48 @@ def test_the_member_is_evaluated_again(
     assert again.returncode == 0, again.stderr
     line = next(line for line in trained.stdout.splitlines() if line.startswith("test AUC"))
     assert line in again.stdout.splitlines()
+
+
+def test_maps_are_written_on_the_grid_of_t2_and_at_their_place(
+    trained: subprocess.CompletedProcess[str], workplace: Path, lesion_cohort: Path, tmp_path: Path
+) -> None:
+    assert trained.returncode == 0, trained.stderr
+    study = read_manifest(lesion_cohort).studies[0]
+    for volume in (study.t2, study.dwi):
+        target = tmp_path / "studies" / study.id / Path(volume.path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lesion_cohort.parent / volume.path, target)
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "inference.json"),
+        meta_file=str(BUNDLE / "metadata.json"),
+        workflow_type="infer",
+        member_dir=str(workplace / "whole"),
+        dataset_dir=str(tmp_path / "studies"),
+        output_dir=str(tmp_path / "maps"),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    written = nib.load(tmp_path / "maps" / study.id / "t2_lesions.nii.gz")
+    t2 = nib.load(tmp_path / "studies" / study.id / "t2.nii.gz")
+    assert written.shape == t2.shape
+    np.testing.assert_allclose(written.affine, t2.affine, atol=1e-4)
+
+    image = workflow.dataset[0]["image"][None].as_subclass(torch.Tensor)  # the map again on the grid of the network
+    expected = torch.sigmoid(workflow.network_def.eval()(image)).detach()[0]
+    steps = [step for step in workflow.dataset.transform.transforms if hasattr(step, "keys")][2:5]
+    again = {"image": LoadImage(ensure_channel_first=True)(tmp_path / "maps" / study.id / "t2_lesions.nii.gz")}
+    for step in steps:
+        again = step(again)
+    found = CenterSpatialCrop(expected.shape[1:])(again["image"]).as_subclass(torch.Tensor)
+    assert np.corrcoef(found.flatten(), expected.flatten())[0, 1] > 0.9
+
+
+def test_maps_of_no_study_or_of_no_member_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dataset_dir must be a folder with studies of t2.nii.gz .*got .*\. Make"):
+        studies_in(tmp_path)
+    with pytest.raises(ValueError, match="member_dir must be the folder of a trained member, got None"):
+        weights_of(None)
 
 
 @pytest.mark.slow
