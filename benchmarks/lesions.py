@@ -5,7 +5,7 @@
 Each member is trained by the bundle as it is, from the first step with the constraint or without, and leaves its maps
 of the test studies; a member that is there is not trained again, so that a stopped run goes on. An ensemble is the mean
 of its members' maps. Intervals are of 2000 resamples of the test studies, paired between with and without. The table
-of OUTPUT_DIR goes to standard output, or to a CSV file with `--csv`.
+of what OUTPUT_DIR holds goes to standard output, or to a CSV file with `--csv`; `--members 0` only makes the table.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import itertools
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,10 @@ from prostate_alm.shipped import shipped_bundle
 from prostate_alm.training.lesion_scores import LesionMetrics, detections_of
 
 SENSITIVITIES = (1.0, 0.95, 0.9)
+
+
+Figure = Callable[[Sequence["Case"], int], float]
+"""Of one of the two ensembles, 0 or 1."""
 
 
 class Case(NamedTuple):
@@ -61,6 +65,8 @@ def main() -> None:
             train(options.manifest, file, loss=loss, alm=alm, member=member, epochs=options.epochs)
             print(file.stem, "trained", file=sys.stderr, flush=True)
     rows = [row for loss in options.losses for row in compared(options.output_dir, loss)]
+    if not rows:
+        raise SystemExit(f"{options.output_dir} must hold a member with and one without the constraint, got neither")
     with options.csv.open("w", newline="") if options.csv else sys.stdout as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -102,6 +108,8 @@ def compared(folder: Path, loss: str) -> Iterator[dict[str, str]]:
     """Yield a row for each figure: without, with, the change, and its interval; of members that are there in both."""
     both = [sorted(folder.glob(f"{loss}-{kind}-*.npz")) for kind in ("baseline", "alm")]
     numbers = set.intersection(*({path.stem.rpartition("-")[2] for path in paths} for paths in both))
+    if not numbers:
+        return
     files = [[path for path in paths if path.stem.rpartition("-")[2] in numbers] for paths in both]
     cases = cases_of(*files)
     positive = [case.label == 1 for case in cases]
@@ -122,7 +130,7 @@ def compared(folder: Path, loss: str) -> Iterator[dict[str, str]]:
             yield row | {"change": words(with_ - without), "low": words(change.low), "high": words(change.high)}
 
 
-def figures() -> dict:
+def figures() -> dict[str, Figure]:
     at = {f"fp_per_case_at_sens{round(100 * s)}": partial(false_positives, sensitivity=s) for s in SENSITIVITIES}
     return at | {"lesion_ap": precision, "case_auc": case_auc}
 
@@ -139,7 +147,7 @@ def case_auc(cases: Sequence[Case], which: int) -> float:
     return auc(np.array([case.label for case in cases]), np.array([case.logits[which] for case in cases]))
 
 
-def difference(figure, cases: Sequence[Case]) -> float:
+def difference(figure: Figure, cases: Sequence[Case]) -> float:
     return figure(cases, 1) - figure(cases, 0)
 
 
