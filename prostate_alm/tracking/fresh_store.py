@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tables that are made concern nobody
 
 _STILL_S = 10.0  # a file that nobody wrote for so long is not being made: no migration of a fresh store takes a second
 _LOOK_S = 0.5

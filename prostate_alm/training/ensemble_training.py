@@ -17,7 +17,7 @@ from prostate_alm.shipped import TRAINING_CONFIG, config_files_of
 from prostate_alm.training.command_line import fault_lines, literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, evaluate_ensemble
-from prostate_alm.training.fanout import Executor, run_tasks
+from prostate_alm.training.fanout import Executor, run_tasks, standing_told
 from prostate_alm.training.member_task import MemberTask
 from prostate_alm.training.settings import Settings
 
@@ -135,10 +135,11 @@ def train_ensemble(
         for number in range(members)
     ]
     failures = {}
-    for done, outcome in enumerate(run_tasks(tasks, jobs=jobs, executor=executor), start=1):
-        if outcome.failure is not None:
-            failures[int(outcome.task.overrides["member"])] = outcome.failure
-        progress(done, members)
+    with standing_told(tasks):
+        for done, outcome in enumerate(run_tasks(tasks, jobs=jobs, executor=executor), start=1):
+            if outcome.failure is not None:
+                failures[int(outcome.task.overrides["member"])] = outcome.failure
+            progress(done, members)
     if members - len(failures) < MEMBERS_MIN:
         tracking.fail_ensemble_run(parent, tracking_uri=uri)
         return EnsembleReport(folder, failures, {})

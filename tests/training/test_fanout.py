@@ -14,7 +14,7 @@ import pytest
 
 from prostate_alm.data.cifar10 import write_stand_in
 from prostate_alm.results.run_folder import RunFolder
-from prostate_alm.training.fanout import run_tasks
+from prostate_alm.training.fanout import run_tasks, standing
 from prostate_alm.training.fanout_worker import run_bundle_command
 from prostate_alm.training.member_task import MemberTask, TaskEnd
 
@@ -141,3 +141,13 @@ def test_a_fault_of_the_caller_starts_nothing(
     with pytest.raises(ValueError, match=message):
         list(run_tasks(make_tasks(images, tmp_path / "x", 1), **arguments))
     assert not (tmp_path / "x").exists()
+
+
+def test_the_standing_is_what_the_members_printed_last(tmp_path: Path) -> None:
+    tasks = [MemberTask(tmp_path / "train.json", tmp_path / f"member-{number:02d}", {}) for number in range(4)]
+    tasks[0].output_dir.mkdir()
+    (tasks[0].output_dir / "metrics.json").write_text("{}")
+    tasks[0].log_file.write_text("INFO: alm epoch 5/5: validation AUC 0.900, loss 0.1\nresults: member-00\n")
+    tasks[1].log_file.write_text("".join(f"INFO: alm epoch {epoch}/5: validation AUC 0.5\n" for epoch in (1, 2, 3)))
+    tasks[2].log_file.write_text("UserWarning: something\n")
+    assert standing(tasks) == "1 of 4 members done, member-01 at epoch 3/5, member-02 begins"
