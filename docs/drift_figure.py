@@ -34,7 +34,8 @@ def answer(card: ModelCard, model: ModelIdentity, random: np.random.Generator, m
     is_new = month >= MOVED_FROM
     logit = float(random.choice(card.validation.logits) + random.normal(0, 0.3))
     side_mm = 0.7 if is_new else float(random.uniform(0.4, 0.6))
-    point = {name: getattr(card.operating_point(), name) for name in AppliedOperatingPoint.model_fields}
+    stored = card.operating_point().model_dump()
+    point = {name: stored[name] for name in AppliedOperatingPoint.model_fields if name in stored}
     return Prediction(
         probability=float(expit(card.calibration.slope * logit + card.calibration.intercept)),
         decision="positive", logit=logit, logit_std=0.0, member_logits=(logit,), warnings=(),

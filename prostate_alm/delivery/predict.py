@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from prostate_alm import __version__
-from prostate_alm.delivery.card import GridSpec, StoredOperatingPoint
+from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperatingPoint
 from prostate_alm.delivery.prediction import (
     CLASSES_SCHEMA_VERSION,
     SCHEMA_VERSION,
@@ -254,9 +254,7 @@ def _answered(
         logit=logit,
         logit_std=statistics.stdev(of_members) if len(of_members) > 1 else 0.0,
         member_logits=of_members,
-        operating_point=AppliedOperatingPoint(
-            **{name: getattr(point, name) for name in AppliedOperatingPoint.model_fields}
-        ),
+        operating_point=_applied(point, model.card.calibration),
         b_values_s_per_mm2=volumes.b_values_s_per_mm2,
         b_values_acquired_s_per_mm2=volumes.b_values_acquired_s_per_mm2,
         b_values_computed=volumes.b_values_computed,
@@ -273,6 +271,12 @@ def _answered(
         classes=classes_answer(logits, model.card, point),
     )
     return StudyResult(answer, volumes, reading.image)
+
+
+def _applied(point: StoredOperatingPoint, calibration: PlattCalibration) -> AppliedOperatingPoint:
+    """Return an operating point as an answer holds it."""
+    stored = {name: getattr(point, name) for name in AppliedOperatingPoint.model_fields if hasattr(point, name)}
+    return AppliedOperatingPoint(**stored, threshold_probability=calibrated(point.threshold, calibration))
 
 
 def _refused(asked: _Asked, refusal: Refusal, *, selection: Selection | None) -> StudyResult:

@@ -40,7 +40,10 @@ class QualityWarning(_Frozen):
 
 
 class AppliedOperatingPoint(_Frozen):
-    """The frozen operating point that made the decision: logit >= threshold is positive."""
+    """The frozen operating point that made the decision: logit >= threshold is positive.
+
+    `threshold_probability` is the calibrated probability of the threshold; answers of older versions lack it.
+    """
 
     target_tpr: float
     threshold: float
@@ -52,6 +55,7 @@ class AppliedOperatingPoint(_Frozen):
     fpr_high: float
     positives: int
     negatives: int
+    threshold_probability: float | None = Field(default=None, exclude_if=lambda probability: probability is None)
 
 
 class ModelIdentity(_Frozen):

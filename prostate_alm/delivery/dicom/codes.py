@@ -20,6 +20,7 @@ def _code(value: str, scheme: str, meaning: str) -> CodedConcept:
 
 
 # what was examined, by whom
+TITLE = _code("report", PRIVATE, "Prostate MRI report of a model, research use only")
 PROCEDURE = _code("719178004", "SCT", "Multiparametric MRI of prostate")
 PROSTATE = _code("41216001", "SCT", "Prostate")
 DEVICE = _code("121007", "DCM", "Device")
@@ -41,8 +42,10 @@ STANDARD_DEVIATION = _code("386136009", "SCT", "Standard Deviation")
 MINIMUM = _code("255605001", "SCT", "Minimum")
 MAXIMUM = _code("56851009", "SCT", "Maximum")
 THRESHOLD = _code("122411", "DCM", "Threshold Value")
+THRESHOLD_LOGIT = _code("threshold-logit", PRIVATE, "Threshold of the mean logit")
 TARGET_SENSITIVITY = _code("target-tpr", PRIVATE, "Target sensitivity of the operating point")
-NO_UNITS = _code("1", "UCUM", "no units")
+SHARE = _code("1", "UCUM", "0 to 1")
+LOG_ODDS = _code("{logit}", "UCUM", "log odds")
 S_PER_MM2 = _code("s/mm2", "UCUM", "s/mm2")
 
 # judgements

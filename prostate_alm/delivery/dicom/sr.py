@@ -94,6 +94,7 @@ def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> Dat
         observation_context=sr.ObservationContext(observer_device_context=_observer(answer.model)),
         procedure_reported=codes.PROCEDURE,
         imaging_measurements=[_group(answer, evidence, key=key)],
+        title=codes.TITLE,
     )
     root = report[0]
     measurements = root.ContentSequence.pop()  # the template wants notice and images before them
@@ -110,9 +111,11 @@ def _summary(answer: Answer) -> str:
     """Return the result in a line, which a viewer shows before the list of images."""
     if isinstance(answer, Refused):
         return f"Refused ({answer.code}): {answer.reason}"
+    point = answer.operating_point
+    threshold = "" if point.threshold_probability is None else f" (threshold {point.threshold_probability:.3f})"
     return (
-        f"{answer.decision.capitalize()} at the operating point for a sensitivity of "
-        f"{answer.operating_point.target_tpr:g}; probability of {_critical(answer)} {answer.probability:.3f}; "
+        f"{answer.decision.capitalize()} at the operating point for a sensitivity of {point.target_tpr:g}; "
+        f"probability of {_critical(answer)} {answer.probability:.3f}{threshold}; "
         f"reasons to distrust it: {len(answer.warnings) or 'none'}"
     )
 
@@ -207,20 +210,28 @@ def _algorithm(answer: Answer) -> sr.AlgorithmIdentification:
 def _measurements(answer: Prediction) -> Iterator[sr.Measurement]:
     """Yield the numbers of an answer (TID 300)."""
     logits, point = answer.member_logits, answer.operating_point
-    yield _measurement(codes.PROBABILITY, answer.probability)
+    yield _measurement(codes.PROBABILITY, answer.probability, unit=codes.SHARE)
+    if point.threshold_probability is not None:
+        yield _measurement(codes.THRESHOLD, point.threshold_probability, unit=codes.SHARE)
     yield _measurement(codes.LOGIT, answer.logit, derivation=codes.MEAN)
     yield _measurement(codes.LOGIT, answer.logit_std, derivation=codes.STANDARD_DEVIATION)
     yield _measurement(codes.LOGIT, min(logits), derivation=codes.MINIMUM)
     yield _measurement(codes.LOGIT, max(logits), derivation=codes.MAXIMUM)
-    yield _measurement(codes.THRESHOLD, point.threshold)
-    yield _measurement(codes.TARGET_SENSITIVITY, point.target_tpr)
+    yield _measurement(codes.THRESHOLD_LOGIT, point.threshold)
+    yield _measurement(codes.TARGET_SENSITIVITY, point.target_tpr, unit=codes.SHARE)
     for name, probability in answer.classes.probabilities.items() if answer.classes else ():
-        yield _measurement(codes.probability_of(plain_text(name)), probability)
+        yield _measurement(codes.probability_of(plain_text(name)), probability, unit=codes.SHARE)
 
 
-def _measurement(name: sr.CodedConcept, value: float, *, derivation: sr.CodedConcept | None = None) -> sr.Measurement:
-    """Return one number without a unit; adding 0 turns -0 into 0."""
-    return sr.Measurement(name, round(value, DECIMALS) + 0.0, codes.NO_UNITS, derivation=derivation)
+def _measurement(
+    name: sr.CodedConcept,
+    value: float,
+    *,
+    unit: sr.CodedConcept = codes.LOG_ODDS,
+    derivation: sr.CodedConcept | None = None,
+) -> sr.Measurement:
+    """Return one number; adding 0 turns -0 into 0."""
+    return sr.Measurement(name, round(value, DECIMALS) + 0.0, unit, derivation=derivation)
 
 
 def _judgements(answer: Answer) -> Iterator[sr.QualitativeEvaluation]:

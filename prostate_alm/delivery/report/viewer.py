@@ -110,4 +110,4 @@ def _packed_saliency(saliency: NDArray[np.floating]) -> str:
 
 
 def _deflated(content: bytes) -> str:
-    return base64.b64encode(zlib.compress(content, 9)).decode()
+    return base64.b64encode(zlib.compress(content, 6)).decode()

@@ -39,6 +39,7 @@ ANSWER = Prediction(
     operating_point=AppliedOperatingPoint(
         target_tpr=0.95, threshold=-0.4123, tpr=0.96, tpr_low=0.9, tpr_high=0.99,
         fpr=0.6, fpr_low=0.5, fpr_high=0.7, positives=40, negatives=100,
+        threshold_probability=0.3456,
     ),
     b_values_s_per_mm2=(100.0, 600.0),
     b_values_acquired_s_per_mm2=(100.0, 600.0, 1000.0),

@@ -129,9 +129,13 @@ def test_another_reader_finds_the_numbers_and_the_decision(study: Path, tmp_path
         ("Logit of the ensemble's members", "Standard Deviation"): 0.25,
         ("Logit of the ensemble's members", "Minimum"): 1.0,
         ("Logit of the ensemble's members", "Maximum"): 1.5037,
-        ("Threshold Value", None): -0.4123,
+        ("Threshold Value", None): 0.3456,
+        ("Threshold of the mean logit", None): -0.4123,
         ("Target sensitivity of the operating point", None): 0.95,
     }
+    units = {one.name.meaning: one.unit.meaning for one in found}
+    assert units["Probability"] == units["Threshold Value"] == "0 to 1"  # one scale: the reader can compare them
+    assert units["Threshold of the mean logit"] == "log odds"
     said = {one.name.meaning: one.value.meaning for one in group.get_qualitative_evaluations()}
     assert said["Decision at the operating point"] == "Positive"
     assert [site.value.value for site in group.finding_sites] == ["41216001"]
@@ -144,8 +148,9 @@ def test_dcmtk_shows_each_number_with_its_name_and_the_result_before_the_images(
     path = samples.save(structured_report(samples.answered(study)), tmp_path / "sr.dcm")
     page = subprocess.run(["dsr2html", str(path)], capture_output=True, text=True, check=True).stdout
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "probability of the critical class 0.877 (threshold 0.346)" in text
     assert text.index("Summary: Positive at the operating point") < text.index("Image Library")
-    for name, value in (("Probability", "0.8765"), ("Threshold Value", "-0.4123")):
+    for name, value in (("Probability", "0.8765"), ("Threshold Value", "0.3456")):
         assert re.search(rf"{name}: {value}", text), text[:2000]
 
 
