@@ -46,7 +46,7 @@ TESTS = {
     "imaging/signal.py": ["test_values.py", "test_volume.py", "test_syntaxes.py"],
     "imaging/segmentation.py": ["../data/test_segmentations.py"],
     "data/masks.py": ["test_masks.py", "test_segmentations.py"],
-    "data/cohorts/mask_files.py": ["test_masks.py"],
+    "data/cohorts/mask_files.py": ["test_masks.py", "test_cohort_picai.py", "test_cohort_prostate158.py"],
     "data/cohorts/segmentations.py": ["test_segmentations.py"],
     "imaging/study.py": ["test_study.py", "test_vendors.py", "test_rules_file.py"],
     "delivery/answers.py": ["test_predict.py", "test_package_monai.py"],

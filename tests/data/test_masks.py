@@ -327,6 +327,13 @@ def test_a_lesion_that_t2_does_not_show_is_refused() -> None:
         lesions_on(t2, fine, name="fine.mha")
 
 
+def test_a_lesion_whose_outermost_voxel_lies_on_the_face_of_t2_is_within() -> None:
+    coarse = grid(shape=(4, 4, 4), spacing_mm=4.0, start_mm=-1.0)  # the first centre is half a voxel of T2 before it
+    coarse.voxels[0, 1, 1] = 1
+    found = lesions_on(grid(shape=(8, 8, 8), spacing_mm=2.0), coarse, name="adc.mha")
+    assert np.argwhere(found).tolist() == [[0, j, k] for j in (1, 2) for k in (1, 2)]
+
+
 def test_two_files_for_one_mask_and_a_folder_without_any_are_named(
     files: Any, dicom: Path, masks: Path, affine: np.ndarray, tmp_path: Path
 ) -> None:
