@@ -96,10 +96,13 @@ class LesionMetrics(RankingMetrics):
         }
 
     def compute(self) -> dict[str, float]:
-        """Return the metrics by name, each starting with `val_`; none where there is one class of cases only."""
+        """Return the metrics by name, each starting with `val_`; none where there is one class of cases only.
+
+        Where the crops show no whole lesion they are those of `RankingMetrics`.
+        """
         of_cases, of_lesions = super().compute(), self._auc()
         if not of_cases or not of_lesions:
-            return {}
+            return of_cases
         positives = self.labels.sum()
         step = 0.5 / (positives * (len(self.labels) - positives))  # the smallest difference of two AUCs
         outranked = max(1 - of_lesions["lesion_auc"], 1e-9)

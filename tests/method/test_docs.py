@@ -35,7 +35,7 @@ def test_the_picture_is_there_and_small():
 
 def test_the_commands_name_scripts_that_exist():
     scripts = re.findall(r"python ((?:benchmarks|docs)/\S+\.py)", TEXT)
-    assert len(set(scripts)) == 6
+    assert len(set(scripts)) == 7
     assert all((ROOT / script).is_file() for script in scripts)
 
 

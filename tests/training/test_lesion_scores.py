@@ -90,3 +90,13 @@ def test_cases_without_any_lesion_have_no_figures_of_lesions() -> None:
     metrics.update((noise(0)[2:], {"label": torch.zeros(2), "sample_id": IDS[2:], "lesions": lesions()[2:]}))
     assert metrics.lesion_figures() == {}
     assert metrics.compute() == {}
+
+
+def test_where_the_crops_show_no_whole_lesion_the_cases_are_ranked_all_the_same() -> None:
+    metrics = LesionMetrics(COUNTS)
+    cut = torch.where(lesions() > 0, -1, lesions())
+    metrics.update((noise(3), {"label": torch.tensor([1, 1, 0, 0]), "sample_id": IDS, "lesions": cut}))
+    figures = metrics.compute()
+    assert "val_score" in figures
+    assert "val_lesion_auc" not in figures
+    assert metrics.lesion_figures()["lesion_ap"] == 0
