@@ -107,7 +107,7 @@ def read_segmentation(path: Path) -> Segmentation:
         raise StudyRefused(
             "no_segment",
             f"a segmentation must hold a lesion or the prostate, got {len(data.SegmentSequence)} other segments in "
-            f"{place}. Name the segments with the codes of docs/lesions.md, or leave the object out.",
+            f"{place}. Name the segments with the codes of data_manifest/README.md, or leave the object out.",
         )
     planes = list(_planes(data, place=place))
     affine_ras_mm, heights = _grid(data, planes, place=place)
