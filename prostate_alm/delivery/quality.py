@@ -17,11 +17,9 @@ from prostate_alm.delivery.card import CONFIDENCE, GridSpec, ModelCard, StoredOp
 from prostate_alm.delivery.package.training_range import intensity_variation
 from prostate_alm.delivery.prediction import Acquisition, QualityWarning
 from prostate_alm.delivery.preprocess import outside_t2_mm
-from prostate_alm.imaging.geometry import stack_images
 from prostate_alm.imaging.rulebook import default_rules
 from prostate_alm.imaging.rules import listed
-from prostate_alm.imaging.selection import image_stacks
-from prostate_alm.imaging.volume import StudyVolumes, load_volume
+from prostate_alm.imaging.volume import StudyVolumes
 from prostate_alm.method.operating_point import positives_for_guarantee
 
 
@@ -140,11 +138,9 @@ def _spacing(volumes: StudyVolumes, trained: TrainingRange, limits: QualityLimit
 
 def _diffusion_spacing_mm(volumes: StudyVolumes) -> NDArray[np.float64] | None:
     """Return the voxel size of the diffusion images as acquired, before they came onto the grid of T2."""
-    stacks = image_stacks(volumes.selection)[1:]
-    if not stacks:
+    if not volumes.acquired:
         return None
-    place, images = stacks[0]
-    spacing_mm: NDArray[np.float64] = np.linalg.norm(stack_images(images, place=place).affine_ras_mm[:3, :3], axis=0)
+    spacing_mm: NDArray[np.float64] = np.linalg.norm(volumes.acquired[0].affine_ras_mm[:3, :3], axis=0)
     return spacing_mm
 
 
@@ -227,20 +223,18 @@ def _field_of_view(volumes: StudyVolumes, grid: GridSpec, limits: QualityLimits)
 
 def _core_outside_diffusion(volumes: StudyVolumes, limits: QualityLimits) -> float:
     """Return the share of the middle of the T2 volume that lies outside the diffusion's field of view."""
-    stacks = image_stacks(volumes.selection)[1:]
-    if not stacks:
+    if not volumes.acquired:
         return 0.0
-    place, images = stacks[0]
-    stack = stack_images(images, place=place)
+    diffusion = volumes.acquired[0]
     shape = np.array(volumes.t2.voxels.shape)
     middle = volumes.t2.affine_ras_mm[:3, :3] @ ((shape - 1) / 2) + volumes.t2.affine_ras_mm[:3, 3]
     axes = volumes.t2.affine_ras_mm[:3, :3] / np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0)
     steps = [np.linspace(-mm / 2, mm / 2, 11) for mm in limits.core_mm]
     points = np.stack(np.meshgrid(*steps, indexing="ij")).reshape(3, -1)  # (3, N) along the axes of T2
     world = axes @ points + middle[:, None]
-    inverse = np.linalg.inv(stack.affine_ras_mm)
+    inverse = np.linalg.inv(diffusion.affine_ras_mm)
     voxels = inverse[:3, :3] @ world + inverse[:3, 3:]
-    inside = (voxels >= -0.5) & (voxels <= np.array(stack.shape)[:, None] - 0.5)
+    inside = (voxels >= -0.5) & (voxels <= np.array(diffusion.voxels.shape)[:, None] - 0.5)
     return float(1 - inside.all(axis=0).mean())
 
 
@@ -252,9 +246,8 @@ def _artefacts(volumes: StudyVolumes, limits: QualityLimits) -> Found:
             f"noise in T2 is about {noise:.0%} of its signal, more than {limits.artefacts.t2_noise:.0%}.",
         )
     images = [("T2", volumes.t2)]
-    for one in volumes.selection.dwi[:1]:
-        lowest = one.b_values_s_per_mm2[0]
-        images.append((f"diffusion at b {lowest:g}", load_volume(one.series, b_value_s_per_mm2=lowest)))
+    lowest = zip(volumes.b_values_acquired_s_per_mm2, volumes.acquired, strict=False)
+    images += [(f"diffusion at b {b_value:g}", volume) for b_value, volume in list(lowest)[:1]]
     for name, volume in images:
         jump = slice_jump(volume)
         if jump > limits.artefacts.slice_jump:

@@ -39,7 +39,9 @@ class Volume:
 class StudyVolumes:
     """T2 and one diffusion volume for each requested b-value, all on the T2 grid.
 
-    `b_values_computed` flags the volumes that no scanner measured: they come from the mono-exponential fit.
+    `b_values_computed` flags the volumes that no scanner measured: they come from the mono-exponential fit. `acquired`
+    are the diffusion images as they were measured, on their own grid, one for each of `b_values_acquired_s_per_mm2`;
+    none where the volumes were read from files that hold them on the T2 grid only.
     """
 
     t2: Volume
@@ -48,6 +50,7 @@ class StudyVolumes:
     b_values_acquired_s_per_mm2: tuple[float, ...]
     b_values_computed: tuple[bool, ...]
     selection: Selection
+    acquired: tuple[Volume, ...] = ()
 
 
 def load_study(
@@ -102,7 +105,9 @@ def load_selection(
     acquired_b = tuple(float(images[0].b_value_s_per_mm2 or 0.0) for _, images in dwi_stacks)
     harmonised, computed = harmonise(acquired, acquired_b, b_values_s_per_mm2=b_values_s_per_mm2, rules=rules)
     on_t2_grid = tuple(resample(one, reference=t2) for one in harmonised)
-    return StudyVolumes(t2, on_t2_grid, tuple(b_values_s_per_mm2), acquired_b, computed, selection)
+    return StudyVolumes(
+        *(t2, on_t2_grid, tuple(b_values_s_per_mm2), acquired_b, computed, selection), acquired=tuple(acquired)
+    )
 
 
 def load_volume(series: Series, *, b_value_s_per_mm2: float | None = None) -> Volume:

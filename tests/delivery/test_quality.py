@@ -1,5 +1,6 @@
 """Warnings: each is given where its rule says, and none on a study like those of the training."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +49,23 @@ def codes(volumes, channels, model, trained, *, member_logits=CLOSE, **changes) 
 
 def test_a_study_like_those_of_the_training_has_no_warning(volumes, channels, packed_model, trained):
     assert codes(volumes, channels, packed_model, trained) == []
+
+
+def test_no_image_is_read_again_for_the_warnings(phantom_study, channels, packed_model, trained, tmp_path):
+    folder = shutil.copytree(phantom_study, tmp_path / "study")
+    volumes = load_study(folder)
+    shutil.rmtree(folder)
+    moved = replace(volumes.acquired[0], voxels=jolted(volumes.acquired[0].voxels))
+    jumping = replace(volumes, acquired=(moved, *volumes.acquired[1:]))
+    assert codes(volumes, channels, packed_model, trained) == []
+    assert codes(jumping, channels, packed_model, trained) == ["motion_suspected"]
+
+
+def jolted(voxels):
+    """Return slices of which every other one lies 5 voxels aside, as of a patient who moved between two passes."""
+    return np.stack(
+        [shift(one, (5 * (k % 2), 0), mode="nearest") for k, one in enumerate(np.moveaxis(voxels, 2, 0))], axis=2
+    )
 
 
 def test_what_a_model_warns_of_whatever_the_study(packed_model):
