@@ -4,6 +4,8 @@ CONSTRAINTS ?= constraints.txt
 # for machines without a GPU, PyTorch's own index of small builds: make train TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 ARGS ?=
+# of make ui; macOS has given 5000 away: make ui PORT=5001
+PORT ?= 5000
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -30,8 +32,8 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports
 
 ui: .venv/run.stamp  ## compare runs in the browser
-	@echo "open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
+	@echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
 pins: .venv/dev.stamp
 	{ echo "# Exact versions of everything that make installs; regenerate with: make pins"; \
