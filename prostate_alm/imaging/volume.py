@@ -220,7 +220,8 @@ def resample_labels(volume: Volume, *, reference: Volume) -> Volume:
 
     Example:
         >>> labels = Volume(np.array([[[0], [5]]], np.float32), np.eye(4))
-        >>> fine = Volume(np.empty((1, 4, 1), np.float32), np.diag([1, 0.5, 1, 1]))
+        >>> half_voxels = np.diag([1, 0.5, 1, 1]) + [[0, 0, 0, 0], [0, 0, 0, -0.25], [0, 0, 0, 0], [0, 0, 0, 0]]
+        >>> fine = Volume(np.empty((1, 4, 1), np.float32), half_voxels)
         >>> resample_labels(labels, reference=fine).voxels.ravel().tolist()
         [0.0, 0.0, 5.0, 5.0]
     """

@@ -79,7 +79,7 @@ def class_concept(name: str) -> CodedConcept:
         name: up to 64 characters of ASCII.
 
     >>> class_concept("equivocal").value
-    'class-f6cee4b7'
+    'class-7cf25c9d'
     """
     return _code(f"class-{hashlib.sha256(name.encode()).hexdigest()[:8]}", PRIVATE, name)
 
