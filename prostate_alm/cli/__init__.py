@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prostate_alm import __version__
-from prostate_alm.cli import bundle, data, demo, doctor, drift, pack, predict, training, watch
+from prostate_alm.cli import bundle, data, demo, doctor, drift, pack, predict, serve_once, training, watch
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
 from prostate_alm.full_disk import full_disk_line
 
@@ -82,6 +82,7 @@ def _parser() -> Parser:
     training.add_experiment(commands)
     pack.add_pack(commands)
     predict.add_predict(commands)
+    serve_once.add_serve_once(commands)
     drift.add_drift(commands)
     watch.add_watch(commands)
     bundle.add_bundle(commands)

@@ -99,15 +99,19 @@ def _predict(options: argparse.Namespace) -> int:
             progress=progress_bar("answering studies", unit="source"),
         )
     )
-    if options.json:
+    return OK if report_outcomes(outcomes, options.output, as_json=options.json) else SOME_REFUSED
+
+
+def report_outcomes(outcomes: Sequence["Outcome"], folder: Path, *, as_json: bool = False) -> bool:
+    """Print what became of studies, and return whether all were answered."""
+    if as_json:
         say(json.dumps([one.answer.model_dump(mode="json") for one in outcomes if one.conflict is None], indent=1))
     else:
-        _print_outcomes(outcomes, options.output)
+        _print_outcomes(outcomes, folder)
     for one in outcomes:
         if one.conflict is not None:
             print_error(f"{one.path.name} was not written: {one.conflict}")
-    unanswered = [one for one in outcomes if one.conflict is not None or one.answer.status == "refused"]
-    return SOME_REFUSED if unanswered else OK
+    return all(one.conflict is None and one.answer.status == "answered" for one in outcomes)
 
 
 def _print_outcomes(outcomes: Sequence["Outcome"], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The services of docker/ without Docker: who may store, who may look, and how all end."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -89,3 +90,12 @@ def test_compose_limits_each_service_and_gives_strangers_no_way_out() -> None:
     settings = json.loads((DOCKER / "orthanc.json").read_text(encoding="utf-8"))
     assert settings["DicomAlwaysAllowStore"] is False
     assert "--allowed-hosts" in compose["services"]["mlflow"]["command"][0]
+
+
+def test_compose_pins_what_it_pulls_and_knows_no_password() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    for name, service in services.items():
+        pinned = re.fullmatch(r"\$\{\w+_IMAGE:-[a-z/]+:\d+\.\d+[\w.-]*\}", service["image"])
+        assert "build" in service or pinned, name
+        secret = [variable for variable in service.get("environment", {}) if "PASSWORD" in variable]
+        assert all(variable.endswith("_FILE") for variable in secret), name
