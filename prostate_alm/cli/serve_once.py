@@ -27,7 +27,7 @@ def add_serve_once(commands: Commands) -> None:
 
 def _serve_once(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.archive import Job, answer_archive
-    from prostate_alm.delivery.container import chosen_exchange, settings_of, sources_of, write_result
+    from prostate_alm.delivery.container import chosen_exchange, is_done, settings_of, sources_of, write_result
     from prostate_alm.delivery.package.described import describe_package
     from prostate_alm.delivery.package.trust import chosen_trust
     from prostate_alm.delivery.report.words import read_words
@@ -45,8 +45,9 @@ def _serve_once(options: argparse.Namespace) -> int:
     )
     with sources_of(exchange) as sources:
         outcomes = list(answer_archive(sources, exchange.output_dir, job=job))
-    complete = report_outcomes(outcomes, exchange.output_dir)
-    if exchange.is_one_study and all(one.conflict is None for one in outcomes):
-        write_result(exchange, outcomes[0].answer)
-        return OK
-    return OK if complete else SOME_REFUSED
+    report_outcomes(outcomes, exchange.output_dir)
+    done = [one.answer for one in outcomes if one.conflict is None and is_done(exchange, one.answer)]
+    if len(done) < len(outcomes):
+        return SOME_REFUSED
+    write_result(exchange, done)
+    return OK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prostate_alm.delivery.answers import answer_to_json
 from prostate_alm.delivery.beside import Kind
-from prostate_alm.delivery.prediction import NOTICE, Answer
+from prostate_alm.delivery.prediction import NOTICE, UNEXPECTED, Answer
 from prostate_alm.delivery.sources import find_sources
 from prostate_alm.whole_files import write_text_atomically
 
@@ -134,12 +134,22 @@ def sources_of(exchange: Exchange) -> Iterator[tuple[Path, ...]]:
         yield (Path(name),)
 
 
-def write_result(exchange: Exchange, answer: Answer) -> None:
-    """Write what the platform reads: mercure result.json, grand-challenge results.json, which is the answer itself."""
+def write_result(exchange: Exchange, answers: Sequence[Answer]) -> None:
+    """Write what a platform reads: mercure result.json, grand-challenge results.json, which is the answer itself."""
+    if not exchange.is_one_study:
+        return
+    (answer,) = answers
     if exchange.kind == "mercure":
         write_text_atomically(exchange.output_dir / "result.json", json.dumps(mercure_result(answer), indent=1) + "\n")
-    if exchange.kind == "grand-challenge":
+    else:
         write_text_atomically(exchange.output_dir / "results.json", answer_to_json(answer))
+
+
+def is_done(exchange: Exchange, answer: Answer) -> bool:
+    """Return whether the platform shall take the task for done: also a refusal is a result, a fault of ours is none."""
+    if answer.status == "answered":
+        return True
+    return exchange.is_one_study and answer.code != UNEXPECTED
 
 
 def mercure_result(answer: Answer) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperati
 from prostate_alm.delivery.prediction import (
     CLASSES_SCHEMA_VERSION,
     SCHEMA_VERSION,
+    UNEXPECTED,
     AppliedOperatingPoint,
     Identity,
     ModelIdentity,
@@ -224,7 +225,7 @@ def _guarded(action: Callable[[], _Outcome]) -> _Outcome | Refusal:
         # where it happened, without the error's own words: those of the system hold paths
         logger.debug("study refused after an unexpected error\n%s", "".join(traceback.format_tb(error.__traceback__)))
         return Refusal(
-            "unexpected_error",
+            UNEXPECTED,
             f"study must be readable, got {type(error).__name__} while answering it. "
             "See what `prostate-alm study explain` says of its folder, and report the error.",
         )

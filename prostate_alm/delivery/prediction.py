@@ -5,6 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NOTICE = "Research use only, not for diagnosis."
+UNEXPECTED = "unexpected_error"
+"""Code of a refusal that is the program's fault, not the study's."""
+
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 """Of an answer about two classes, or a refusal."""
 CLASSES_SCHEMA_VERSION: Literal["1.1"] = "1.1"

@@ -196,6 +196,18 @@ def test_a_refused_study_is_a_result_for_platforms_and_exit_code_1_for_people(
     assert list((tmp_path / "mercure" / "out").glob("*.dcm")) == []
 
 
+def test_a_fault_of_the_program_is_no_result_for_a_platform(
+    small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("prostate_alm.delivery.predict.explain_study", fault)
+    assert mercure(as_mercure(small_study, tmp_path, {"beside": []}), monkeypatch) == 1
+    assert "unexpected_error" in (tmp_path / "out" / "answers.csv").read_text()
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
 def test_no_image_at_all_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mercure(as_mercure(tmp_path / "nothing", tmp_path, {}), monkeypatch) == 0
     assert json.loads((tmp_path / "out" / "result.json").read_text())["code"] == "no_dicom"

@@ -12,13 +12,11 @@ from prostate_alm.delivery.dicom.sr import structured_report
 from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, Response
 from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import StudyResult, predict_folder
-from prostate_alm.delivery.prediction import Refused
+from prostate_alm.delivery.prediction import UNEXPECTED, Refused
 from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.report.page import draw_page
 from prostate_alm.delivery.report.words import Words
 from prostate_alm.imaging.rulebook import Rules
-
-_UNEXPECTED = "unexpected_error"  # of `predict_folder`: the program's fault, not the study's
 
 
 def responder(
@@ -47,7 +45,7 @@ def responder(
     def respond(folder: Path) -> Response:
         result = predict_folder(folder, model, target_tpr=target_tpr, rules=rules)
         if isinstance(result.answer, Refused):
-            if result.answer.code == _UNEXPECTED:
+            if result.answer.code == UNEXPECTED:
                 raise AnswerError(result.answer.reason)
             objects = _refusal(result, folder) if reports_refusals else ()
             return Response(result.answer.code, result.answer.reason, objects)
