@@ -65,6 +65,9 @@ def chosen_exchange(environment: Mapping[str, str], *, root: Path = Path("/")) -
     Raises:
         ContainerError: no such folder is there, both are, one of mercure's variables is missing, or no folder is there
             to write to.
+
+    >>> chosen_exchange({"MERCURE_IN_DIR": ".", "MERCURE_OUT_DIR": "."}).kind
+    'mercure'
     """
     named = [Path(environment[name]) for name in _MERCURE_VARIABLES if environment.get(name)]
     there = [name for name in ("input", "in") if (root / name).is_dir()]
@@ -96,7 +99,11 @@ def settings_of(exchange: Exchange, environment: Mapping[str, str]) -> Settings:
 
     Raises:
         ContainerError: they cannot be read, or hold what no setting is called or can be; nothing of task.json, which
-            names the patient, is repeated.
+            names the patient, is repeated but the name of a setting.
+
+    >>> here = Exchange("folders", Path("in"), Path("out"), Path("prostate.zip"))
+    >>> settings_of(here, {"PROSTATE_ALM_SETTINGS": '{"target_tpr": 0.9}'}).target_tpr
+    0.9
     """
     if exchange.kind != "mercure":
         return _checked(_parsed(environment.get(SETTINGS_VARIABLE) or "{}", SETTINGS_VARIABLE), SETTINGS_VARIABLE)
