@@ -1,4 +1,4 @@
-"""The documentation as a site: `make docs`. Its source folder is the root of the checkout: links are those of the files."""
+"""The documentation as a site (`make docs`), from the root of the checkout, so that links are those of the files."""
 
 import shutil
 from pathlib import Path
@@ -64,6 +64,12 @@ def add_sections(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += SECTIONS
 
 
+def keep_colons(app: Sphinx, what: str, name: str, one: object, options: object, lines: list[str]) -> None:
+    """Keep napoleon from taking the words before a colon for the type of a value."""
+    if what in {"attribute", "data", "property"}:
+        lines.insert(0, "")
+
+
 def copy_front_page(app: Sphinx, failure: Exception | None) -> None:
     """Give web servers the front page under the name that they look for."""
     if failure is None and app.builder.format == "html":
@@ -72,4 +78,5 @@ def copy_front_page(app: Sphinx, failure: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_sections)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
     app.connect("build-finished", copy_front_page)
