@@ -67,7 +67,7 @@ def add_sections(app: Sphinx, page: str, source: list[str]) -> None:
 def keep_colons(app: Sphinx, what: str, name: str, one: object, options: object, lines: list[str]) -> None:
     """Keep napoleon from taking the words before a colon for the type of a value."""
     if what in {"attribute", "data", "property"}:
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # it looks at the first line: an empty comment
 
 
 def copy_front_page(app: Sphinx, failure: Exception | None) -> None:
