@@ -9,7 +9,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo train test test-slow lint ui pins sbom clean
+.PHONY: demo train test test-slow lint docs ui pins sbom clean
 
 train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
@@ -31,11 +31,14 @@ lint: .venv/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv/docs.stamp  ## the documentation as a site, with the API: build/site/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/site
+
 ui: .venv/run.stamp  ## compare runs in the browser
 	@echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
 	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
 
-pins: .venv/dev.stamp
+pins: .venv/dev.stamp .venv/docs.stamp
 	{ echo "# Exact versions of everything that make installs; regenerate with: make pins"; \
 	  $(BIN)/pip freeze --exclude prostate-alm --exclude pip --exclude setuptools | sed 's/+cpu$$//'; } > constraints.new
 	mv constraints.new constraints.txt
@@ -63,6 +66,11 @@ endef
 	$(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch .venv/run.stamp $@
+
+# apart from the checks, which need none of it
+.venv/docs.stamp: .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf .venv

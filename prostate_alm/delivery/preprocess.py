@@ -47,7 +47,7 @@ def network_input(volumes: StudyVolumes, grid: GridSpec) -> torch.Tensor:
 
 
 def cropped_channels(volumes: StudyVolumes, grid: GridSpec) -> NDArray[np.float32]:
-    """Return the signal of each channel on the model's grid, (C, *grid.normalised_size) float32, not normalised.
+    """Return the signal of each channel on the model's grid, ``(C, *grid.normalised_size)`` float32, not normalised.
 
     Where T2 is smaller than the region, its edge is repeated.
     """
@@ -59,7 +59,7 @@ def cropped_channels(volumes: StudyVolumes, grid: GridSpec) -> NDArray[np.float3
 
 
 def normalised_image(channels: NDArray[np.float32], grid: GridSpec) -> torch.Tensor:
-    """Return channels (C, *grid.normalised_size) with zero mean and unit variance, cropped to `grid.image_size`."""
+    """Return channels ``(C, *grid.normalised_size)`` with zero mean and unit variance, cropped to `grid.image_size`."""
     image = torch.from_numpy(channels)
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     std = image.std(dim=(1, 2, 3), keepdim=True, unbiased=False)

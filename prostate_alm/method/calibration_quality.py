@@ -39,7 +39,7 @@ def calibration_quality(
 ) -> CalibrationQuality:
     """Compare probabilities with what happened.
 
-    ECE = Σ_b n_b/n |mean_b(y) - mean_b(p)| over bins of equal width of p; Brier = mean((p - y)²). The slope s
+    ``ECE = Σ_b n_b/n |mean_b(y) - mean_b(p)|`` over bins of equal width of p; Brier = mean((p - y)²). The slope s
     maximises the likelihood of y under sigmoid(s · log(p / (1 - p)) + c), the intercept a that under sigmoid(log(p /
     (1 - p)) + a). Intervals are those of the normal approximation, from the curvature of the likelihood.
 

@@ -34,8 +34,8 @@ class Diagnostics:
         q_max: largest q.
         multiplier_quantiles: median, 90 % quantile and maximum of λ now.
         mu: μ now.
-        gradient_ratio: Σ |gradient of the constraint| / Σ |gradient of F| at the logits, over the steps; NaN if not
-            measured (only ``ConstrainedLoss`` measures it), infinite if F has no gradient.
+        gradient_ratio: ``Σ |gradient of the constraint| / Σ |gradient of F|`` at the logits, over the steps; NaN if
+            not measured (only ``ConstrainedLoss`` measures it), infinite if F has no gradient.
         advice: inactive, active or dominating; docs/method.md says what to do.
     """
 

@@ -215,7 +215,7 @@ class AugmentedLagrangian(nn.Module):
         self._skipped += 1
 
     def observe_validation(self, auc: float) -> bool:
-        """Apply the rule μ *= ρ when the validation AUC fell, up to the cap.
+        """Apply the rule ``μ *= ρ`` when the validation AUC fell, up to the cap.
 
         Args:
             auc: AUC of the validation set, in [0, 1]; the same on all ranks.

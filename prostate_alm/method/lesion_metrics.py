@@ -42,7 +42,7 @@ class Froc:
 def match_lesions(candidates: Candidates, lesions: ArrayLike, *, least_overlap: float = LEAST_OVERLAP) -> Detections:
     """Say which candidate found which lesion.
 
-    A candidate finds a lesion where its peak lies in it, or where the two overlap by IoU = |C ∩ L| / |C ∪ L| >=
+    A candidate finds a lesion where its peak lies in it, or where the two overlap by ``IoU = |C ∩ L| / |C ∪ L|`` >=
     `least_overlap`. One candidate finds one lesion and is found by one: as many pairs as there can be, and of these the
     largest sum of IoU. A further candidate that would find a lesion is neither a hit nor a false positive.
 

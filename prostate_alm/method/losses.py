@@ -65,7 +65,7 @@ class BaseLoss(nn.Module):
 
 
 def make_loss(name: str, **parameters: Any) -> BaseLoss:
-    """Return a base loss, called as ``loss(logits, labels)``, a mean over the batch; stable for |logit| to 1e4.
+    """Return a base loss, called as ``loss(logits, labels)``, a mean over the batch; stable for logits to ±1e4.
 
     With z the logit, p its sigmoid, y the label, s = z for positives and -z for negatives, and
     ℓ(u) = log(1 + exp(-u)):
