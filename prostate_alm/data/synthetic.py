@@ -40,8 +40,8 @@ class SyntheticCohort(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    studies: int = Field(default=DEFAULT_STUDIES, ge=1)
-    seed: int = Field(default=0, ge=0)
+    studies: int = Field(ge=1)
+    seed: int = Field(ge=0)
     difficulty: float = Field(default=DEFAULT_DIFFICULTY, ge=0, le=IMAGE_DIFFICULTY_MAX)
     reader_difficulty: float | None = Field(default=None, ge=0, le=1)
     lesions: Literal["separate", "graded"] = "separate"
@@ -55,7 +55,7 @@ class SyntheticCohort(BaseModel):
     def name(self) -> str:
         """What a cohort is called that differs from others in size, seed and what its manifest has.
 
-        >>> SyntheticCohort().name, SyntheticCohort(masks=True).name
+        >>> SyntheticCohort(studies=60, seed=0).name, SyntheticCohort(studies=60, seed=0, masks=True).name
         ('phantom-60-seed0', 'phantom-60-masks-seed0')
         """
         kinds = [kind for kind in ("findings", "masks") if getattr(self, kind)]
@@ -65,6 +65,10 @@ class SyntheticCohort(BaseModel):
     def phantom(self) -> dict[str, Any]:
         """The parameters of a single study."""
         return self.model_dump(exclude={"studies", "test_share", "findings", "masks"})
+
+
+DEFAULT_COHORT = SyntheticCohort(studies=DEFAULT_STUDIES, seed=0)
+"""What a bundle uses when given no cohort."""
 
 
 def ensure_synthetic_cohort(

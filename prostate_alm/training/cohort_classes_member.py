@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from prostate_alm.data.manifest import Manifest, Name
-from prostate_alm.data.synthetic import SyntheticCohort
+from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort
 from prostate_alm.method.class_losses import CLASS_LOSSES, make_class_loss
 from prostate_alm.method.class_metrics import require_critical
 from prostate_alm.training.cohort_member import CohortSettings, silence_missing_decoders
@@ -27,7 +27,7 @@ class CohortClassesSettings(CohortSettings):
     """
 
     losses: ClassVar[Mapping[str, Any]] = CLASS_LOSSES
-    synthetic: ClassVar[SyntheticCohort] = SyntheticCohort(findings=True)
+    synthetic: ClassVar[SyntheticCohort] = DEFAULT_COHORT.model_copy(update={"findings": True})
 
     findings: tuple[Name, ...] = Field(min_length=2)
     critical: tuple[int, ...]

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, require_channels
 from prostate_alm.data.recipe import make_from_recipe
 from prostate_alm.data.splits import split_at_ratio, split_member
-from prostate_alm.data.synthetic import SyntheticCohort, ensure_synthetic_cohort
+from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort, ensure_synthetic_cohort
 from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.member import Member, open_trained, prepare
@@ -40,7 +40,7 @@ class CohortSettings(Settings):
         *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
     }
-    synthetic: ClassVar[SyntheticCohort] = SyntheticCohort()
+    synthetic: ClassVar[SyntheticCohort] = DEFAULT_COHORT
     """The cohort that is used where none is given."""
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from torch import nn
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, require_channels
 from prostate_alm.data.masks import check_masks
-from prostate_alm.data.synthetic import SyntheticCohort
+from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort
 from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.method.lesions import lesion_id
 from prostate_alm.method.losses import Maker
@@ -31,7 +31,7 @@ class LesionSettings(CohortSettings):
     """
 
     losses: ClassVar[Mapping[str, Maker]] = MAP_LOSSES
-    synthetic: ClassVar[SyntheticCohort] = SyntheticCohort(masks=True)
+    synthetic: ClassVar[SyntheticCohort] = DEFAULT_COHORT.model_copy(update={"masks": True})
 
     @property
     def experiment_name(self) -> str:
