@@ -115,7 +115,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
 def _train_ensemble(options: argparse.Namespace) -> int:
     from prostate_alm.training.ensemble_training import read_overrides, train_ensemble
 
-    logging.getLogger("prostate_alm").setLevel(logging.INFO)  # how far the members are
+    logging.getLogger("prostate_alm.training.fanout").setLevel(logging.INFO)  # how far the members are
     report = train_ensemble(
         options.bundle,
         members=options.members,

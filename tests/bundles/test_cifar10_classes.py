@@ -31,6 +31,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_stand_in(tmp_path_factory.mktemp("cifar"), images_per_class=60)
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_member_with_two_critical_classes(run_cifar10: Run, images: Path, tmp_path: Path) -> None:
     chosen = ("--critical", "['cat','ship']", "--ordered", "true", "--profile", "rare", "--loss", "ldam")
     given = ("--dataset_dir", images, "--output_dir", "OUT", "--tracking_uri", "none")

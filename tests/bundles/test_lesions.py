@@ -52,6 +52,7 @@ def trained(
     return run("training", *given, *EPOCHS, folder=workplace, environment=clean_environment)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_its_results_are_those_of_any_member(
     trained: subprocess.CompletedProcess[str], workplace: Path, lesion_cohort: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_the_command_trains_and_its_results_are_those_of_any_member(
     assert 0 <= float(history[-1]["val_lesion_auc"]) <= 1
 
 
+@pytest.mark.slow
 def test_multipliers_are_those_of_lesions_and_weights_load(
     trained: subprocess.CompletedProcess[str], workplace: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_the_member_is_evaluated_again(
     assert line in again.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_maps_are_written_on_the_grid_of_t2_and_at_their_place(
     trained: subprocess.CompletedProcess[str], workplace: Path, lesion_cohort: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ def test_a_run_killed_and_resumed_gives_the_same_numbers(
         assert (workplace / "killed" / file).read_bytes() == (workplace / "whole" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_a_cohort_without_masks_ends_with_code_2_and_leaves_nothing(
     cohort: Path, tmp_path: Path, clean_environment: dict[str, str]
 ) -> None:

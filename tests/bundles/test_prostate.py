@@ -153,10 +153,11 @@ def assert_one_line(stderr: str, text: str) -> None:
     ("arguments", "message"),
     [
         (("--pretrain_epoch", "3"), "Did you mean --pretrain_epochs?"),
-        (("--train#handler", "[]"), "Did you mean --train#handlers?"),
-        (
+        pytest.param(("--train#handler", "[]"), "Did you mean --train#handlers?", marks=pytest.mark.slow),
+        pytest.param(
             ("--read_and_normalise#7", "{'_target_': 'monai.transforms.RandGaussianNoised', 'keys': 'image'}"),
             "read_and_normalise must hold transforms that are not random, got RandGaussianNoised",
+            marks=pytest.mark.slow,
         ),
         (("--manifest", "nowhere.json"), "manifest must be a readable file, got nowhere.json"),
     ],
@@ -170,6 +171,7 @@ def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_used_claims_no_folder(cohort: Path, tmp_path: Path) -> None:
     result = run("--manifest", cohort, "--output_dir", "out", "--tracking_uri", "nonsense://x", folder=tmp_path)
     assert result.returncode == 2
@@ -236,6 +238,7 @@ def test_two_processes_train_as_one_does(cohort: Path, tmp_path: Path) -> None:
     assert len(runs) == 4  # a parent and a member for each of the two trainings
 
 
+@pytest.mark.slow
 def test_the_overlay_for_several_processes_needs_torchrun(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", BOTH_FILES]
     result = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)

@@ -28,7 +28,8 @@ from prostate_alm.delivery.report.words import english
 DRIVER = """
 (async () => {
   const frame = () => new Promise((done) => setTimeout(done, 30));
-  while (!document.documentElement.classList.contains("viewing")) await frame();
+  const name = () => document.getElementById("viewer-name")?.textContent; // this script comes before it
+  while (!name()) await frame(); // until it was drawn once
   const canvases = [...document.querySelectorAll("#viewer-panels canvas")];
   const told = {};
   const text = (name) => [...document.querySelectorAll(`#viewer-panels ${name}`)].map((one) => one.textContent);
@@ -46,7 +47,6 @@ DRIVER = """
     const bytes = one.getContext("2d").getImageData(0, 0, one.width, one.height).data;
     return bytes.reduce((sum, value) => sum + value, 0) / bytes.length;
   });
-  const name = () => document.getElementById("viewer-name").textContent;
   told.start = [name(), text("span"), brightness()];
   await key("o");
   told.plain = brightness();

@@ -65,6 +65,7 @@ def test_choosing_an_ensemble(run: Run, own_cohort: Path) -> None:
     run(TUTORIALS / "choose_ensemble.md", own_cohort)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("Orthanc") is None, reason="Orthanc is not installed (Debian: orthanc)")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_pacs_node(run: Run, own_cohort: Path, ports: dict[str, str]) -> None:

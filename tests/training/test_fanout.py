@@ -46,7 +46,7 @@ def by_member(outcomes: list[TaskEnd]) -> dict[str, str | None]:
     return {outcome.task.output_dir.name: outcome.failure for outcome in outcomes}
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, threads: int) -> None:
     tasks = make_tasks(images, tmp_path / "first", 4, threads=threads)
     (tmp_path / "first" / "member-01").mkdir(parents=True)
