@@ -21,6 +21,7 @@ from tqdm import tqdm
 from prostate_alm.delivery.card import GridSpec
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.preprocess import network_input
+from prostate_alm.imaging.geometry import LPS_TO_RAS
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume, resample, resample_labels
 from prostate_alm.method.metrics import auc
@@ -30,7 +31,6 @@ from prostate_alm.phantom.study import StudyPlan, plan_study, render_study
 from prostate_alm.shipped import shipped_bundle
 
 SEED = 20_264
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def main() -> None:

@@ -184,8 +184,9 @@ def convert_cohort(
     _require_both_classes(kept, everything)
     splits = _splits(kept, plan)
     first = studies[0][1]
-    records = [_record(one, splits[one.id], converted[one.id], plan) for one in kept]
-    refused_masks = [one for label in kept for one in _refused_masks(label, converted[label.id], plan)]
+    refused_of = {one.id: _refused_masks(one, converted[one.id], plan) for one in kept}
+    records = [_record(one, splits[one.id], converted[one.id], plan, refused=refused_of[one.id]) for one in kept]
+    refused_masks = [one for of_study in refused_of.values() for one in of_study]
     has_masks = bool(refused_masks) or any(record.lesions or record.gland for record in records)
     manifest = Manifest(
         schema_version=version_of(channels=bool(first.diffusion_channels), masks=has_masks)[0],
@@ -313,12 +314,14 @@ def _named_splits(labels: Sequence[Label]) -> dict[str, str]:
     return {label.id: str(label.split) for label in labels}
 
 
-def _record(label: Label, split: str, sidecar: Sidecar, plan: CohortPlan) -> StudyRecord:
+def _record(
+    label: Label, split: str, sidecar: Sidecar, plan: CohortPlan, *, refused: Sequence[RefusedMask]
+) -> StudyRecord:
     def file(name: str) -> VolumeFile:
         return VolumeFile(path=f"{plan.volumes_dir.name}/{label.id}/{name}", sha256=sidecar.sha256[name])
 
-    refused = {one.mask for one in _refused_masks(label, sidecar, plan)}
-    masks = {kind: name for kind, name in MASK_FILES.items() if name in sidecar.sha256 and kind not in refused}
+    unusable = {one.mask for one in refused}
+    masks = {kind: name for kind, name in MASK_FILES.items() if name in sidecar.sha256 and kind not in unusable}
     return StudyRecord(
         id=label.id,
         patient=label.patient,

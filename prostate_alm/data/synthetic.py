@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prostate_alm.data.build import build_manifest
 from prostate_alm.data.convert import labels_bytes
 from prostate_alm.data.masks import MASK_FILES
+from prostate_alm.imaging.geometry import LPS_TO_RAS
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2
 from prostate_alm.parallel import available_workers, map_in_order
 from prostate_alm.phantom.cohort import (
@@ -195,7 +196,7 @@ def _write_masks_of_study(index: int, *, phantom: dict[str, Any], folder: Path) 
     masks = render_masks(plan)
     affine_lps_mm = np.eye(4)
     affine_lps_mm[:3, :3], affine_lps_mm[:3, 3] = masks.grid.steps_mm.T, masks.grid.origin_mm
-    affine_ras_mm = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps_mm
+    affine_ras_mm = LPS_TO_RAS @ affine_lps_mm
     (folder / plan.identifier).mkdir(parents=True, exist_ok=True)
     for name, labels in ((MASK_FILES["lesions"], masks.lesions), (MASK_FILES["gland"], masks.gland)):
         if labels is not None:  # (K, J, I)

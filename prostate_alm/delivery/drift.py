@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import expit
 
 from prostate_alm.delivery.answers import read_answers
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Answer, Prediction
 from prostate_alm.delivery.quality import LIMITS, has_known_b_values
+from prostate_alm.method.calibration import PlattScaling
 from prostate_alm.whole_files import write_bytes_atomically
 
 ALPHA = 0.05
@@ -220,10 +220,7 @@ def _with_earlier(
 
 def _cohort_probabilities(card: ModelCard) -> Floats:
     """Return the calibrated probabilities of the validation cohort, each by members that had not trained on it."""
-    probabilities: Floats = expit(
-        card.calibration.slope * np.array(card.validation.logits) + card.calibration.intercept
-    )
-    return probabilities
+    return PlattScaling(**card.calibration.model_dump()).probability(card.validation.logits)
 
 
 def _ks(first: Floats, second: Floats) -> float:

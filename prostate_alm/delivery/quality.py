@@ -246,8 +246,8 @@ def _artefacts(volumes: StudyVolumes, limits: QualityLimits) -> Found:
             f"noise in T2 is about {noise:.0%} of its signal, more than {limits.artefacts.t2_noise:.0%}.",
         )
     images = [("T2", volumes.t2)]
-    lowest = zip(volumes.b_values_acquired_s_per_mm2, volumes.acquired, strict=False)
-    images += [(f"diffusion at b {b_value:g}", volume) for b_value, volume in list(lowest)[:1]]
+    if volumes.acquired:
+        images.append((f"diffusion at b {volumes.b_values_acquired_s_per_mm2[0]:g}", volumes.acquired[0]))
     for name, volume in images:
         jump = slice_jump(volume)
         if jump > limits.artefacts.slice_jump:

@@ -17,7 +17,7 @@ SPACING_TOLERANCE_MM = 1e-3
 LEAST_GAP_OF_THICKNESS = 0.9  # a spacing below this share of the thickness is the gap, as some scanners write it
 SEND_AGAIN = "Send the whole study again, or remove this series."
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,7 +72,7 @@ def stack_images(instances: Sequence[Instance], *, place: str) -> Stack:
     affine_lps[:3, 1] = -column * spacing_row_mm
     affine_lps[:3, 2] = normal * gap_mm
     affine_lps[:3, 3] = positions[order[0]] + column * spacing_row_mm * (first.rows - 1)
-    return Stack(ordered, _LPS_TO_RAS @ affine_lps)
+    return Stack(ordered, LPS_TO_RAS @ affine_lps)
 
 
 def planned_gap_mm(images: Sequence[Instance]) -> float | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
 from prostate_alm.imaging.dicom import StudyRefused
-from prostate_alm.imaging.geometry import ORIENTATION_TOLERANCE, POSITION_TOLERANCE_MM
+from prostate_alm.imaging.geometry import LPS_TO_RAS, ORIENTATION_TOLERANCE, POSITION_TOLERANCE_MM
 from prostate_alm.imaging.volume import Volume
 
 Kind = Literal["lesions", "gland"]
@@ -35,7 +35,6 @@ LESION_WORDS = ("lesion", "tumor", "tumour", "cancer")
 GLAND_LABELS = ("prostate", "prostate gland", "whole prostate", "whole gland", "gland")
 
 MOST_SLICES = 1000  # of a grid that spans all frames; a position far away would fill the memory
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _EXPORT = "Export it again as a binary segmentation of the study's images."
 
 
@@ -199,7 +198,7 @@ def _grid(
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([row * spacing_mm[0, 1], column * spacing_mm[0, 0], normal * gap_mm])
     affine[:3, 3] = corners_mm[first]
-    return _LPS_TO_RAS @ affine, np.rint(steps).astype(np.intp)
+    return LPS_TO_RAS @ affine, np.rint(steps).astype(np.intp)
 
 
 def _gap_mm(heights_mm: NDArray[np.float64], measures: Any) -> float:

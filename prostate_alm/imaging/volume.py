@@ -24,7 +24,7 @@ sitk: Any = SimpleITK  # its annotations are incomplete
 MODEL_B_VALUES_S_PER_MM2 = (100.0, 600.0, 1000.0)
 ADC_RANGE_MM2_PER_S = (0.0, 4e-3)  # free water at body temperature has 3e-3; above is noise
 
-_LPS_RAS = np.array([-1.0, -1.0, 1.0])
+LPS_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -251,5 +251,5 @@ def _assembled(stacks: Sequence[tuple[str, Stack]]) -> list[Volume]:
 def _itk_grid(volume: Volume) -> tuple[list[float], list[float], list[float]]:
     """Return origin and spacing in mm and the direction cosines of a volume as ITK has them (LPS)."""
     spacing_mm = np.linalg.norm(volume.affine_ras_mm[:3, :3], axis=0)
-    direction = _LPS_RAS[:, None] * volume.affine_ras_mm[:3, :3] / spacing_mm
-    return (_LPS_RAS * volume.affine_ras_mm[:3, 3]).tolist(), spacing_mm.tolist(), direction.ravel().tolist()
+    direction = LPS_RAS[:, None] * volume.affine_ras_mm[:3, :3] / spacing_mm
+    return (LPS_RAS * volume.affine_ras_mm[:3, 3]).tolist(), spacing_mm.tolist(), direction.ravel().tolist()

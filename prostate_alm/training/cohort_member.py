@@ -40,6 +40,7 @@ class CohortSettings(Settings):
         *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
     }
+    bundle: ClassVar[str] = "prostate"
     synthetic: ClassVar[SyntheticCohort] = DEFAULT_COHORT
     """The cohort that is used where none is given."""
 
@@ -113,7 +114,7 @@ class CohortSettings(Settings):
 def prepare_member(
     settings: CohortSettings, path_channels: Sequence[int], transforms: Sequence[Callable[..., Any]]
 ) -> Member:
-    """Prepare a member of the prostate bundle: see `member.prepare`.
+    """Prepare a member of a bundle that is trained on a cohort: see `member.prepare`.
 
     Args:
         settings: of the bundle.
@@ -123,7 +124,7 @@ def prepare_member(
     silence_missing_decoders()
     require_fixed(transforms)
     require_channels(settings.manifest, path_channels)
-    return prepare("prostate", settings)
+    return prepare(settings.bundle, settings)
 
 
 def open_member(**places: Any) -> Member:

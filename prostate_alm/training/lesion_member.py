@@ -1,7 +1,7 @@
 """A member of the lesions bundle: its settings, and its samples with their lesions from the manifest of a cohort."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,15 +9,14 @@ import nibabel as nib
 import numpy as np
 from torch import nn
 
-from prostate_alm.data.manifest import Manifest, StudyRecord, require_channels
+from prostate_alm.data.manifest import Manifest, VolumeFile
 from prostate_alm.data.masks import check_masks
 from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort
-from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.method.lesions import lesion_id
 from prostate_alm.method.losses import Maker
 from prostate_alm.training.cohort_member import CohortSettings, member_samples, silence_missing_decoders
 from prostate_alm.training.map_losses import MAP_LOSSES, make_map_loss
-from prostate_alm.training.member import Member, open_trained, prepare
+from prostate_alm.training.member import Member, open_trained
 from prostate_alm.training.samples import Sample, Samples
 
 logger = logging.getLogger(__name__)
@@ -31,6 +30,7 @@ class LesionSettings(CohortSettings):
     """
 
     losses: ClassVar[Mapping[str, Maker]] = MAP_LOSSES
+    bundle: ClassVar[str] = "lesions"
     synthetic: ClassVar[SyntheticCohort] = DEFAULT_COHORT.model_copy(update={"masks": True})
 
     @property
@@ -52,32 +52,21 @@ class LesionSettings(CohortSettings):
         faults = check_masks(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
-        drawn = {study.id: study for study in manifest.studies if study.lesions is not None}
+        drawn = {study.id: study.lesions for study in manifest.studies if study.lesions is not None}
         _tell_of_others(manifest, len(drawn))
-        numbers = {key: _numbers(study, path.parent) for key, study in drawn.items()}
-        found = [study.model_copy(update={"label": int(bool(numbers[key]))}) for key, study in drawn.items()]
+        numbers = {key: _numbers(path.parent / file.path) for key, file in drawn.items()}
+        found = [
+            study.model_copy(update={"label": int(bool(numbers[study.id]))})
+            for study in manifest.studies
+            if study.id in drawn
+        ]
         usable = manifest.model_copy(update={"studies": tuple(found)})
         parts = member_samples(usable, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
         train, validation, test, extra = (
-            [_with_lesions(one, drawn, numbers, path.parent) for one in part] for part in parts
+            [_with_lesions(one, drawn[one["sample_id"]], numbers[one["sample_id"]], path.parent) for one in part]
+            for part in parts
         )
         return Samples(train, validation, test, extra, identity=self.identity_of(path))
-
-
-def prepare_member(
-    settings: LesionSettings, path_channels: Sequence[int], transforms: Sequence[Callable[..., Any]]
-) -> Member:
-    """Prepare a member of the lesions bundle: see `member.prepare`.
-
-    Args:
-        settings: of the bundle.
-        path_channels: input channels of the network's paths; compared with the volumes of the cohort.
-        transforms: before the cache; none is random.
-    """
-    silence_missing_decoders()
-    require_fixed(transforms)
-    require_channels(settings.manifest, path_channels)
-    return prepare("lesions", settings)
 
 
 def open_member(**places: Any) -> Member:
@@ -129,22 +118,14 @@ def _tell_of_others(manifest: Manifest, drawn: int) -> None:
         )
 
 
-def _numbers(study: StudyRecord, folder: Path) -> tuple[int, ...]:
-    image: Any = nib.load(_file(study, folder))
+def _numbers(path: Path) -> tuple[int, ...]:
+    image: Any = nib.load(path)
     return tuple(int(number) for number in np.unique(np.asarray(image.dataobj)) if number > 0)
 
 
-def _file(study: StudyRecord, folder: Path) -> str:
-    return str(folder / study.lesions.path) if study.lesions else ""
-
-
-def _with_lesions(
-    sample: Sample, studies: Mapping[str, StudyRecord], numbers: Mapping[str, tuple[int, ...]], folder: Path
-) -> Sample:
-    study = studies[sample["sample_id"]]
-    digest = (study.lesions.sha256,) if study.lesions else ()
+def _with_lesions(sample: Sample, file: VolumeFile, numbers: tuple[int, ...], folder: Path) -> Sample:
     return sample | {
-        "lesions": _file(study, folder),
-        "numbers": numbers[study.id],
-        "volumes_sha256": (*sample["volumes_sha256"], *digest),
+        "lesions": str(folder / file.path),
+        "numbers": numbers,
+        "volumes_sha256": (*sample["volumes_sha256"], file.sha256),
     }

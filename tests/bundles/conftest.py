@@ -1,9 +1,10 @@
 """The bundle command as a user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def run_cifar10(clean_environment: dict[str, str]) -> Run:
         return subprocess.run(command, cwd=folder, env=clean_environment, capture_output=True, text=True, timeout=300)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kill_in_second_stage() -> Callable[..., None]:
+    """Return a function that starts a training and kills it after its first epoch with the constraint."""
+
+    def kill(command: Sequence[str], *, folder: Path, environment: dict[str, str]) -> None:
+        with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("alm epoch 1/"):
+                    process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+
+    return kill
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import csv
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +148,10 @@ def test_a_run_killed_and_resumed_gives_the_same_numbers(
     workplace: Path,
     lesion_cohort: Path,
     clean_environment: dict[str, str],
+    kill_in_second_stage: Callable[..., None],
 ) -> None:
     given = ("--manifest", lesion_cohort, "--output_dir", "killed", "--tracking_uri", "none", "--loss", "dice_bce")
-    arguments = command("training", *given, *EPOCHS)
-    with subprocess.Popen(
-        arguments, cwd=workplace, env=clean_environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("alm epoch 1/"):
-                process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    kill_in_second_stage(command("training", *given, *EPOCHS), folder=workplace, environment=clean_environment)
     resumed = run("training", *given, *EPOCHS, "--resume", "true", folder=workplace, environment=clean_environment)
     assert resumed.returncode == 0, resumed.stderr
     for file in ("predictions.csv", "metrics.json", "history.csv"):

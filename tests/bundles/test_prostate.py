@@ -3,9 +3,9 @@
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,18 +103,14 @@ def test_mlflow_holds_the_member_beneath_its_ensemble(
 
 @pytest.mark.slow
 def test_a_run_killed_and_resumed_gives_the_same_numbers(
-    trained: subprocess.CompletedProcess[str], cohort: Path, workplace: Path
+    trained: subprocess.CompletedProcess[str],
+    cohort: Path,
+    workplace: Path,
+    kill_in_second_stage: Callable[..., None],
 ) -> None:
     # in the second stage, where λ and μ matter; tests/training/test_trainer.py interrupts after every epoch
     arguments = ("--manifest", cohort, "--output_dir", "killed", *EPOCHS)
-    with subprocess.Popen(
-        command(*arguments), cwd=workplace, env=environment(), stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("alm epoch 1/"):
-                process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    kill_in_second_stage(command(*arguments), folder=workplace, environment=environment())
     resumed = run(*arguments, "--resume", "true", folder=workplace)
     assert resumed.returncode == 0, resumed.stderr
     assert "pretrain epoch" not in resumed.stdout

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from prostate_alm.imaging.dicom import Instance, Series, StudyRefused
 from prostate_alm.imaging.geometry import has_geometry, normal_of
 from prostate_alm.imaging.selection import image_stacks
-from prostate_alm.imaging.volume import StudyVolumes, Volume, load_volume, resample
+from prostate_alm.imaging.volume import LPS_RAS, StudyVolumes, Volume, load_volume, resample
 
 MAPS_TRIED = 3
 LEAST_CORRELATION = 0.5  # of a map with the fitted ADC: exponential maps and other parameters have less, or below 0
-
-_LPS_RAS = np.array([-1.0, -1.0, 1.0])
 
 Floats = NDArray[np.float32]
 
@@ -112,7 +110,7 @@ def _names(
     normals = np.array([normal_of(one) for one in images])  # (K, 3), LPS
     positions = np.array([one.position_mm for one in images])
     heights = (normals * positions).sum(axis=1)
-    away = np.abs((centres_ras_mm * _LPS_RAS) @ normals.T - heights)  # (Z, K)
+    away = np.abs((centres_ras_mm * LPS_RAS) @ normals.T - heights)  # (Z, K)
     judged = volumes.selection.series
     numbers = {image.sop_instance_uid: one.series.number for one in judged for image in one.series.instances}
     nearest = away.argmin(axis=1)

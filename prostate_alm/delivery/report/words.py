@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ if TYPE_CHECKING:  # the command line reads texts before it needs torch
     from prostate_alm.delivery.prediction import AppliedOperatingPoint, ClassesAnswer, Prediction
     from prostate_alm.delivery.report.series import ImageName
     from prostate_alm.delivery.report.views import Views
+from prostate_alm.delivery.scores import calibrated
 
 DEFAULT_LANGUAGE = "en"
 LABEL_MAX = 60
@@ -94,12 +94,11 @@ class Words:
     def decision_reason(self, answer: Prediction, card: ModelCard) -> str:
         """Return what the decision compares."""
         point = answer.operating_point
-        odds = card.calibration.slope * point.threshold + card.calibration.intercept
         return self(
             "decision.at_or_above" if answer.decision == "positive" else "decision.below",
             score=self.number(answer.logit, ".2f"),
             threshold=self.number(point.threshold, ".2f"),
-            probability=self.percent(1 / (1 + math.exp(-odds))),
+            probability=self.percent(calibrated(point.threshold, card.calibration)),
         )
 
     def meaning(self, card: ModelCard) -> str:
