@@ -106,6 +106,21 @@ class ClassesAnswer(_Frozen):
     probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]]
 
 
+class LesionCandidate(_Frozen):
+    """A place where the model looks for a lesion; `number` counts from 1, the surest first.
+
+    `position_mm` is its peak in the patient's coordinates (LPS), `probability` the one there. `side` and `level` are
+    None where nobody knows where the gland lies.
+    """
+
+    number: int = Field(ge=1)
+    probability: float = Field(ge=0, le=1)
+    position_mm: tuple[float, float, float]
+    volume_mm3: float = Field(gt=0)
+    side: Literal["left", "right", "both"] | None = None
+    level: Literal["base", "mid", "apex"] | None = None
+
+
 class Prediction(_Frozen):
     """A study that was answered.
 
