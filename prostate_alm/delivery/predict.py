@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from prostate_alm import __version__
 from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperatingPoint
+from prostate_alm.delivery.lesions import LesionFindings
 from prostate_alm.delivery.prediction import (
     CLASSES_SCHEMA_VERSION,
     SCHEMA_VERSION,
@@ -67,11 +68,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """An answer with what it was made of: volumes on the T2 grid, the network's input (C, X, Y, Z); None if refused."""
+    """An answer with what it was made of: volumes on the T2 grid, the network's input (C, X, Y, Z); None if refused.
+
+    `lesions` is where a lesion model sees them; None of other models.
+    """
 
     answer: Prediction | Refused
     volumes: StudyVolumes | None
     image: torch.Tensor | None
+    lesions: LesionFindings | None = None
 
 
 @dataclass(frozen=True, eq=False)
