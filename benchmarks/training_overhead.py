@@ -63,9 +63,7 @@ def main() -> None:
         )
         training: Training = config.get_parsed_content("member_training")
         bare = BareEpochs(training)
-        run = tracking.start_member_run(
-            tracking_uri=uri, experiment="prostate", ensemble_name="overhead", member_name="member-00", tags={}
-        )
+        run = tracking.start_member_run(tracking.NewRun("prostate", "overhead", "member-00", {}), tracking_uri=uri)
         whole_s, bare_s = measure(training, bare, run)
     print(f"{'stage':10} {'whole, s':>9} {'bare, s':>9} {'ratio':>6}   (medians of {epochs - 1} epochs)")
     for number in range(2):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prostate_alm.data.build import build_manifest
+from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.phantom.cohort import make_cohort
 from prostate_alm.training import results
 
@@ -28,7 +28,7 @@ def dicom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the manifest of `dicom_cohort`, volumes beside it; a test that alters either copies the folder first."""
     output = tmp_path_factory.mktemp("manifest") / "cohort.json"
-    build_manifest(dicom_cohort, dicom_cohort / "labels.csv", output=output, test_share=0.3, seed=0)
+    build_manifest(DicomCohort(dicom_cohort, dicom_cohort / "labels.csv"), CohortPlan(output, test_share=0.3))
     return output
 
 

@@ -171,23 +171,22 @@ def _make_manifest(options: argparse.Namespace) -> int:
 
 
 def _build_manifest(options: argparse.Namespace) -> int:
-    from prostate_alm.data.build import build_manifest
+    from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
     from prostate_alm.imaging.rulebook import chosen_rules
     from prostate_alm.parallel import available_workers
 
     result = build_manifest(
-        options.dicom_dir,
-        options.labels,
-        output=options.output,
-        test_share=options.test_share,
-        seed=options.seed,
-        source=options.source,
-        label_definition=options.label_definition,
-        licence=options.licence,
-        rules=chosen_rules(options.rules),
-        masks_dir=options.masks,
-        lesions_make_label=not options.lesions_beside_label,
-        overwrite=options.overwrite,
+        DicomCohort(options.dicom_dir, options.labels, masks_dir=options.masks, rules=chosen_rules(options.rules)),
+        CohortPlan(
+            options.output,
+            source=options.source,
+            label_definition=options.label_definition,
+            licence=options.licence,
+            test_share=options.test_share,
+            seed=options.seed,
+            overwrite=options.overwrite,
+            lesions_make_label=not options.lesions_beside_label,
+        ),
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),
     )

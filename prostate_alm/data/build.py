@@ -51,84 +51,39 @@ class BuildResult:
     unlabelled: tuple[str, ...]
 
 
-def build_manifest(
-    dicom_dir: Path,
-    labels_csv: Path,
-    *,
-    output: Path,
-    b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2,
-    test_share: float = 0.25,
-    seed: int = 0,
-    source: str = "",
-    label_definition: str = "",
-    licence: str = "",
-    rules: Rules | None = None,
-    masks_dir: Path | None = None,
-    lesions_make_label: bool = True,
-    overwrite: bool = False,
-    workers: int = 1,
-    progress: Progress = silent,
-) -> BuildResult:
-    """Convert each labelled study once, write the cohort's manifest, and return it with the folders left out.
-
-    The study of label `id` is the folder `dicom_dir/id`. Its volumes go to `<output without .json>/id/`, see
-    `convert_study`. A study that was converted before from the same files is not converted again. A study that cannot
-    be used is listed in the manifest's `refused` and does not stop the others; a mask that cannot be used is listed in
-    `refused_masks`, and its study is kept without it. The manifest is written last.
+@dataclass(frozen=True)
+class DicomCohort:
+    """A folder of DICOM studies with a table of labels; the study of label `id` is the folder `dicom_dir/id`.
 
     Args:
         dicom_dir: folder with one sub-folder per study.
         labels_csv: see `labels.read_labels`.
-        output: the manifest to write; ends in `.json`.
-        b_values_s_per_mm2: b-values of the volumes, distinct, >= 0; computed by a fit where they were not acquired.
-        test_share: share of the patients in the test split when the labels have no `split` column, in (0, 1).
-        seed: seed of that split, in [0, 2^32 - 1].
-        source: where the studies come from, in words.
-        label_definition: what label 1 means, in words.
-        licence: licence of the data, in words.
-        rules: words, limits and places of the selection; the default ones when None.
         masks_dir: folder with one sub-folder per study that has masks, see `masks_in`; no masks when None.
-        lesions_make_label: label 1 means that there is a lesion; a map of lesions that contradicts it is refused.
-        overwrite: replace a manifest that is already there.
-        workers: largest number of processes, >= 1; more than one needs multiprocessing's usual `if __name__ == ...`.
-        progress: called with (studies done, studies in all) after each study.
-
-    Raises:
-        ManifestError: an argument or the labels are unusable, an id has no folder, one person is in two splits,
-            `output` exists or its folder of volumes holds something else, or no study is left of a class.
-        SplitError: too few patients of a class for a test split.
-        OSError: the volumes or the manifest cannot be written.
+        b_values_s_per_mm2: b-values of the volumes, distinct, >= 0; computed by a fit where they were not acquired.
+        rules: words, limits and places of the selection; the default ones when None.
     """
-    check_b_values(b_values_s_per_mm2)
-    words = (source, label_definition, licence)
-    plan = CohortPlan(output, *words, test_share, seed, overwrite, lesions_make_label)
-    plan.check(workers=workers)
-    table = read_labels(labels_csv)
-    unlabelled = _match_folders(dicom_dir, table, plan.volumes_dir)
-    masks, b_values = _masks(masks_dir, table), tuple(float(b) for b in b_values_s_per_mm2)
-    labels = joined_patients(table, dicom_dir)
-    studies = [(one, DicomStudy(dicom_dir / one.id, b_values, rules, masks.get(one.id))) for one in labels]
-    labels_sha256 = sha256_of_file(labels_csv)
-    manifest = convert_cohort(studies, plan, labels_sha256=labels_sha256, workers=workers, progress=progress)
-    return BuildResult(manifest, unlabelled)
 
-
-def _masks(masks_dir: Path | None, labels: Sequence[Label]) -> dict[str, MaskSource]:
-    """Return the masks of each study that has any; raise where there is a folder of them and it holds none."""
-    if masks_dir is None:
-        return {}
-    found = {one.id: masks for one in labels if (masks := masks_in(masks_dir / one.id)) is not None}
-    if not found:
-        raise ManifestError(
-            f"masks must be ID/lesions.nii.gz, ID/gland.nii.gz or SEG of a study, got none in {masks_dir}. "
-            "Check the path, and that its folders have the ids of the labels."
-        )
-    return found
+    dicom_dir: Path
+    labels_csv: Path
+    masks_dir: Path | None = None
+    b_values_s_per_mm2: Sequence[float] = MODEL_B_VALUES_S_PER_MM2
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """The manifest to write and what it says of the cohort; see `build_manifest`."""
+    """The manifest to write and what it says of the cohort.
+
+    Args:
+        output: the manifest; ends in `.json`.
+        source: where the studies come from, in words.
+        label_definition: what label 1 means, in words.
+        licence: licence of the data, in words.
+        test_share: share of the patients in the test split when the labels have no `split` column, in (0, 1).
+        seed: seed of that split, in [0, 2^32 - 1].
+        overwrite: replace a manifest that is already there.
+        lesions_make_label: label 1 means that there is a lesion; a map of lesions that contradicts it is refused.
+    """
 
     output: Path
     source: str = ""
@@ -148,6 +103,53 @@ class CohortPlan:
         """Raise `ManifestError` where a number is out of range or the manifest would replace something."""
         _check_numbers(test_share=self.test_share, seed=self.seed, workers=workers)
         _check_output(self.output, overwrite=self.overwrite)
+
+
+def build_manifest(
+    cohort: DicomCohort, plan: CohortPlan, *, workers: int = 1, progress: Progress = silent
+) -> BuildResult:
+    """Convert each labelled study once, write the cohort's manifest, and return it with the folders left out.
+
+    The volumes of a study go to `<output without .json>/id/`, see `convert_study`. A study that was converted before
+    from the same files is not converted again. A study that cannot be used is listed in the manifest's `refused` and
+    does not stop the others; a mask that cannot be used is listed in `refused_masks`, and its study is kept without it.
+    The manifest is written last.
+
+    Args:
+        cohort: where the studies, labels and masks are.
+        plan: the manifest to write.
+        workers: largest number of processes, >= 1; more than one needs multiprocessing's usual `if __name__ == ...`.
+        progress: called with (studies done, studies in all) after each study.
+
+    Raises:
+        ManifestError: an argument or the labels are unusable, an id has no folder, one person is in two splits,
+            `output` exists or its folder of volumes holds something else, or no study is left of a class.
+        SplitError: too few patients of a class for a test split.
+        OSError: the volumes or the manifest cannot be written.
+    """
+    check_b_values(cohort.b_values_s_per_mm2)
+    plan.check(workers=workers)
+    table, dicom_dir = read_labels(cohort.labels_csv), cohort.dicom_dir
+    unlabelled = _match_folders(dicom_dir, table, plan.volumes_dir)
+    masks, b_values = _masks(cohort.masks_dir, table), tuple(float(b) for b in cohort.b_values_s_per_mm2)
+    labels = joined_patients(table, dicom_dir)
+    studies = [(one, DicomStudy(dicom_dir / one.id, b_values, cohort.rules, masks.get(one.id))) for one in labels]
+    labels_sha256 = sha256_of_file(cohort.labels_csv)
+    manifest = convert_cohort(studies, plan, labels_sha256=labels_sha256, workers=workers, progress=progress)
+    return BuildResult(manifest, unlabelled)
+
+
+def _masks(masks_dir: Path | None, labels: Sequence[Label]) -> dict[str, MaskSource]:
+    """Return the masks of each study that has any; raise where there is a folder of them and it holds none."""
+    if masks_dir is None:
+        return {}
+    found = {one.id: masks for one in labels if (masks := masks_in(masks_dir / one.id)) is not None}
+    if not found:
+        raise ManifestError(
+            f"masks must be ID/lesions.nii.gz, ID/gland.nii.gz or SEG of a study, got none in {masks_dir}. "
+            "Check the path, and that its folders have the ids of the labels."
+        )
+    return found
 
 
 def convert_cohort(
@@ -183,30 +185,45 @@ def convert_cohort(
     everything = [*refused, *more]
     _require_both_classes(kept, everything)
     splits = _splits(kept, plan)
-    first = studies[0][1]
     refused_of = {one.id: _refused_masks(one, converted[one.id], plan) for one in kept}
     records = [_record(one, splits[one.id], converted[one.id], plan, refused=refused_of[one.id]) for one in kept]
     refused_masks = [one for of_study in refused_of.values() for one in of_study]
+    refused_studies = tuple(sorted(everything, key=lambda one: one.id))
+    about = Provenance(
+        created_by=SOFTWARE,
+        labels_sha256=labels_sha256,
+        source=plan.source,
+        label_definition=plan.label_definition,
+        licence=plan.licence,
+    )
+    manifest = _manifest(
+        studies[0][1], records, plan, about, refused=refused_studies, refused_masks=tuple(refused_masks)
+    )
+    write_manifest(manifest, plan.output)
+    return manifest
+
+
+def _manifest(
+    first: StudySource,
+    records: Sequence[StudyRecord],
+    plan: CohortPlan,
+    about: Provenance,
+    *,
+    refused: tuple[RefusedStudy, ...],
+    refused_masks: tuple[RefusedMask, ...],
+) -> Manifest:
     has_masks = bool(refused_masks) or any(record.lesions or record.gland for record in records)
-    manifest = Manifest(
+    return Manifest(
         schema_version=version_of(channels=bool(first.diffusion_channels), masks=has_masks)[0],
         name=plan.output.stem,
         b_values_s_per_mm2=first.b_values_s_per_mm2,
         diffusion_channels=first.diffusion_channels,
-        provenance=Provenance(
-            created_by=SOFTWARE,
-            labels_sha256=labels_sha256,
-            source=plan.source,
-            label_definition=plan.label_definition,
-            licence=plan.licence,
-        ),
+        provenance=about,
         studies=tuple(records),
-        refused=tuple(sorted(everything, key=lambda one: one.id)),
-        refused_masks=tuple(refused_masks),
+        refused=refused,
+        refused_masks=refused_masks,
         lesions_make_label=plan.lesions_make_label or not has_masks,
     )
-    write_manifest(manifest, plan.output)
-    return manifest
 
 
 def check_b_values(b_values_s_per_mm2: Sequence[float]) -> None:

@@ -35,8 +35,7 @@ def draw_member(
     ratio: float,
     seed: int,
     member: int,
-    train_majority: int = TRAIN_MAJORITY,
-    validation_majority: int = VALIDATION_MAJORITY,
+    majority_images: tuple[int, int] = (TRAIN_MAJORITY, VALIDATION_MAJORITY),
 ) -> tuple[Rows, Rows]:
     """Draw a member's training and validation images from the whole of both classes (appendix B).
 
@@ -49,8 +48,7 @@ def draw_member(
         ratio: N of the class ratio 1:N, above 0.
         seed: seed of the experiment.
         member: number of the member, from 0.
-        train_majority: majority images for training.
-        validation_majority: majority images for validation.
+        majority_images: how many of the majority for training and for validation, each at least 1.
 
     Returns:
         Rows of `classes` for training and for validation, no row in both; majority first, each part in random order.
@@ -64,7 +62,7 @@ def draw_member(
     ([300, 33], [100, 11])
     """
     _require_two_classes(majority, minority)
-    sizes = {"train_majority": train_majority, "validation_majority": validation_majority}
+    sizes = dict(zip(("train_majority", "validation_majority"), majority_images, strict=True))
     for name, size in sizes.items():
         if size < 1:
             raise Cifar10Error(f"{name} must be at least 1, got {size}. The paper has {TRAIN_MAJORITY} for training.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from prostate_alm.data.build import build_manifest
+from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.convert import labels_bytes
 from prostate_alm.data.masks import MASK_FILES
 from prostate_alm.imaging.geometry import LPS_TO_RAS
@@ -111,19 +111,20 @@ def ensure_cohort(
     _make_studies(dicom_dir, cohort, progress=progress("making studies"))
     if cohort.masks:
         write_masks(masks_dir, cohort, progress=progress("making masks"))
-    build_manifest(
+    studies = DicomCohort(
         dicom_dir,
         dicom_dir / ("findings.csv" if cohort.findings else "labels.csv"),
-        output=manifest,
+        masks_dir=masks_dir if cohort.masks else None,
         b_values_s_per_mm2=cohort.b_values_s_per_mm2,
-        test_share=cohort.test_share,
+    )
+    plan = CohortPlan(
+        manifest,
         source="synthetic studies of prostate-alm, see docs/phantom.md",
         label_definition="1 = equivocal lesion (contrast would have helped), 0 = none or unmistakable",
         licence="Apache-2.0",
-        masks_dir=masks_dir if cohort.masks else None,
-        workers=available_workers(),
-        progress=progress("reading studies"),
+        test_share=cohort.test_share,
     )
+    build_manifest(studies, plan, workers=available_workers(), progress=progress("reading studies"))
     return manifest
 
 

@@ -189,18 +189,22 @@ def _is_known(syntax: str) -> bool:
     return uid.is_transfer_syntax and not uid.is_private
 
 
+_Rule = tuple[str, bool, str, str, str]
+"""A code, whether its rule holds, the rule, what was found, and what to do."""
+
+
 def _form_fault(header: Header, file: FileHeader, *, high: float | None) -> Fault | None:
     """Return what is wrong with the form of the pixels: their element, bits, or photometric interpretation."""
     if file.pixels is None:
         return None
-    allocated, stored = count(header, "BitsAllocated"), count(header, "BitsStored")
-    photometric = header.text("PhotometricInterpretation")
-    size, length = native_bytes(header), file.pixels.length
-    samples = count(header, "SamplesPerPixel")
-    top_bit = (stored or allocated) - 1 if high is None else int(high)
-    is_native = file.syntax in NATIVE_SYNTAXES
+    rules = (*_element_rules(header, file, file.pixels.length), *_value_rules(header, high=high))
+    return next((Fault(code, rule, found, advice) for code, holds, rule, found, advice in rules if not holds), None)
+
+
+def _element_rules(header: Header, file: FileHeader, length: int | None) -> tuple[_Rule, ...]:
+    size, is_native = native_bytes(header), file.syntax in NATIVE_SYNTAXES
     name = file.syntax if _is_known(file.syntax) else "an unknown one"
-    rules = (
+    return (
         (
             "undecodable_pixels",
             _is_known(file.syntax) and not (is_native and length is None),
@@ -222,6 +226,14 @@ def _form_fault(header: Header, file: FileHeader, *, high: float | None) -> Faul
             f"{length} bytes for {size}",
             "Send the series again from its archive.",
         ),
+    )
+
+
+def _value_rules(header: Header, *, high: float | None) -> tuple[_Rule, ...]:
+    allocated, stored = count(header, "BitsAllocated"), count(header, "BitsStored")
+    photometric, samples = header.text("PhotometricInterpretation"), count(header, "SamplesPerPixel")
+    top_bit = (stored or allocated) - 1 if high is None else int(high)
+    return (
         (
             "other_values",
             samples in (0, 1) and photometric in ("", "MONOCHROME2"),
@@ -237,7 +249,6 @@ def _form_fault(header: Header, file: FileHeader, *, high: float | None) -> Faul
             "Send the series again from its archive.",
         ),
     )
-    return next((Fault(code, rule, found, advice) for code, holds, rule, found, advice in rules if not holds), None)
 
 
 def _printable_uid(text: str) -> str:

@@ -1,6 +1,6 @@
 """One synthetic study in memory: what is drawn for the patient and the scanner, and the volumes that come of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -131,7 +131,6 @@ def plan_study(
     lesions: str = DEFAULT_LESIONS,
     positive_share: float = 0.3,
     b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
-    protocol: Protocol | None = None,
 ) -> StudyPlan:
     """Draw patient, reader's verdict and scanner of one study, in about 2 ms.
 
@@ -143,7 +142,6 @@ def plan_study(
         lesions: separate, far from what a reader might doubt, or graded, of every conspicuity.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, within [0, 5000].
-        protocol: how the study is written; drawn from the seed where it is None.
 
     Returns:
         The plan; the same arguments give the same plan.
@@ -163,7 +161,6 @@ def plan_study(
     streams = np.random.SeedSequence(entropy=seed, spawn_key=(index,)).spawn(5)
     of_verdict, of_anatomy, of_frame, of_protocol = (np.random.default_rng(stream) for stream in streams[:4])
     verdict = draw_verdict(label, of_verdict, difficulty=of_reader, lesions=lesions)
-    drawn_protocol = draw_protocol(of_protocol)
     rarer = "" if reader_difficulty is None else f"/{float(reader_difficulty)}"
     rarer += "" if lesions == DEFAULT_LESIONS else f"/{lesions}"
     return StudyPlan(
@@ -172,7 +169,7 @@ def plan_study(
         b_values_s_per_mm2=b_values,
         verdict=verdict,
         anatomy=draw_anatomy(verdict, of_anatomy, difficulty=difficulty),
-        protocol=protocol or drawn_protocol,
+        protocol=draw_protocol(of_protocol),
         gain=float(np.random.default_rng(streams[4]).uniform(0.6, 1.5)),
         noise_seed=(seed, index),
         **_draw_frame(of_frame),
@@ -219,9 +216,8 @@ def make_study(
         difficulty=difficulty,
         positive_share=positive_share,
         b_values_s_per_mm2=b_values_s_per_mm2,
-        protocol=protocol,
     )
-    return render_study(plan)
+    return render_study(plan if protocol is None else replace(plan, protocol=protocol))
 
 
 def render_study(plan: StudyPlan) -> PhantomStudy:

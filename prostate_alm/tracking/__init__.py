@@ -5,7 +5,7 @@ The files in the folders of results are the truth; a store holds a copy of them,
 
 from prostate_alm.results.tracking_uri import DEFAULT_URI, NO_TRACKING, resolve_uri
 from prostate_alm.tracking.ensemble_run import fail_ensemble_run, log_ensemble, log_member, start_ensemble_run
-from prostate_alm.tracking.member_run import MemberRun, resume_member_run, start_member_run
+from prostate_alm.tracking.member_run import MemberRun, NewRun, resume_member_run, start_member_run
 from prostate_alm.tracking.store import StoreUnreachableError, prepare_store
 from prostate_alm.tracking.sync import SyncReport, sync_results
 
@@ -13,6 +13,7 @@ __all__ = [
     "DEFAULT_URI",
     "NO_TRACKING",
     "MemberRun",
+    "NewRun",
     "StoreUnreachableError",
     "SyncReport",
     "fail_ensemble_run",

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from prostate_alm.results.folders import EnsembleFolder, MemberFolder, ResultsFolder
 from prostate_alm.tracking import figures, records
-from prostate_alm.tracking.member_run import create_member_run
+from prostate_alm.tracking.member_run import NewRun, create_member_run
 from prostate_alm.tracking.store import (
     DEFAULT_FOLDER,
     STORE_ERRORS,
@@ -203,16 +203,8 @@ def complete_member(client: StoreClient, folder: MemberFolder, *, ensemble: Ense
     if run is not None and _is_complete(run, folder):
         return False
     if run is None:
-        member = create_member_run(
-            client,
-            experiment=experiment,
-            ensemble_name=folder.ensemble_name,
-            member_name=folder.name,
-            tags=folder.tags(),
-            parent_id=parent_id,
-            folder=folder.path,
-            start_time_ms=folder.start_time_ms(),
-        )
+        new = NewRun(experiment, folder.ensemble_name, folder.name, folder.tags(), parent_id, folder.path)
+        member = create_member_run(client, new, start_time_ms=folder.start_time_ms())
         folder.write_identity(member.identity())
         run_ids = member.run_ids
     else:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,44 +178,41 @@ def untracked_run(identity: Mapping[str, Any] | None = None) -> MemberRun:
     return MemberRun(None, **(identity or {"run_id": "", "parent_id": "", "owns_parent": False}))
 
 
-def start_member_run(
-    *,
-    tracking_uri: str,
-    experiment: str,
-    ensemble_name: str,
-    member_name: str,
-    tags: Mapping[str, str],
-    parent_id: str | None = None,
-    folder: Path | None = None,
-    flush_interval_s: float = FLUSH_INTERVAL_S,
-) -> MemberRun:
-    """Create the member's run beneath the run of its ensemble.
+@dataclass(frozen=True)
+class NewRun:
+    """What a member's run is called and where it belongs.
 
     Args:
-        tracking_uri: see `resolve_uri`; "none" gives a run that does nothing, as a server that does not answer does.
         experiment: name of an MLflow experiment, made when it is missing.
         ensemble_name: name of the parent run where one is made for this member alone.
         member_name: name of the member's run.
         tags: set on both.
         parent_id: the ensemble's run, see `start_ensemble_run`; None makes one.
-        folder: where the results will be.
+        folder: where the results are, or will be.
+    """
+
+    experiment: str
+    ensemble_name: str
+    member_name: str
+    tags: Mapping[str, str]
+    parent_id: str | None = None
+    folder: Path | None = None
+
+
+def start_member_run(new: NewRun, *, tracking_uri: str, flush_interval_s: float = FLUSH_INTERVAL_S) -> MemberRun:
+    """Create the member's run beneath the run of its ensemble.
+
+    Args:
+        new: what to create.
+        tracking_uri: see `resolve_uri`; "none" gives a run that does nothing, as a server that does not answer does.
         flush_interval_s: time between two calls that send epochs.
     """
     if is_away(tracking_uri):
         return untracked_run()
     try:
-        run = create_member_run(
-            open_store(tracking_uri),
-            experiment=experiment,
-            ensemble_name=ensemble_name,
-            member_name=member_name,
-            tags=tags,
-            parent_id=parent_id,
-            folder=folder,
-            flush_interval_s=flush_interval_s,
-        )
+        run = create_member_run(open_store(tracking_uri), new, flush_interval_s=flush_interval_s)
     except STORE_ERRORS as error:
-        warn_away(tracking_uri, folder or DEFAULT_FOLDER, error)
+        warn_away(tracking_uri, new.folder or DEFAULT_FOLDER, error)
         return untracked_run()
     run.watch_system()
     return run
@@ -222,13 +220,8 @@ def start_member_run(
 
 def create_member_run(
     client: StoreClient,
+    new: NewRun,
     *,
-    experiment: str,
-    ensemble_name: str,
-    member_name: str,
-    tags: Mapping[str, str],
-    parent_id: str | None,
-    folder: Path | None,
     start_time_ms: int | None = None,
     flush_interval_s: float = FLUSH_INTERVAL_S,
 ) -> MemberRun:
@@ -237,20 +230,20 @@ def create_member_run(
     Raises:
         StoreUnreachableError: the server does not answer.
     """
-    experiment_id = ensure_experiment(client, experiment)
+    experiment_id = ensure_experiment(client, new.experiment)
 
     def create(name: str, more: Mapping[str, str]) -> str:
-        run = client.create_run(experiment_id, start_time_ms, {**tags, MLFLOW_RUN_NAME: name, **more})
+        run = client.create_run(experiment_id, start_time_ms, {**new.tags, MLFLOW_RUN_NAME: name, **more})
         return str(run.info.run_id)
 
-    owner = parent_id or create(ensemble_name, {records.KIND_TAG: "ensemble"})
-    run_id = create(member_name, {records.KIND_TAG: "member", MLFLOW_PARENT_RUN_ID: owner})
+    owner = new.parent_id or create(new.ensemble_name, {records.KIND_TAG: "ensemble"})
+    run_id = create(new.member_name, {records.KIND_TAG: "member", MLFLOW_PARENT_RUN_ID: owner})
     return MemberRun(
         client,
         run_id=run_id,
         parent_id=owner,
-        owns_parent=parent_id is None,
-        folder=folder,
+        owns_parent=new.parent_id is None,
+        folder=new.folder,
         flush_interval_s=flush_interval_s,
     )
 

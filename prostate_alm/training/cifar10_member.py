@@ -75,8 +75,7 @@ class Cifar10Settings(ImageSettings):
             ratio=ratio,
             seed=self.seed,
             member=self.member,
-            train_majority=self.train_majority,
-            validation_majority=self.validation_majority,
+            majority_images=(self.train_majority, self.validation_majority),
         )
         test, extra = draw_test(data.test.classes, majority=majority, minority=minority, ratio=ratio)
         splits = [("train", data.train, train), ("train", data.train, validation)]

@@ -134,12 +134,7 @@ def train_ensemble(
         MemberTask(config_file, folder / member_name(number), {**overrides, "member": number, **where})
         for number in range(members)
     ]
-    failures = {}
-    with standing_told(tasks):
-        for done, outcome in enumerate(run_tasks(tasks, jobs=jobs, executor=executor), start=1):
-            if outcome.failure is not None:
-                failures[int(outcome.task.overrides["member"])] = outcome.failure
-            progress(done, members)
+    failures = _failures(tasks, jobs=jobs, executor=executor, progress=progress)
     if members - len(failures) < MEMBERS_MIN:
         tracking.fail_ensemble_run(parent, tracking_uri=uri)
         return EnsembleReport(folder, failures, {})
@@ -151,6 +146,19 @@ def train_ensemble(
         except tracking.StoreUnreachableError as error:
             logger.warning("%s: the model is not logged; do it later with: prostate-alm ensemble register", error)
     return EnsembleReport(folder, failures, metrics)
+
+
+def _failures(
+    tasks: Sequence[MemberTask], *, jobs: int | None, executor: Executor, progress: Progress
+) -> dict[int, str]:
+    """Train the members; return why some failed, by their number."""
+    failures = {}
+    with standing_told(tasks):
+        for done, outcome in enumerate(run_tasks(tasks, jobs=jobs, executor=executor), start=1):
+            if outcome.failure is not None:
+                failures[int(outcome.task.overrides["member"])] = outcome.failure
+            progress(done, len(tasks))
+    return failures
 
 
 def log_model(

@@ -242,8 +242,7 @@ def _open_run(member: Member, folder: RunFolder) -> tracking.MemberRun:
     identity = folder.read_json(run_folder.TRACKING)
     run = tracking.resume_member_run(tracking_uri=uri, identity=identity, folder=folder.path) if identity else None
     if run is None:
-        run = tracking.start_member_run(
-            tracking_uri=uri,
+        new = tracking.NewRun(
             experiment=settings.experiment_name,
             ensemble_name=settings.ensemble_name,
             member_name=run_folder.member_name(settings.member),
@@ -251,6 +250,7 @@ def _open_run(member: Member, folder: RunFolder) -> tracking.MemberRun:
             parent_id=settings.parent_run_id,
             folder=folder.path,
         )
+        run = tracking.start_member_run(new, tracking_uri=uri)
         own = {"device": settings.device, "dtype": member.config[run_folder.DTYPE]}
         run.log_params(member.config["settings"] | parameters(member.config) | own)
         folder.write_json(run_folder.TRACKING, run.identity())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prostate_alm.data.build import build_manifest
+from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, write_masks
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -58,7 +58,6 @@ def lesion_cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("lesions")
     masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
     output = folder / "lesions.json"
-    build_manifest(
-        dicom_cohort, dicom_cohort / "labels.csv", output=output, test_share=0.3, seed=0, masks_dir=masks, workers=2
-    )
+    studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", masks_dir=masks)
+    build_manifest(studies, CohortPlan(output, test_share=0.3), workers=2)
     return output

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from prostate_alm.data import convert
-from prostate_alm.data.build import BuildResult, build_manifest
+from prostate_alm.data.build import BuildResult, CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.labels import read_labels
 from prostate_alm.data.manifest import ManifestError, check_files, read_manifest
 from prostate_alm.data.splits import SplitError
@@ -133,7 +133,9 @@ def test_a_build_goes_on_past_every_kind_of_bad_study(
     table = write_labels(tmp_path, labels | {spoil.__name__: 0 for spoil in BAD})
     seen: list[tuple[int, int]] = []
     output = tmp_path / "c.json"
-    result = build_manifest(dicom, table, output=output, test_share=0.34, progress=lambda *done: seen.append(done))
+    result = build_manifest(
+        DicomCohort(dicom, table), CohortPlan(output, test_share=0.34), progress=lambda *done: seen.append(done)
+    )
     assert {study.id: study.code for study in result.manifest.refused} == {
         spoil.__name__: code for spoil, code in BAD.items()
     }
@@ -177,16 +179,16 @@ def test_the_same_input_gives_the_same_bytes_and_a_second_build_converts_nothing
     names = sorted(labels)
     for name in names[2:]:  # two studies are converted again, four were by the session's fixture
         shutil.copytree(tmp_path / "c" / name, fresh / "c" / name)
-    build_manifest(dicom, table, output=fresh / "c.json")
+    build_manifest(DicomCohort(dicom, table), CohortPlan(fresh / "c.json"))
     monkeypatch.setattr(convert, "load_study", lambda *_, **__: pytest.fail("converted again"))
-    build_manifest(dicom, table, output=tmp_path / "c.json")
+    build_manifest(DicomCohort(dicom, table), CohortPlan(tmp_path / "c.json"))
     first, second = snapshot(fresh), snapshot(tmp_path / "c") | {"c.json": (tmp_path / "c.json").read_bytes()}
     assert {name: first[name] for name in first if "/" not in name} == {"c.json": second["c.json"]}
     assert {name: data for name, data in first.items() if name != "c.json"} == {
         f"c/{name}": data for name, data in second.items() if name != "c.json"
     }
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*")}
-    build_manifest(dicom, table, output=tmp_path / "c.json", overwrite=True)
+    build_manifest(DicomCohort(dicom, table), CohortPlan(tmp_path / "c.json", overwrite=True))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "c").rglob("*")} == before
 
 
@@ -243,7 +245,9 @@ def test_two_workers_give_the_bytes_of_one(dicom_cohort: Path, cohort: Path, tmp
     (dicom / "PHANTOM-0000").mkdir()
     table = write_labels(tmp_path, labels | {"PHANTOM-0000": 0})
     seen: list[int] = []
-    result = build_manifest(dicom, table, output=output, workers=2, progress=lambda done, _: seen.append(done))
+    result = build_manifest(
+        DicomCohort(dicom, table), CohortPlan(output), workers=2, progress=lambda done, _: seen.append(done)
+    )
     assert [study.id for study in result.manifest.studies] == sorted(labels)
     assert [study.id for study in result.manifest.refused] == ["PHANTOM-0000"]
     assert seen == list(range(1, 10))
@@ -257,10 +261,10 @@ def test_a_manifest_is_overwritten_only_on_request(six: tuple[Path, dict[str, in
     output.write_text("somebody's work")
     before = snapshot(tmp_path / "c")
     with pytest.raises(ManifestError, match=r"output must not exist, got .*c\.json"):
-        build_manifest(dicom, table, output=output)
+        build_manifest(DicomCohort(dicom, table), CohortPlan(output))
     assert output.read_text() == "somebody's work"
     assert snapshot(tmp_path / "c") == before
-    build_manifest(dicom, table, output=output, overwrite=True)
+    build_manifest(DicomCohort(dicom, table), CohortPlan(output, overwrite=True))
     assert len(read_manifest(output).studies) == 6
 
 
@@ -270,13 +274,13 @@ def test_volumes_never_replace_dicom_files_or_those_of_others(six: tuple[Path, d
     study = dicom / sorted(labels)[0]
     for output in (dicom.with_suffix(".json"), study.with_suffix(".json"), study / "c.json"):
         with pytest.raises(ManifestError, match="must not go among the DICOM files"):
-            build_manifest(dicom, table, output=output)
+            build_manifest(DicomCohort(dicom, table), CohortPlan(output))
         assert not output.exists()
     theirs = tmp_path / "d" / sorted(labels)[3]
     theirs.mkdir(parents=True)
     (theirs / "t2.nii.gz").write_text("not ours")
     with pytest.raises(ManifestError, match=r"must be absent or hold its study\.json, got .*without one"):
-        build_manifest(dicom, table, output=tmp_path / "d.json")
+        build_manifest(DicomCohort(dicom, table), CohortPlan(tmp_path / "d.json"))
     assert snapshot(tmp_path / "d") == {f"{theirs.name}/t2.nii.gz": b"not ours"}
 
 
@@ -286,7 +290,9 @@ def test_a_manifest_may_lie_in_the_dicom_folder_with_its_volumes(
     dicom, labels = six
     (tmp_path / "c").rename(dicom / "c")
     for _ in range(2):
-        result = build_manifest(dicom, write_labels(dicom, labels), output=dicom / "c.json", overwrite=True)
+        result = build_manifest(
+            DicomCohort(dicom, write_labels(dicom, labels)), CohortPlan(dicom / "c.json", overwrite=True)
+        )
     assert result.unlabelled == ()
     assert check_files(result.manifest, dicom / "c.json") == []
 
@@ -302,12 +308,16 @@ ARGUMENTS = {
     "b-values must be distinct and >= 0, got \\[\\]": {"b_values_s_per_mm2": ()},
 }
 
+COHORT, CALL = ("b_values_s_per_mm2",), ("workers",)
+
 
 @pytest.mark.parametrize("message", ARGUMENTS)
 def test_an_argument_out_of_range_is_refused_before_any_work(dicom_cohort: Path, tmp_path: Path, message: str) -> None:
-    arguments = {"output": tmp_path / "c.json"} | ARGUMENTS[message]
+    given = dict(ARGUMENTS[message])
+    of_cohort, of_call = ({name: given.pop(name) for name in names if name in given} for names in (COHORT, CALL))
+    cohort = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", **of_cohort)
     with pytest.raises(ManifestError, match=message):
-        build_manifest(dicom_cohort, dicom_cohort / "labels.csv", **arguments)
+        build_manifest(cohort, CohortPlan(**{"output": tmp_path / "c.json"} | given), **of_call)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,15 +326,15 @@ def test_an_id_without_a_folder_is_named_and_folders_without_a_label_are_not(
 ) -> None:
     table = write_labels(tmp_path, {"PHANTOM-0001": 0, "PHANTOM-0002": 1, "PHANTOM-002": 1})
     with pytest.raises(ManifestError, match=r"got 'PHANTOM-002' and 0 more without one \(18 folders have no label\)"):
-        build_manifest(dicom_cohort, table, output=tmp_path / "c.json")
+        build_manifest(DicomCohort(dicom_cohort, table), CohortPlan(tmp_path / "c.json"))
     with pytest.raises(ManifestError, match="DICOM_DIR must be a folder"):
-        build_manifest(tmp_path / "absent", table, output=tmp_path / "c.json")
+        build_manifest(DicomCohort(tmp_path / "absent", table), CohortPlan(tmp_path / "c.json"))
 
 
 def test_too_few_positives_are_refused_before_any_work(dicom_cohort: Path, tmp_path: Path) -> None:
     table = write_labels(tmp_path, {"PHANTOM-0001": 0, "PHANTOM-0003": 0, "PHANTOM-0002": 1})
     with pytest.raises(SplitError, match=r"at least 2 positive patients.*got 1"):
-        build_manifest(dicom_cohort, table, output=tmp_path / "c.json")
+        build_manifest(DicomCohort(dicom_cohort, table), CohortPlan(tmp_path / "c.json"))
     assert not (tmp_path / "c").exists()
 
 
@@ -333,7 +343,7 @@ def test_a_class_that_is_lost_to_refusals_is_an_error_with_the_first_reason(tmp_
     for name in names:
         (tmp_path / "dicom" / name).mkdir(parents=True)
     with pytest.raises(ManifestError, match=r"0 usable ones.*4 refused.*First refusal: a: study must hold DICOM"):
-        build_manifest(tmp_path / "dicom", write_labels(tmp_path, names), output=tmp_path / "c.json")
+        build_manifest(DicomCohort(tmp_path / "dicom", write_labels(tmp_path, names)), CohortPlan(tmp_path / "c.json"))
     assert not (tmp_path / "c.json").exists()
 
 
@@ -372,7 +382,10 @@ def repeated(six: tuple[Path, dict[str, int]]) -> tuple[Path, dict[str, int]]:
 
 def build(folder: Path, labels: dict[str, int], **options: object) -> BuildResult:
     table = write_labels(folder.parent, labels, **options.pop("columns", {}))  # type: ignore[arg-type]
-    return build_manifest(folder, table, output=folder.parent / "c.json", overwrite=True, **options)
+    return build_manifest(
+        DicomCohort(folder, table),
+        CohortPlan(folder.parent / "c.json", overwrite=True, **options),  # type: ignore[arg-type]
+    )
 
 
 def test_studies_of_one_dicom_patient_are_one_patient_in_every_split(

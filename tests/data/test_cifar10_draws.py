@@ -54,8 +54,7 @@ def test_parts_share_no_image_repeat_none_and_hold_the_two_classes_only(
         ratio=ratio,
         seed=seed,
         member=number,
-        train_majority=train_size,
-        validation_majority=validation_size,
+        majority_images=(train_size, validation_size),
     )
     rows = np.concatenate(parts).tolist()
     assert len(set(rows)) == len(rows)
@@ -75,7 +74,7 @@ def test_ratios_are_paired_the_majority_is_the_same_and_the_minority_is_the_firs
 
 def test_validation_does_not_depend_on_the_number_of_training_images() -> None:
     sizes = [
-        draw_member(TEN, majority=0, minority=1, ratio=2, seed=0, member=0, train_majority=size)[1]
+        draw_member(TEN, majority=0, minority=1, ratio=2, seed=0, member=0, majority_images=(size, 100))[1]
         for size in (100, 300)
     ]
     np.testing.assert_array_equal(*sizes)
@@ -154,20 +153,20 @@ def test_one_class_against_itself_is_refused() -> None:
 
 
 def test_a_class_with_too_few_images_is_named_with_both_numbers() -> None:
-    whole = draw_member(PAIR, majority=6, minority=7, ratio=1, seed=0, member=0, train_majority=900)
+    whole = draw_member(PAIR, majority=6, minority=7, ratio=1, seed=0, member=0, majority_images=(900, 100))
     assert [len(part) for part in whole] == [1800, 200]  # the last image of each class
     with pytest.raises(Cifar10Error, match=r"^class 6 \(frog\) must have at least 1001 images.*got 1000"):
-        draw_member(PAIR, majority=6, minority=7, ratio=1, seed=0, member=0, train_majority=901)
+        draw_member(PAIR, majority=6, minority=7, ratio=1, seed=0, member=0, majority_images=(901, 100))
     with pytest.raises(Cifar10Error, match=r"^class 7 \(horse\) must have at least 1600 images.*got 1000"):
         draw_member(PAIR, majority=6, minority=7, ratio=0.25, seed=0, member=0)
     with pytest.raises(Cifar10Error, match=r"^class 3 \(cat\) must have at least 1 images.*got 0"):
         draw_test(PAIR, majority=6, minority=3, ratio=2)
 
 
-@pytest.mark.parametrize("name", ["train_majority", "validation_majority"])
-def test_a_part_without_images_is_refused(name: str) -> None:
+@pytest.mark.parametrize(("name", "sizes"), [("train_majority", (0, 100)), ("validation_majority", (300, 0))])
+def test_a_part_without_images_is_refused(name: str, sizes: tuple[int, int]) -> None:
     with pytest.raises(Cifar10Error, match=rf"^{name} must be at least 1, got 0"):
-        draw_member(TEN, majority=0, minority=1, ratio=2, seed=0, member=0, **{name: 0})
+        draw_member(TEN, majority=0, minority=1, ratio=2, seed=0, member=0, majority_images=sizes)
 
 
 def test_the_classes_are_not_changed() -> None:

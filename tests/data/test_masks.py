@@ -13,7 +13,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy.ndimage import map_coordinates
 
 from prostate_alm.cli import main
-from prostate_alm.data.build import BuildResult, build_manifest
+from prostate_alm.data.build import BuildResult, CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.cohorts.mask_files import masks_in
 from prostate_alm.data.convert import DicomStudy
 from prostate_alm.data.manifest import Manifest, ManifestError, check_files, read_manifest, write_manifest
@@ -69,8 +69,9 @@ def write_masks(files: Any, affine: np.ndarray, folder: Path) -> Path:
     return folder
 
 
-def build(dicom: Path, output: Path, **options: Any) -> BuildResult:
-    return build_manifest(dicom, dicom / "labels.csv", output=output, test_share=0.5, **options)
+def build(dicom: Path, output: Path, *, masks_dir: Path | None = None, **options: Any) -> BuildResult:
+    studies = DicomCohort(dicom, dicom / "labels.csv", masks_dir=masks_dir)
+    return build_manifest(studies, CohortPlan(output, test_share=0.5, **options))
 
 
 def stored(manifest: Manifest, folder: Path, study: str, kind: str = "lesions") -> np.ndarray | None:

@@ -16,8 +16,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from scipy.ndimage import map_coordinates
 
-from prostate_alm.data.build import build_manifest
+from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.cohorts.segmentations import Segmentations
+from prostate_alm.data.manifest import Manifest
 from prostate_alm.data.masks import StudyMasks, check_masks
 from prostate_alm.imaging.volume import StudyVolumes, load_study
 
@@ -280,11 +281,14 @@ def test_a_cohort_takes_the_segmentations_that_lie_in_its_studies(
     write_seg(tmp_path / "dicom" / "A" / "seg.dcm", images, masks)
     shutil.copy(tmp_path / "dicom" / "A" / "seg.dcm", tmp_path / "stray.dcm")
     table = files.rows(tmp_path / "labels.csv", [("id", "label"), *labels.items()])
-    plain = build_manifest(tmp_path / "dicom", table, output=tmp_path / "p.json", test_share=0.5).manifest
+
+    def built(name: str, masks_dir: Path | None = None) -> Manifest:
+        studies = DicomCohort(tmp_path / "dicom", table, masks_dir=masks_dir)
+        return build_manifest(studies, CohortPlan(tmp_path / name, test_share=0.5)).manifest
+
+    plain = built("p.json")
     output = tmp_path / "c.json"
-    manifest = build_manifest(
-        tmp_path / "dicom", table, output=output, test_share=0.5, masks_dir=tmp_path / "dicom"
-    ).manifest
+    manifest = built("c.json", tmp_path / "dicom")
     assert [one.t2.sha256 for one in manifest.studies] == [one.t2.sha256 for one in plain.studies]
     assert [one.lesions is not None for one in manifest.studies] == [True, False, False, False]
     assert check_masks(manifest, output) == []
@@ -292,8 +296,6 @@ def test_a_cohort_takes_the_segmentations_that_lie_in_its_studies(
     np.testing.assert_array_equal(stored, masks["lesion 1"] + 2 * masks["lesion 2"])
     (tmp_path / "masks" / "B").mkdir(parents=True)
     shutil.copy(tmp_path / "stray.dcm", tmp_path / "masks" / "B")  # the segmentation of another patient
-    wrong = build_manifest(
-        tmp_path / "dicom", table, output=tmp_path / "w.json", test_share=0.5, masks_dir=tmp_path / "masks"
-    ).manifest
+    wrong = built("w.json", tmp_path / "masks")
     assert {(one.id, one.code) for one in wrong.refused_masks} == {("B", "other_study")}
     assert len(wrong.studies) == 4

@@ -18,15 +18,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(uri: str, *, flush_interval_s: float = 0.0, parent_id: str | None = None) -> tracking.MemberRun:
-    return tracking.start_member_run(
-        tracking_uri=uri,
-        experiment="cohort",
-        ensemble_name="bce-alm",
-        member_name="member-03",
-        tags={"manifest_sha256": "ab"},
-        parent_id=parent_id,
-        flush_interval_s=flush_interval_s,
-    )
+    new = tracking.NewRun("cohort", "bce-alm", "member-03", {"manifest_sha256": "ab"}, parent_id)
+    return tracking.start_member_run(new, tracking_uri=uri, flush_interval_s=flush_interval_s)
 
 
 def steps(uri: str, run: tracking.MemberRun, metric: str = "val_auc") -> list[int]:

@@ -74,15 +74,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def start(uri: str, folder: Path | None = None, *, flush_interval_s: float = 0.0) -> tracking.MemberRun:
-    return tracking.start_member_run(
-        tracking_uri=uri,
-        experiment="cifar10",
-        ensemble_name="bce-alm",
-        member_name="member-03",
-        tags={"bundle": "cifar10"},
-        folder=folder,
-        flush_interval_s=flush_interval_s,
-    )
+    new = tracking.NewRun("cifar10", "bce-alm", "member-03", {"bundle": "cifar10"}, folder=folder)
+    return tracking.start_member_run(new, tracking_uri=uri, flush_interval_s=flush_interval_s)
 
 
 def epochs(count: int) -> list[dict[str, float]]:

@@ -267,15 +267,8 @@ def test_new_results_of_an_ensemble_replace_the_old_in_its_run(outputs: Path, ur
 def test_a_run_that_training_left_half_logged_is_completed(outputs: Path, uri: str) -> None:
     folder = outputs / "cifar10-0-1" / "1-9" / "a_fl-alm"
     parent_id = tracking.start_ensemble_run(folder, tracking_uri=uri)
-    member = tracking.start_member_run(
-        tracking_uri=uri,
-        experiment="cifar10-0-1",
-        ensemble_name="",
-        member_name="member-00",
-        tags={},
-        parent_id=parent_id,
-        flush_interval_s=0,
-    )
+    new = tracking.NewRun("cifar10-0-1", "", "member-00", {}, parent_id)
+    member = tracking.start_member_run(new, tracking_uri=uri, flush_interval_s=0)
     member.log_epochs([{"step": 1.0, "stage": 0.0, "val_auc": 0.5}])
     write_json(folder / "member-00" / "tracking.json", member.identity())
     assert tracking.log_ensemble(folder, tracking_uri=uri) == parent_id
@@ -291,15 +284,8 @@ def test_a_run_that_training_logged_completely_is_left_alone(outputs: Path, uri:
     folder = outputs / "cifar10-0-1" / "1-9" / "a_fl-alm"
     parent_id = tracking.start_ensemble_run(folder, tracking_uri=uri)
     for path in sorted(folder.glob("member-*")):
-        run = tracking.start_member_run(
-            tracking_uri=uri,
-            experiment="cifar10-0-1",
-            ensemble_name="",
-            member_name=path.name,
-            tags={},
-            parent_id=parent_id,
-            folder=path,
-        )
+        new = tracking.NewRun("cifar10-0-1", "", path.name, {}, parent_id, path)
+        run = tracking.start_member_run(new, tracking_uri=uri)
         write_json(path / "tracking.json", run.identity())
         run.finish()
     assert tracking.sync_results(folder, tracking_uri=uri).logged == (folder,)

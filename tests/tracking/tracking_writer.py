@@ -14,14 +14,8 @@ METRICS = ("val_auc", "val_loss", "train_loss")
 def write(uri: str, folder: Path, *, member: int, barrier: Barrier) -> None:
     barrier.wait()
     tracking.prepare_store(uri, EXPERIMENT)
-    run = tracking.start_member_run(
-        tracking_uri=uri,
-        experiment=EXPERIMENT,
-        ensemble_name=f"ensemble-{member}",
-        member_name=f"member-{member:02d}",
-        tags={"number": str(member)},
-        flush_interval_s=0,
-    )
+    new = tracking.NewRun(EXPERIMENT, f"ensemble-{member}", f"member-{member:02d}", {"number": str(member)})
+    run = tracking.start_member_run(new, tracking_uri=uri, flush_interval_s=0)
     run.log_params({"member": member, "mu0": 0.2})
     rows: list[dict[str, float]] = []
     for step in range(1, EPOCHS + 1):
