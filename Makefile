@@ -1,8 +1,8 @@
-# Needs nothing but Python >= 3.11 and make. Each target installs into .venv once and then runs.
+# Needs nothing but Python 3.11, 3.12 or 3.13 and make. Each target installs into .venv once and then runs.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-# for machines without a GPU, PyTorch's own index of small builds: make train TORCH_INDEX=https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
+# PyTorch's own index of small builds, where Linux has no GPU: 0.2 GB, not 3; another one, or none: make train TORCH_INDEX=
+TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),$(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu))
 ARGS ?=
 # of make ui; macOS has given 5000 away: make ui PORT=5001
 PORT ?= 5000
@@ -48,18 +48,19 @@ sbom: .venv/run.stamp  ## what is installed, with licences: shipped, CycloneDX
 	mv sbom.new sbom.cdx.json
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
-	  "Python must be 3.11 or newer, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+	  "Python must be 3.11, 3.12 or 3.13, got %d.%d. Run: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 
 # one index at a time: with two beside each other either may answer for any name
 define TORCH
-$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) "$$(grep '^torch==' $(CONSTRAINTS))")
+$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --no-deps --retries 1 --index-url $(TORCH_INDEX) \
+  "$$(grep '^torch==' $(CONSTRAINTS))" || echo "no torch from $(TORCH_INDEX): pip takes it from where it takes the others")
 endef
 
 .venv/run.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)
 	$(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable .
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[all]'
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)

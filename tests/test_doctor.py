@@ -187,7 +187,10 @@ def test_packages_are_compared_with_the_declared_ranges() -> None:
     assert (missing.level, missing.found) == ("problem", "no-such-package-at-all is not installed")
     assert old.found.endswith("is not >=999")
     assert old.advice == "pip install 'torch>=999'"
-    assert {one.check for one in check_extras()} == {"extra onnx", "extra ray"}
+    extras = {one.check: one for one in check_extras()}
+    assert list(extras) == [f"extra {name}" for name in ("dicom", "serve", "train", "onnx", "ray")]
+    assert {extras[f"extra {name}"].level for name in ("dicom", "serve", "train")} == {"ok"}
+    assert "pydicom 3" in extras["extra dicom"].found
 
 
 def test_late_and_broken_checks_stop_nobody() -> None:

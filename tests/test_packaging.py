@@ -1,18 +1,24 @@
 """The wheel as a user gets it: built from the source distribution, in its own environment, from an empty folder."""
 
+import json
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from importlib.metadata import distribution, packages_distributions, requires
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from prostate_alm import __version__
 from prostate_alm.cli import main
+from prostate_alm.doctor.installation import PACKAGE
+from prostate_alm.extras import MODULES
 from prostate_alm.shipped import BUNDLES, RECIPES, find_bundle, find_plan, find_recipe, shipped_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,6 +65,34 @@ def environment(built: Distributions, tmp_path_factory: pytest.TempPathFactory) 
     # a path in a .pth file is searched, but its own .pth files are not read: the checkout stays out
     (packages / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def method_only(built: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the programs of an environment that has the wheel, and what `pip install prostate-alm` brings with it."""
+    folder = tmp_path_factory.mktemp("method")
+    _quietly(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
+    install = ("install", "--no-deps", "--no-index", "--no-compile", built.wheel)
+    _quietly(sys.executable, "-m", "pip", "--python", folder / "bin" / "python", *install, cwd=folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in _needed(PACKAGE):
+        found = distribution(name)
+        for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(str(found.locate_file(top)))
+    return folder / "bin"
+
+
+def _needed(name: str) -> set[str]:
+    """Return the names of what a package needs here without extras, and what that needs."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for one in map(Requirement, requires(waiting.pop()) or ()):
+            if one.name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
+                found.add(one.name)
+                waiting.append(one.name)
+    return found
 
 
 def _quietly(*command: object, cwd: Path) -> str:
@@ -113,6 +147,71 @@ def test_installed_names_of_plans_and_recipes_hold_in_any_folder(environment: Pa
     ]
     assert all(Path(line).is_relative_to(environment.parent) for line in bundles)
     assert studies == "400"
+
+
+FIVE_LINES = """
+import torch
+from prostate_alm import AugmentedLagrangian, ConstrainedLoss
+
+ids, logits = ["a", "b", "c"], torch.zeros(3, requires_grad=True)
+term = AugmentedLagrangian(ids)
+loss = ConstrainedLoss(torch.nn.BCEWithLogitsLoss(), term)
+loss(logits, torch.tensor([1.0, 0.0, 0.0]), ids).backward()
+term.update_multipliers()
+term.observe_validation(0.7)
+print(logits.grad[0] < 0 < logits.grad[1])
+"""
+
+
+def test_the_method_needs_no_extra(method_only: Path, tmp_path: Path) -> None:
+    assert _quietly(method_only / "python", "-c", FIVE_LINES, cwd=tmp_path) == "tensor(True)\n"
+    assert "predict" in _quietly(method_only / "prostate-alm", "--help", cwd=tmp_path)
+    found = json.loads(_quietly(method_only / "prostate-alm", "doctor", "--json", cwd=tmp_path))
+    told = {one["check"]: one for one in found["findings"]}
+    assert {"tracking", "orthanc"}.isdisjoint(told)
+    assert "pip install 'prostate-alm[dicom]'" in told["extra dicom"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [
+        ("dicom", ("study", "explain", "x")),
+        ("serve", ("predict", "x", "--model", "m.zip", "--output", "o")),
+        ("train", ("ensemble", "train", "prostate")),
+        ("train", ("track", "sync")),
+    ],
+)
+def test_a_command_without_its_extra_says_what_to_install(
+    method_only: Path, tmp_path: Path, extra: str, command: tuple[str, ...]
+) -> None:
+    program = [str(method_only / "prostate-alm"), *command]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: prostate_alm.")
+    assert line.endswith(f"Install them: pip install 'prostate-alm[{extra}]'")
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+
+
+def test_a_room_without_its_extra_cannot_be_imported(method_only: Path, tmp_path: Path) -> None:
+    code = """
+for room in ("imaging", "phantom", "data", "training", "experiments", "tracking", "delivery"):
+    try:
+        __import__(f"prostate_alm.{room}")
+    except ImportError as error:
+        print(error)
+"""
+    lines = _quietly(method_only / "python", "-c", code, cwd=tmp_path).splitlines()
+    assert len(lines) == 7
+    assert all(" must have the packages of the extra " in line for line in lines)
+
+
+def test_the_names_that_are_imported_are_those_that_an_extra_installs() -> None:
+    providers = {name: set(map(canonicalize_name, found)) for name, found in packages_distributions().items()}
+    for extra, names in MODULES.items():
+        declared = [one for one in map(Requirement, requires(PACKAGE) or ()) if f'"{extra}"' in str(one.marker)]
+        installed = {canonicalize_name(one.name) for one in declared} - {PACKAGE, "filelock"}  # torch brings that one
+        assert all(providers[name] & installed for name in names)
+        assert all(any(one in providers[name] for name in names) for one in installed)
 
 
 def test_a_file_of_the_user_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from prostate_alm import __version__
 from prostate_alm.cli import bundle, data, demo, doctor, drift, pack, predict, serve_once, training, watch
 from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
+from prostate_alm.extras import MissingExtraError
 from prostate_alm.full_disk import full_disk_line
 
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return READER_GONE
     except Exception as error:
         full = full_disk_line(error, _places(options))
-        if full is None and not isinstance(error, ValueError | OSError):
+        if full is None and not isinstance(error, ValueError | OSError | MissingExtraError):
             raise
         print_error(full or _one_line(error))
         return USAGE_ERROR

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, say
 from prostate_alm.cli.watch import PASSWORD_VARIABLE, USER_VARIABLE
+from prostate_alm.extras import missing_of
 
 if TYPE_CHECKING:
     from prostate_alm.doctor.findings import Check, Finding
@@ -78,8 +79,10 @@ def _checks(options: argparse.Namespace) -> "dict[str, Check]":
     }
 
 
-# what these import takes longer than the other checks, and torch, the slowest, should be on its way by then
+# nobody asks for a server before the extra is there that speaks with it; and what these import takes longer than the other checks, and torch, the slowest, should be on its way by then
 def _tracking() -> Sequence["Finding"]:
+    if missing_of("train"):
+        return []
     from prostate_alm.doctor.services import check_tracking
     from prostate_alm.results.tracking_uri import resolve_uri
 
@@ -87,6 +90,8 @@ def _tracking() -> Sequence["Finding"]:
 
 
 def _orthanc(url: str | None) -> Sequence["Finding"]:
+    if missing_of("serve"):
+        return []
     from prostate_alm.doctor.services import DEFAULT_ORTHANC, Node, check_orthanc
 
     user, password = os.environ.get(USER_VARIABLE), os.environ.get(PASSWORD_VARIABLE)

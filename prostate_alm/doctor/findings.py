@@ -50,4 +50,4 @@ def run_checks(checks: Mapping[str, Check], *, deadline_s: float) -> list[Findin
         thread.join(max(0.0, end - monotonic()))
     late = f"no answer within {deadline_s:g} s"
     advice = "Run it again when the machine is less busy."
-    return [one for name in checks for one in results.get(name) or [Finding(name, "note", late, advice)]]
+    return [one for name in checks for one in results.get(name, [Finding(name, "note", late, advice)])]

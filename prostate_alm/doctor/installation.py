@@ -12,10 +12,17 @@ from prostate_alm.doctor.findings import Finding
 from prostate_alm.shipped import BUNDLES, bundle_names, shipped_folder
 
 PACKAGE = "prostate-alm"
-EXTRAS = {"onnx": "a packed model without torch", "ray": "members on the hosts of a cluster"}
+EXTRAS = {
+    "dicom": "DICOM studies, the synthetic cohort, manifests",
+    "serve": "answers of a packed model, reports, a node of a PACS",
+    "train": "bundles, ensembles, experiments, MLflow",
+    "onnx": "a packed model without torch",
+    "ray": "members on the hosts of a cluster",
+}
 """Optional parts of the installation, and what for."""
 
 _SHOWN = ("torch", "monai", "mlflow", "pydicom")
+_ABSENT = "is not installed"
 
 
 def check_python() -> list[Finding]:
@@ -37,22 +44,31 @@ def check_packages(needed: Iterable[str] | None = None) -> list[Finding]:
     faults = _with_faults(requirements)
     if faults:
         return [Finding("packages", "problem", fault, _install(one)) for one, fault in faults]
-    shown = ", ".join(f"{one.name} {version(one.name)}" for one in requirements if one.name in _SHOWN)
-    return [Finding("packages", "ok", f"{len(requirements)} of {len(requirements)} in their ranges: {shown}")]
+    return [Finding("packages", "ok", f"{len(requirements)} of {len(requirements)} in their ranges{_shown(requirements)}")]
 
 
 def check_extras() -> list[Finding]:
-    """Say which optional parts are installed."""
+    """Say which optional parts are installed: one that is absent is worth knowing, one out of range a problem."""
     found = []
     for extra, purpose in EXTRAS.items():
-        faults = [fault for _, fault in _with_faults(_declared(extra=extra))]
+        requirements = _declared(extra=extra)
+        faults = [fault for _, fault in _with_faults(requirements)]
         advice = f"For it: pip install '{PACKAGE}[{extra}]'"
         name = f"extra {extra}"
-        if faults:
-            found.append(Finding(name, "note", f"optional, {purpose}: {'; '.join(faults)}", advice))
+        if any(not fault.endswith(_ABSENT) for fault in faults):
+            found.append(Finding(name, "problem", f"{purpose}: {'; '.join(faults)}", advice))
+        elif faults:
+            absent = ", ".join(fault.removesuffix(f" {_ABSENT}") for fault in faults)
+            found.append(Finding(name, "note", f"optional, {purpose}: without {absent}", advice))
         else:
-            found.append(Finding(name, "ok", f"installed: {purpose}"))
+            found.append(Finding(name, "ok", f"{purpose}{_shown(requirements)}"))
     return found
+
+
+def _shown(requirements: Iterable[Requirement]) -> str:
+    """Return the versions that are asked for first when something is wrong."""
+    shown = ", ".join(f"{one.name} {version(one.name)}" for one in requirements if one.name in _SHOWN)
+    return f": {shown}" if shown else ""
 
 
 def check_bundles() -> list[Finding]:
@@ -86,7 +102,7 @@ def _fault(requirement: Requirement) -> str:
     try:
         installed = version(requirement.name)
     except PackageNotFoundError:
-        return f"{requirement.name} is not installed"
+        return f"{requirement.name} {_ABSENT}"
     if requirement.specifier.contains(installed, prereleases=True):
         return ""
     return f"{requirement.name} {installed} is not {requirement.specifier}"

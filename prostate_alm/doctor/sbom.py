@@ -6,7 +6,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from prostate_alm.doctor.installation import PACKAGE
+from prostate_alm.doctor.installation import EXTRAS, PACKAGE
 
 _LICENCE_LENGTH = 80  # some packages put a whole licence where its name belongs
 
@@ -14,10 +14,12 @@ _LICENCE_LENGTH = 80  # some packages put a whole licence where its name belongs
 def bill_of_materials() -> dict[str, Any]:
     """Return the package and all that it needs here, of what is installed; the same installation gives the same bill.
 
+    What its extras bring counts where it is there, but for tools of development and documentation.
+
     >>> bill_of_materials()["bomFormat"]
     'CycloneDX'
     """
-    needs = _closure(PACKAGE)
+    needs = _closure(PACKAGE, frozenset({"all", *EXTRAS}))
     found = {name: distribution(name) for name in needs}
     components = [_component(found[name]) for name in sorted(needs) if name != PACKAGE]
     references = {name: _purl(one) for name, one in found.items()}
@@ -34,10 +36,10 @@ def bill_of_materials() -> dict[str, Any]:
     }
 
 
-def _closure(package: str) -> dict[str, set[str]]:
+def _closure(package: str, wanted: frozenset[str]) -> dict[str, set[str]]:
     """Return each package that is needed and installed, with those that it needs itself."""
     needs: dict[str, set[str]] = {}
-    waiting: list[tuple[str, frozenset[str]]] = [(package, frozenset())]
+    waiting: list[tuple[str, frozenset[str]]] = [(package, wanted)]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
         name, extras = waiting.pop()
@@ -48,7 +50,7 @@ def _closure(package: str) -> dict[str, set[str]]:
         for one in _requirements(distribution(name), extras):
             needed = canonicalize_name(one.name)
             if _is_installed(needed):
-                own.add(needed)
+                own |= {needed} - {name}  # an extra of ours may name another
                 waiting.append((needed, frozenset(one.extras)))
     return needs
 

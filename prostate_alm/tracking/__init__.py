@@ -3,6 +3,10 @@
 The files in the folders of results are the truth; a store holds a copy of them, which can be made at any time.
 """
 
+from prostate_alm.extras import require
+
+require(__name__, "train")
+
 from prostate_alm.results.tracking_uri import DEFAULT_URI, NO_TRACKING, resolve_uri
 from prostate_alm.tracking.ensemble_run import fail_ensemble_run, log_ensemble, log_member, start_ensemble_run
 from prostate_alm.tracking.member_run import MemberRun, NewRun, resume_member_run, start_member_run
