@@ -79,7 +79,8 @@ def _checks(options: argparse.Namespace) -> "dict[str, Check]":
     }
 
 
-# nobody asks for a server before the extra is there that speaks with it; and what these import takes longer than the other checks, and torch, the slowest, should be on its way by then
+# no server is looked for before the extra is there that speaks with it; what these import takes longer than the other
+# checks, and torch, the slowest, should be on its way by then
 def _tracking() -> Sequence["Finding"]:
     if missing_of("train"):
         return []

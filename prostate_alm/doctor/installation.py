@@ -44,7 +44,9 @@ def check_packages(needed: Iterable[str] | None = None) -> list[Finding]:
     faults = _with_faults(requirements)
     if faults:
         return [Finding("packages", "problem", fault, _install(one)) for one, fault in faults]
-    return [Finding("packages", "ok", f"{len(requirements)} of {len(requirements)} in their ranges{_shown(requirements)}")]
+    return [
+        Finding("packages", "ok", f"{len(requirements)} of {len(requirements)} in their ranges{_shown(requirements)}")
+    ]
 
 
 def check_extras() -> list[Finding]:
