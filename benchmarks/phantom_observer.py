@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from prostate_alm.phantom.cohort import StudyPlan, observer_auc, plan_study, render_diffusion
 from prostate_alm.phantom.reader import equivocal_probability
-from prostate_alm.phantom.tissue import TISSUES
+from prostate_alm.phantom.render import TISSUES
 
 DIFFICULTIES = (0.0, 0.15, 0.25, 0.35, 0.45, 0.6, 0.8, 1.0)
 SMOOTHING_VOXELS = (0.8, 1.2, 1.2)  # slices, rows, columns: about the size of the smallest lesion

@@ -121,7 +121,7 @@ def _masks_of(manifest: Any) -> dict[str, Any]:
 
 def _import_collection(options: argparse.Namespace) -> int:
     from prostate_alm.data.build import CohortPlan
-    from prostate_alm.data.cohorts.importing import import_collection
+    from prostate_alm.data.cohorts.collection import import_collection
     from prostate_alm.parallel import available_workers
 
     result = import_collection(

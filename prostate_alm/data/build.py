@@ -19,7 +19,7 @@ from prostate_alm.data.convert import (
     convert_or_refuse,
     require_conversion_or_nothing,
 )
-from prostate_alm.data.labels import Label, read_labels
+from prostate_alm.data.labels import Label, joined_patients, read_labels
 from prostate_alm.data.manifest import (
     Manifest,
     ManifestError,
@@ -32,7 +32,6 @@ from prostate_alm.data.manifest import (
     write_manifest,
 )
 from prostate_alm.data.masks import MASK_FILES, MaskSource, label_fault
-from prostate_alm.data.patients import joined_patients
 from prostate_alm.data.splits import split_patients
 from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2

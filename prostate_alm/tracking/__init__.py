@@ -8,10 +8,16 @@ from prostate_alm.extras import require
 require(__name__, "train")
 
 from prostate_alm.results.tracking_uri import DEFAULT_URI, NO_TRACKING, resolve_uri
-from prostate_alm.tracking.ensemble_run import fail_ensemble_run, log_ensemble, log_member, start_ensemble_run
+from prostate_alm.tracking.ensemble_run import (
+    SyncReport,
+    fail_ensemble_run,
+    log_ensemble,
+    log_member,
+    start_ensemble_run,
+    sync_results,
+)
 from prostate_alm.tracking.member_run import MemberRun, NewRun, resume_member_run, start_member_run
 from prostate_alm.tracking.store import StoreUnreachableError, prepare_store
-from prostate_alm.tracking.sync import SyncReport, sync_results
 
 __all__ = [
     "DEFAULT_URI",

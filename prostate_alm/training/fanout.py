@@ -1,17 +1,24 @@
 """Many members at once: the same bundle command for each, on this machine or on a cluster."""
 
+import contextlib
+import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from threading import Event, Thread
-from typing import Literal, get_args
+from typing import IO, Any, Literal, get_args
 
-from prostate_alm.parallel import available_workers
+from prostate_alm.parallel import available_workers, ray_session
 from prostate_alm.results.run_folder import RunFolder
-from prostate_alm.training.fanout_local import run_locally
-from prostate_alm.training.fanout_ray import run_with_ray
-from prostate_alm.training.member_task import MemberTask, TaskEnd
+from prostate_alm.training.member_task import MemberTask, TaskEnd, worker_environment
 
 logger = logging.getLogger(__name__)
 
@@ -86,3 +93,151 @@ def standing(tasks: Sequence[MemberTask]) -> str:
             seen = _EPOCH.findall(task.log_file.read_text(encoding="utf-8", errors="replace"))
             epochs.append(f"{task.output_dir.name} at epoch {seen[-1]}" if seen else f"{task.output_dir.name} begins")
     return ", ".join([f"{done} of {len(tasks)} members done", *epochs])
+
+
+def run_with_ray(tasks: Sequence[MemberTask], *, jobs: int | None) -> Generator[TaskEnd, None, None]:
+    """Run the tasks on the cluster of RAY_ADDRESS, or on this machine where there is none.
+
+    Each task takes one core, and a GPU where its bundle is told to use CUDA. The hosts must see the same folders, and
+    the MLflow store must be a server (`--tracking_uri http://...`), not a file.
+
+    Args:
+        tasks: what to run.
+        jobs: largest number of tasks at the same time; None for what the cluster has.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
+    if tasks:
+        with ray_session() as ray:
+            yield from _collect(ray, tasks, jobs=jobs or len(tasks))
+
+
+def _collect(ray: Any, tasks: Sequence[MemberTask], *, jobs: int) -> Generator[TaskEnd, None, None]:
+    environment = {"env_vars": worker_environment()}
+    folder = str(Path.cwd())
+    waiting = list(reversed(tasks))
+    running: dict[Any, MemberTask] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            task = waiting.pop()
+            gpus = 1 if str(task.overrides.get("device", "")).startswith("cuda") else 0
+            remote = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env=environment, max_retries=1)(run_task)
+            running[remote.remote(task, folder)] = task
+        done, _ = ray.wait(list(running), num_returns=1)
+        yield _outcome(ray, done[0], running.pop(done[0]))
+
+
+def _outcome(ray: Any, reference: Any, task: MemberTask) -> TaskEnd:
+    try:
+        return TaskEnd(task, ray.get(reference))
+    except ray.exceptions.RayError as error:  # the host or its process died
+        return TaskEnd(task, " ".join(str(error).split())[:300])
+
+
+def run_task(task: MemberTask, folder: str) -> str | None:
+    """Run a task on a host of the cluster; relative paths are those of the folder where the command was given.
+
+    Returns:
+        None, or one line that says why it failed.
+    """
+    from prostate_alm.training.fanout_worker import run_bundle_command
+
+    os.chdir(folder)
+    return run_bundle_command(task.arguments(), task.log_file)
+
+
+_FAREWELL_S = 10.0
+
+
+def run_locally(tasks: Sequence[MemberTask], *, jobs: int) -> Generator[TaskEnd, None, None]:
+    """Run the tasks and yield how each ended, as they end; closing the iteration ends all processes.
+
+    Args:
+        tasks: what to run.
+        jobs: number of processes, at least 1.
+    """
+    waiting = deque(tasks)
+    with DefaultSelector() as selector:
+        busy: set[_Worker] = set()
+
+        def give(worker: _Worker) -> None:
+            worker.start(waiting.popleft())
+            selector.register(worker.replies, EVENT_READ, worker)
+            busy.add(worker)
+
+        try:
+            for _ in range(jobs):
+                give(_Worker())
+            while busy:
+                for key, _ in selector.select():
+                    worker: _Worker = key.data
+                    selector.unregister(worker.replies)
+                    busy.remove(worker)
+                    outcome = worker.outcome()
+                    keep = bool(waiting) and worker.is_alive
+                    if not keep:
+                        worker.stop()
+                    if waiting:
+                        give(worker if keep else _Worker())
+                    yield outcome
+        finally:
+            for worker in busy:
+                worker.kill()
+
+
+class _Worker:
+    """A process that runs one bundle command after another; importing MONAI takes as long as training a member."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "prostate_alm.training.fanout_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | worker_environment(),
+        )
+        self._tasks, self.replies = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        self._task: MemberTask
+
+    def start(self, task: MemberTask) -> None:
+        """Give the process a task; `replies` becomes readable when it has ended, or the process has."""
+        self._task = task
+        with contextlib.suppress(BrokenPipeError):  # the process is dead already: `outcome` says so
+            self._tasks.write(task.to_json().encode() + b"\n")
+            self._tasks.flush()
+
+    def outcome(self) -> TaskEnd:
+        """Return how the task ended."""
+        reply = self.replies.readline()
+        if reply:
+            return TaskEnd(self._task, json.loads(reply)["failure"])
+        code = self._process.wait()
+        reason = "out of memory?" if code == -signal.SIGKILL else f"see {self._task.log_file}"
+        return TaskEnd(self._task, f"the process ended with code {code} ({reason})")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process takes another task."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Let the process end by itself: it does when there are no more tasks."""
+        with contextlib.suppress(BrokenPipeError):
+            self._tasks.close()
+        self.replies.close()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the process in the middle of its task, as Ctrl-C would: its MLflow run is told."""
+        self._process.terminate()
+        try:
+            self._process.wait(_FAREWELL_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self.stop()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise TypeError("a process must have the pipe that was asked for, got none.")
+    return pipe

@@ -21,11 +21,10 @@ from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.training import results
 from prostate_alm.training.command_line import bundle_arguments, named_arguments, tell_crashes_in_full, told_when_full
 from prostate_alm.training.config_keys import config_files
-from prostate_alm.training.described import bundle_configuration, parameters
 from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.engines import Training
 from prostate_alm.training.samples import Sample, Samples
-from prostate_alm.training.settings import Settings, read_settings
+from prostate_alm.training.settings import Settings, bundle_configuration, parameters, read_settings
 
 OUTPUT_ROOT = Path("outputs")
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import read_manifest
-from prostate_alm.method.calibration import PlattScaling, fit_platt
-from prostate_alm.method.calibration_quality import calibration_quality
+from prostate_alm.method.calibration import PlattScaling, calibration_quality, fit_platt
 from prostate_alm.method.metrics import Interval, auc, bootstrap_interval, threshold_at_tpr
 from prostate_alm.method.operating_point import binomial_interval
 from prostate_alm.progress import Progress, silent

@@ -9,7 +9,7 @@ import pytest
 
 from prostate_alm.data.build import CohortPlan
 from prostate_alm.data.cohorts import fastmri, prostatex
-from prostate_alm.data.cohorts.importing import good_cases, import_collection
+from prostate_alm.data.cohorts.collection import good_cases, import_collection
 from prostate_alm.data.splits import SplitError
 from prostate_alm.imaging.volume import load_study
 

@@ -13,8 +13,8 @@ from scipy.ndimage import map_coordinates
 
 from prostate_alm.cli import main
 from prostate_alm.data.build import BuildResult, CohortPlan
+from prostate_alm.data.cohorts.collection import good_cases, import_collection
 from prostate_alm.data.cohorts.image_files import AdcStudy
-from prostate_alm.data.cohorts.importing import good_cases, import_collection
 from prostate_alm.data.cohorts.picai import read_picai
 from prostate_alm.data.manifest import ManifestError, check_files, read_manifest
 from prostate_alm.data.masks import check_masks

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prostate_alm.data.build import CohortPlan
-from prostate_alm.data.cohorts.importing import good_cases, import_collection
+from prostate_alm.data.cohorts.collection import good_cases, import_collection
 from prostate_alm.data.cohorts.prostate158 import read_prostate158
 from prostate_alm.data.manifest import ManifestError
 from prostate_alm.data.masks import check_masks

@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code
 from scipy.ndimage import map_coordinates
 
 from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
-from prostate_alm.data.cohorts.segmentations import Segmentations
+from prostate_alm.data.cohorts.mask_files import Segmentations
 from prostate_alm.data.manifest import Manifest
 from prostate_alm.data.masks import StudyMasks, check_masks
 from prostate_alm.imaging.volume import StudyVolumes, load_study

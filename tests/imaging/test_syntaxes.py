@@ -26,11 +26,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prostate_alm.imaging.codestream import coded_size
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.files import files_below, read_header
 from prostate_alm.imaging.folder import read_folder, read_series
 from prostate_alm.imaging.rulebook import default_rules
+from prostate_alm.imaging.signal import coded_size
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import load_study
 

@@ -6,7 +6,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from prostate_alm.method.calibration_quality import calibration_quality
+from prostate_alm.method.calibration import calibration_quality
 
 
 def drawn(slope: float, shift: float, *, count: int = 400) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,8 @@ from prostate_alm.phantom.cohort import (
 )
 from prostate_alm.phantom.protocol import ADC_B_VALUES, B_VALUE_FORMS, Protocol
 from prostate_alm.phantom.reader import equivocal_probability
+from prostate_alm.phantom.render import TISSUES
 from prostate_alm.phantom.study import render_diffusion
-from prostate_alm.phantom.tissue import TISSUES
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "phantom_observer.py"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])

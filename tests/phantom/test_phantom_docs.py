@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prostate_alm.phantom.cohort import DEFAULT_DIFFICULTY, observer_auc
-from prostate_alm.phantom.tissue import TISSUES
+from prostate_alm.phantom.render import TISSUES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "phantom.md").read_text(encoding="utf-8")
 

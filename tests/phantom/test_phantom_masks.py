@@ -12,9 +12,8 @@ from scipy import ndimage
 from prostate_alm.cli import main
 from prostate_alm.phantom.anatomy import Anatomy
 from prostate_alm.phantom.masks import render_masks
-from prostate_alm.phantom.render import block_mean, finer, render
+from prostate_alm.phantom.render import TISSUES, block_mean, finer, render
 from prostate_alm.phantom.study import StudyPlan, plan_study, t2_grid
-from prostate_alm.phantom.tissue import TISSUES
 
 POSITIVES = [index for index in range(1, 31) if plan_study(index).label]
 

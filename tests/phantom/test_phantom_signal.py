@@ -12,6 +12,7 @@ from prostate_alm.phantom.reader import Verdict
 from prostate_alm.phantom.render import (
     DIFFUSION_PROPERTIES,
     SPIN_ECHO_PROPERTIES,
+    TISSUES,
     Array,
     Grid,
     block_mean,
@@ -20,7 +21,6 @@ from prostate_alm.phantom.render import (
     render,
 )
 from prostate_alm.phantom.signal import add_rician_noise, diffusion_signal, fit_adc, spin_echo
-from prostate_alm.phantom.tissue import TISSUES
 
 BODY = Structure("fat", (0.0, 0.0, 0.0), (150.0, 150.0, 150.0))
 BALL = Structure("lesion", (1.0, -2.0, 3.0), (11.0, 7.0, 9.0), 25.0)
