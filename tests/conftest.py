@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
+from prostate_alm.data.synthetic import SyntheticCohort, write_masks
 from prostate_alm.phantom.cohort import make_cohort
 from prostate_alm.training import results
 
@@ -29,6 +30,17 @@ def cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Return the manifest of `dicom_cohort`, volumes beside it; a test that alters either copies the folder first."""
     output = tmp_path_factory.mktemp("manifest") / "cohort.json"
     build_manifest(DicomCohort(dicom_cohort, dicom_cohort / "labels.csv"), CohortPlan(output, test_share=0.3))
+    return output
+
+
+@pytest.fixture(scope="session")
+def lesion_cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the manifest of the 20 synthetic studies with their lesions and glands."""
+    folder = tmp_path_factory.mktemp("lesions")
+    masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
+    output = folder / "lesions.json"
+    studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", masks_dir=masks)
+    build_manifest(studies, CohortPlan(output, test_share=0.3), workers=2)
     return output
 
 

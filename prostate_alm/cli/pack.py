@@ -15,8 +15,9 @@ def add_pack(commands: Commands) -> None:
     pack = commands.add_parser(
         "pack",
         help="pack a trained ensemble into one file for predictions",
-        description="Write a trained and evaluated ensemble of the prostate bundle as one zip: weights, operating "
-        "points chosen on validation studies, calibration, model card. The same ensemble gives the same bytes.",
+        description="Write a trained and evaluated ensemble of the prostate or the lesions bundle as one zip: weights, "
+        "operating points chosen on validation studies, calibration, model card. The same ensemble gives the same "
+        "bytes.",
     )
     pack.add_argument("ensemble", type=Path, metavar="ENSEMBLE_DIR", help="e.g. outputs/prostate/NAME/bce-alm")
     pack.add_argument("--output", type=Path, required=True, metavar="ZIP", help="e.g. prostate.zip")
@@ -35,7 +36,7 @@ def add_pack(commands: Commands) -> None:
         metavar="JSON",
         help="the cohort (default: the one of data or data_manifest that the members recorded)",
     )
-    pack.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="(default: prostate, as shipped)")
+    pack.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="(default: the ensemble's, as shipped)")
     pack.add_argument("--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
     pack.add_argument("--sign", type=Path, metavar="KEY", help="Ed25519 private key (PEM) that signs the pack")
     pack.add_argument("--overwrite", action="store_true", help="replace an output that is there")
@@ -44,6 +45,7 @@ def add_pack(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
+    from prostate_alm.delivery.lesions import applied_lesion_point, few_lesions
     from prostate_alm.delivery.package.build import pack_ensemble
     from prostate_alm.delivery.quality import few_positives
     from prostate_alm.whole_files import sha256_of_file
@@ -65,6 +67,10 @@ def _pack(options: argparse.Namespace) -> int:
     sha256 = sha256_of_file(options.output)
     points = [point.model_dump() for point in card.operating_points]
     warnings = [few_positives(point) for point in card.operating_points if point.threshold_guaranteed is None]
+    of_lesions = (
+        [] if card.lesions is None else [applied_lesion_point(card.lesions, one) for one in card.lesions.points]
+    )
+    warnings += [warning for point in of_lesions for warning in few_lesions(point)]
     if options.json:
         summary = {
             "warnings": warnings,
@@ -73,7 +79,8 @@ def _pack(options: argparse.Namespace) -> int:
             "name": card.name,
             "version": card.version,
         }
-        say(json.dumps({**summary, "members": card.members, "operating_points": points}, indent=1))
+        lesions = {"lesion_points": [point.model_dump() for point in of_lesions]} if of_lesions else {}
+        say(json.dumps({**summary, "members": card.members, "operating_points": points, **lesions}, indent=1))
         return OK
     for point in card.operating_points:
         default = ", the default" if point.target_tpr == card.default_target_tpr else ""
@@ -81,6 +88,13 @@ def _pack(options: argparse.Namespace) -> int:
             f"target TPR {100 * point.target_tpr:g} %: threshold {point.threshold:.3f}, FPR {100 * point.fpr:.1f} % "
             f"[{100 * point.fpr_low:.1f}, {100 * point.fpr_high:.1f}] on {point.positives} positives and "
             f"{point.negatives} negatives{default}"
+        )
+    for one in of_lesions:
+        interval = f"[{100 * one.sensitivity_low:.1f}, {100 * one.sensitivity_high:.1f}]"
+        say(
+            f"target {100 * one.target_sensitivity:g} % of lesions: candidates from "
+            f"{100 * one.threshold_probability:.3g} % on, {100 * one.sensitivity:.1f} % {interval} of "
+            f"{one.lesions} lesions found, {one.false_positives_per_case:.2f} false positives a case in {one.cases}"
         )
     for warning in warnings:
         say(f"warning: {warning}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prostate_alm.delivery.prediction import Answer, Identity, Prediction, Refused
+from prostate_alm.delivery.prediction import Answer, Identity, LesionCandidate, Prediction, Refused
 from prostate_alm.whole_files import write_bytes_atomically, write_text_atomically
 
 TABLE_FILE, SHEET_FILE = "answers.parquet", "answers.csv"
@@ -24,6 +24,7 @@ _SHEET_COLUMNS = (
     "status", "decision", "probability", "logit", "logit_std", "target_tpr", "threshold", "warnings", "code", "reason",
     "file",
 )  # fmt: skip
+_LESION_COLUMNS = ("lesions", "lesion_position_mm")
 _BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -102,6 +103,7 @@ def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
         "source_sha256": pa.string(),
         "file": pa.string(),
         **dict.fromkeys(_of_classes(rows), pa.string()),
+        **(dict(zip(_LESION_COLUMNS, (pa.int64(), pa.list_(pa.float64())), strict=True)) if _of_lesions(rows) else {}),
     }
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(types.items()))), sink)
@@ -118,7 +120,7 @@ def write_sheet(folder: Path, answers: Iterable[Answer]) -> Path:
     rows = _rows(answers)
     named = [name for name in Identity.model_fields if any(name in row for row in rows)]
     text = io.StringIO()
-    columns = ["study", *named, *_SHEET_COLUMNS, *_of_classes(rows)]
+    columns = ["study", *named, *_SHEET_COLUMNS, *_of_classes(rows), *_of_lesions(rows)]
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
@@ -132,10 +134,15 @@ def _of_classes(rows: list[dict[str, Any]]) -> list[str]:
     return ["called"] if any("called" in row for row in rows) else []
 
 
+def _of_lesions(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the columns of a model of lesions: how many candidates, and where the surest is."""
+    return _LESION_COLUMNS if any(_LESION_COLUMNS[0] in row for row in rows) else ()
+
+
 def _cell(value: Any) -> Any:
-    """Return a value as a spreadsheet shall show it, codes of warnings apart by spaces."""
+    """Return a value as a spreadsheet shall show it, codes of warnings and coordinates apart by spaces."""
     if isinstance(value, list):
-        return " ".join(value)
+        return " ".join(map(str, value))
     return f"'{value}" if isinstance(value, str) and value.startswith(_BEGINS_A_FORMULA) else value
 
 
@@ -165,7 +172,12 @@ def _row(answer: Answer) -> dict[str, Any]:
         "threshold": answer.operating_point.threshold,
         "warnings": [warning.code for warning in answer.warnings],
         **({} if answer.classes is None else {"called": answer.classes.called}),
+        **({} if answer.lesions is None else _lesions_row(answer.lesions)),
     }
+
+
+def _lesions_row(lesions: tuple[LesionCandidate, ...]) -> dict[str, Any]:
+    return dict(zip(_LESION_COLUMNS, (len(lesions), list(lesions[0].position_mm) if lesions else []), strict=True))
 
 
 def _write_schema() -> None:

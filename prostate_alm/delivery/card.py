@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION, CLASSES_FORMAT_VERSION = 1, 2
-"""Number of the layout of packed models, of two classes and of several; a reader refuses greater ones."""
+FORMAT_VERSION, CLASSES_FORMAT_VERSION, LESIONS_FORMAT_VERSION = 1, 2, 3
+"""Number of the layout of packed models, of two classes, of several and of lesions; a reader refuses greater ones."""
 
 CONFIDENCE = 0.95
 """Of all intervals of an operating point."""
@@ -92,6 +92,48 @@ class NetworkSpec(_Frozen):
         return largest if math.prod(sizes) else 0
 
 
+class LesionNetworkSpec(_Frozen):
+    """Arguments of `DualPathUNet`, as data, and the temperature of the soft maximum that makes a case's logit of a map.
+
+    The case's logit of a member is T log Σ exp(z / T) over the voxels of its map z (`method.lesions.case_logits`).
+    """
+
+    path_channels: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    features: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    strides: tuple[tuple[Window, Window, Window], ...] = Field(min_length=1, max_length=16)
+    temperature: float = Field(gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _one_stride_a_level(self) -> Self:
+        if len(self.features) != len(self.strides):
+            raise ValueError(f"strides must have {len(self.features)} entries, got {len(self.strides)}")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """One logit a voxel."""
+        return 1
+
+    @property
+    def _joined(self) -> tuple[int, ...]:
+        return tuple(len(self.path_channels) * count for count in self.features)
+
+    @property
+    def weights(self) -> int:
+        """How many numbers one member has."""
+        encoders = sum(27 * a * b for first in self.path_channels for a, b in pairwise((first, *self.features)))
+        decoder = sum(27 * (above + own) * own for own, above in pairwise(self._joined))
+        return encoders + decoder + self._joined[0] + 1
+
+    def values(self, image_size: tuple[int, ...]) -> int:
+        """Return how many numbers the largest layer makes of an image; a level has as many as its decoder takes in."""
+        sizes, largest = image_size, math.prod(image_size)
+        for features, stride, below in zip(self._joined, self.strides, (*self._joined[1:], 0), strict=True):
+            sizes = tuple(-(-size // part) for size, part in zip(sizes, stride, strict=True))
+            largest = max(largest, (features + below) * math.prod(sizes))
+        return largest
+
+
 class GridSpec(_Frozen):
     """How volumes become the network's input, in LPS order: resampling to `spacing_mm`, crop or pad, normalise, crop.
 
@@ -174,11 +216,58 @@ class ValidationScores(_Frozen):
         return self
 
 
+class StoredLesionPoint(_Frozen):
+    """A threshold on the confidence of candidates, a logit: candidates at or above it are told.
+
+    It is the highest that finds `target_sensitivity` of the validation lesions, or, where too many of these were found
+    by no candidate at all, the one that finds all that were. `sensitivity` is the share that it finds, with its 95 %
+    interval, `false_positives_per_case` what it tells besides; see `method.lesion_metrics`.
+    """
+
+    target_sensitivity: float = Field(gt=0, le=1)
+    threshold: float
+    sensitivity: float = Field(ge=0, le=1)
+    sensitivity_low: float = Field(ge=0, le=1)
+    sensitivity_high: float = Field(ge=0, le=1)
+    false_positives_per_case: float = Field(ge=0)
+
+
+class LesionsSpec(_Frozen):
+    """What the candidates of the mean out-of-fold maps found in the validation cases: thresholds and the FROC curve.
+
+    `found` are the confidences at which lesions were found, `false_positives` those of candidates that found nothing,
+    as far as they matter: down to the least of `found`. `missed` lesions were found by no candidate. There is a point
+    for each operating point of the cases.
+    """
+
+    cases: int = Field(ge=1)
+    found: tuple[float, ...] = Field(min_length=1)
+    missed: int = Field(ge=0)
+    false_positives: tuple[float, ...]
+    points: tuple[StoredLesionPoint, ...] = Field(min_length=1)
+
+    @property
+    def lesions(self) -> int:
+        """How many validation lesions there were."""
+        return len(self.found) + self.missed
+
+    def point(self, target_sensitivity: float) -> StoredLesionPoint:
+        """Return the point of a target that is stored.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for point in self.points:
+            if abs(point.target_sensitivity - target_sensitivity) < 1e-9:
+                return point
+        raise ValueError(f"target_sensitivity must be one that is stored, got {target_sensitivity:g}.")
+
+
 class ModelCard(_Frozen):
     """All that prediction needs besides the weights; stored as `prostate_alm` in the pack's `configs/metadata.json`.
 
     Without `classes` there are two, and one logit. With them, logit and positives are those of the critical class: its
-    log-odds against the others.
+    log-odds against the others. A model of `lesions` has a logit for each voxel, and the case's is made of these.
 
     `label_definition` is what the manifest says of label 1, '' where it says nothing.
     """
@@ -194,7 +283,7 @@ class ModelCard(_Frozen):
     label_definition: Text = ""
     members: int = Field(ge=1, le=1000)
     dtype: Literal["float32"] = "float32"
-    network: NetworkSpec
+    network: NetworkSpec | LesionNetworkSpec
     grid: GridSpec
     operating_points: tuple[StoredOperatingPoint, ...] = Field(min_length=1)
     default_target_tpr: float = Field(gt=0, le=1)
@@ -202,6 +291,22 @@ class ModelCard(_Frozen):
     training_range: TrainingRange
     validation: ValidationScores
     classes: ClassesSpec | None = Field(default=None, exclude_if=lambda classes: classes is None)
+    lesions: LesionsSpec | None = Field(default=None, exclude_if=lambda lesions: lesions is None)
+
+    @model_validator(mode="after")
+    def _lesions_fit(self) -> Self:
+        if (self.lesions is not None) != isinstance(self.network, LesionNetworkSpec):
+            raise ValueError("lesions must be there with a network of maps, and with no other")
+        if self.lesions is None:
+            return self
+        if self.format_version < LESIONS_FORMAT_VERSION or self.classes is not None:
+            raise ValueError(
+                f"format_version must be {LESIONS_FORMAT_VERSION} with lesions, without classes, got "
+                f"{self.format_version}"
+            )
+        for point in self.operating_points:
+            self.lesions.point(point.target_tpr)
+        return self
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:

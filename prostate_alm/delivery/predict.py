@@ -20,22 +20,28 @@ from numpy.typing import NDArray
 
 from prostate_alm import __version__
 from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperatingPoint
-from prostate_alm.delivery.lesions import LesionFindings
+from prostate_alm.delivery.lesions import (
+    LesionFindings,
+    applied_lesion_point,
+    find_lesions,
+    lesion_warnings,
+    mean_map,
+)
 from prostate_alm.delivery.prediction import (
-    CLASSES_SCHEMA_VERSION,
-    SCHEMA_VERSION,
     UNEXPECTED,
+    AppliedLesionPoint,
     AppliedOperatingPoint,
     Identity,
     ModelIdentity,
     Prediction,
     Refused,
     UsedSeries,
+    schema_version_for,
 )
 from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
 from prostate_alm.delivery.quality import acquisition_of, model_warnings, quality_warnings
 from prostate_alm.delivery.quiet import quiet_about_values
-from prostate_alm.delivery.scores import calibrated, classes_answer, critical_logits, member_logits
+from prostate_alm.delivery.scores import calibrated, classes_answer, critical_logits, member_logits, study_logits
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.identifiers import Identifiers, identifiers_of
@@ -182,7 +188,7 @@ def answer_reading(
     Args:
         reading: of `read_folder`.
         model: the packed model.
-        logits: of its members on the image, in order, (M, 1), or (M, K) of several classes.
+        logits: of its members on the image, in order, (M, 1), (M, K) of several classes, or maps (M, 1, X, Y, Z).
         point: the operating point that decides.
     """
     if reading.refusal is not None:
@@ -246,14 +252,17 @@ def _read(asked: _Asked, selection: Selection, grid: GridSpec, *, rules: Rules |
 
 
 def _answered(
-    reading: StudyReading, model: Described, logits: torch.Tensor, *, point: StoredOperatingPoint
+    reading: StudyReading, model: Described, outputs: torch.Tensor, *, point: StoredOperatingPoint
 ) -> StudyResult:
     asked, selection, volumes, channels = reading.asked, reading.selection, reading.volumes, reading.channels
     if selection is None or volumes is None or channels is None:
         raise ValueError("reading must hold the volumes of a study that is answered, got none.")
+    logits = study_logits(outputs, model.card.network)
     logit, of_members = critical_logits(logits, model.card.classes)
+    classes = classes_answer(logits, model.card, point)
+    lesions, lesion_point = _lesions(outputs, volumes, model, point)
     answer = Prediction(
-        schema_version=SCHEMA_VERSION if model.card.classes is None else CLASSES_SCHEMA_VERSION,
+        schema_version=schema_version_for(classes, None if lesions is None else lesions.candidates),
         study=_pseudonym(selection) or "",
         probability=calibrated(logit, model.card.calibration),
         decision="positive" if logit >= point.threshold else "negative",
@@ -268,15 +277,30 @@ def _answered(
         warnings=(
             *model_warnings(model.card, point),
             *quality_warnings(volumes, channels, card=model.card, member_logits=of_members),
+            *(() if lesions is None or lesion_point is None else lesion_warnings(lesions, lesion_point)),
         ),
         model=asked.model,
         software=asked.software,
         source_sha256=asked.source_sha256,
         acquisition=acquisition_of(volumes, channels),
         identity=_identity(asked, selection),
-        classes=classes_answer(logits, model.card, point),
+        classes=classes,
+        lesions=None if lesions is None else lesions.candidates,
+        lesion_point=lesion_point,
     )
-    return StudyResult(answer, volumes, reading.image)
+    return StudyResult(answer, volumes, reading.image, lesions)
+
+
+def _lesions(
+    outputs: torch.Tensor, volumes: StudyVolumes, model: Described, point: StoredOperatingPoint
+) -> tuple[LesionFindings | None, AppliedLesionPoint | None]:
+    """Return what a model of lesions found, and the threshold of its candidates; nothing of other models."""
+    spec, grid = model.card.lesions, model.card.grid
+    if spec is None:
+        return None, None
+    stored = spec.point(point.target_tpr)
+    found = find_lesions(mean_map(outputs, volumes.t2, grid), volumes.t2, grid, threshold=stored.threshold)
+    return found, applied_lesion_point(spec, stored)
 
 
 def _applied(point: StoredOperatingPoint, calibration: PlattCalibration) -> AppliedOperatingPoint:

@@ -12,6 +12,8 @@ SCHEMA_VERSION: Literal["1.0"] = "1.0"
 """Of an answer about two classes, or a refusal."""
 CLASSES_SCHEMA_VERSION: Literal["1.1"] = "1.1"
 """Of an answer about several classes."""
+LESIONS_SCHEMA_VERSION: Literal["1.2"] = "1.2"
+"""Of an answer that says where lesions are."""
 
 Pseudonym = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """First 16 hexadecimal digits of the SHA-256 of the Study Instance UID: the same for any order and naming of files."""
@@ -107,18 +109,38 @@ class ClassesAnswer(_Frozen):
 
 
 class LesionCandidate(_Frozen):
-    """A place where the model looks for a lesion; `number` counts from 1, the surest first.
+    """A place where the model sees a lesion; `number` counts from 1, the surest first.
 
-    `position_mm` is its peak in the patient's coordinates (LPS), `probability` the one there. `side` and `level` are
-    None where nobody knows where the gland lies.
+    `position_mm` is its peak in the patient's coordinates (LPS), `probability` the one there, as the networks give it:
+    the share of such candidates that are lesions is not known. `side` and `level` of the gland are None where nobody
+    knows where the gland lies, and absent from the JSON then.
     """
 
     number: int = Field(ge=1)
     probability: float = Field(ge=0, le=1)
     position_mm: tuple[float, float, float]
     volume_mm3: float = Field(gt=0)
-    side: Literal["left", "right", "both"] | None = None
-    level: Literal["base", "mid", "apex"] | None = None
+    side: Literal["left", "right", "both"] | None = Field(default=None, exclude_if=lambda side: side is None)
+    level: Literal["base", "mid", "apex"] | None = Field(default=None, exclude_if=lambda level: level is None)
+
+
+class AppliedLesionPoint(_Frozen):
+    """The frozen threshold of the candidates that an answer tells: those whose confidence, a logit, is at least it.
+
+    `sensitivity` is the share of the `lesions` validation lesions that it finds, with its 95 % interval, and
+    `false_positives_per_case` what it tells besides, in `cases` validation cases. `threshold_probability` is
+    sigmoid(threshold), of the kind of a candidate's `probability`.
+    """
+
+    target_sensitivity: float
+    threshold: float
+    threshold_probability: float
+    sensitivity: float
+    sensitivity_low: float
+    sensitivity_high: float
+    false_positives_per_case: float
+    lesions: int
+    cases: int
 
 
 class Prediction(_Frozen):
@@ -130,9 +152,13 @@ class Prediction(_Frozen):
 
     Of several classes (`classes`, absent where there are two) the decision is about the critical one: a member's logit
     is the log-odds of that class against the others, and `logit` that of the mean logits of all classes.
+
+    A model of lesions says where they are (`lesions`, none above `lesion_point` being an empty list; absent of other
+    models); a member's logit is then the soft maximum of its map. The decision has a threshold of its own: a negative
+    study may have candidates, and a positive one none.
     """
 
-    schema_version: Literal["1.0", "1.1"] = "1.0"
+    schema_version: Literal["1.0", "1.1", "1.2"] = "1.0"
     status: Literal["answered"] = "answered"
     notice: Literal["Research use only, not for diagnosis."] = "Research use only, not for diagnosis."
     study: Pseudonym
@@ -153,13 +179,26 @@ class Prediction(_Frozen):
     identity: Identity | None = None
     acquisition: Acquisition | None = Field(default=None, exclude_if=lambda acquisition: acquisition is None)
     classes: ClassesAnswer | None = Field(default=None, exclude_if=lambda classes: classes is None)
+    lesions: tuple[LesionCandidate, ...] | None = Field(default=None, exclude_if=lambda lesions: lesions is None)
+    lesion_point: AppliedLesionPoint | None = Field(default=None, exclude_if=lambda point: point is None)
 
     @model_validator(mode="after")
     def _version_fits(self) -> Self:
-        version = SCHEMA_VERSION if self.classes is None else CLASSES_SCHEMA_VERSION
+        if (self.lesions is None) != (self.lesion_point is None) or (self.classes and self.lesion_point):
+            raise ValueError("lesions must come with their lesion_point, and without classes")
+        version = schema_version_for(self.classes, self.lesions)
         if self.schema_version != version:
             raise ValueError(f"schema_version must be {version}, got {self.schema_version}")
         return self
+
+
+def schema_version_for(
+    classes: ClassesAnswer | None, lesions: tuple[LesionCandidate, ...] | None
+) -> Literal["1.0", "1.1", "1.2"]:
+    """Return the version of an answer's form: the least that has room for what it says."""
+    if lesions is not None:
+        return LESIONS_SCHEMA_VERSION
+    return SCHEMA_VERSION if classes is None else CLASSES_SCHEMA_VERSION
 
 
 class Refused(_Frozen):

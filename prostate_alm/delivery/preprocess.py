@@ -7,13 +7,17 @@ both together.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from prostate_alm.delivery.card import GridSpec
 from prostate_alm.imaging.volume import StudyVolumes, Volume
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 SAME_SPACING_MM = 1e-3  # a spacing this near to the wanted one is kept, as MONAI does
 PERPENDICULAR_SAMPLES = 1e-8  # of a sample: beyond, axes count as skewed
@@ -91,17 +95,76 @@ def image_placement(volume: Volume, grid: GridSpec) -> tuple[NDArray[np.float64]
         repeats its edge.
     """
     samples, start, step = _samples(volume, grid)
-    rows = zip(samples, grid.normalised_size, centre_of(grid), strict=True)
-    numbers = np.array([_middle(int(count), size)[part][0] for count, size, part in rows])
+    numbers = np.array([at[0] for at in _image_samples(samples, grid)])
     return start + numbers * step, step
 
 
 def outside_t2_mm(volumes: StudyVolumes, grid: GridSpec) -> tuple[float, ...]:
     """Return how much of the network's image lies outside T2: left to right, front to back, foot to head."""
     samples, _, _ = _samples(volumes.t2, grid)
-    rows = zip(samples, grid.normalised_size, centre_of(grid), grid.spacing_mm, strict=True)
-    middles = ((_middle(int(count), size)[part], count, mm) for count, size, part, mm in rows)
+    middles = zip(_image_samples(samples, grid), samples, grid.spacing_mm, strict=True)
     return tuple(float(((at < 0) | (at >= count)).sum() * mm) for at, count, mm in middles)
+
+
+def imaged_part(volume: Volume, grid: GridSpec) -> NDArray[np.bool_]:
+    """Return which voxels of the network's image lie within T2, (X, Y, Z): elsewhere its edge was repeated."""
+    samples, _, _ = _samples(volume, grid)
+    inside = [(at >= 0) & (at < count) for at, count in zip(_image_samples(samples, grid), samples, strict=True)]
+    part: NDArray[np.bool_] = inside[0][:, None, None] & inside[1][:, None] & inside[2]
+    return part
+
+
+def map_on_t2(values: NDArray[np.float32], volume: Volume, grid: GridSpec) -> NDArray[np.float32]:
+    """Return a map of the network's image on the voxels of T2, interpolated linearly; 0 outside of the image.
+
+    It is what `Invertd` of MONAI makes of it, with the transforms of `bundles/lesions/inference.json`.
+
+    Args:
+        values: (X, Y, Z).
+        volume: T2.
+        grid: how the model was trained.
+
+    Returns:
+        (I, J, K), in the order of the volume's own voxels.
+    """
+    padded = np.pad(values, 1)[None]
+    for axis, at in enumerate(_image_positions(volume, grid), start=1):
+        padded = _interpolated(padded, np.clip(at + 1, 0, padded.shape[axis] - 1), axis=axis)
+    return np.ascontiguousarray(_turned_back(padded[0], volume), dtype=np.float32)
+
+
+def labels_on_t2(labels: NDArray[np.uint8], volume: Volume, grid: GridSpec) -> NDArray[np.uint8]:
+    """Return labels of the network's image on the voxels of T2, each that of the nearest; see `map_on_t2`."""
+    padded = np.pad(labels, 1)
+    nearest = [
+        np.clip(np.rint(at).astype(int) + 1, 0, size - 1)
+        for at, size in zip(_image_positions(volume, grid), padded.shape, strict=True)
+    ]
+    return np.ascontiguousarray(_turned_back(padded[np.ix_(*nearest)], volume))
+
+
+def _image_positions(volume: Volume, grid: GridSpec) -> list[NDArray[np.float64]]:
+    """Return where the voxels of T2 lie in the network's image, in LPS order; the last sample counts for all beyond."""
+    _, shape = lps_affine(volume)
+    samples, first, step = _samples(volume, grid)
+    starts = [at[0] for at in _image_samples(samples, grid)]
+    return [
+        np.clip((np.arange(length) - begin) / each, 0, count - 1) - start
+        for length, begin, each, count, start in zip(shape, first, step, samples, starts, strict=True)
+    ]
+
+
+def _turned_back(values: NDArray[_Number], volume: Volume) -> NDArray[_Number]:
+    """Return values in LPS order in the order of the volume's own voxels."""
+    turns = ornt_transform(axcodes2ornt("LPS"), io_orientation(_as_stored(volume.affine_ras_mm)))
+    turned: NDArray[_Number] = apply_orientation(values, turns)
+    return turned
+
+
+def _image_samples(samples: NDArray[np.float64], grid: GridSpec) -> list[NDArray[np.int_]]:
+    """Return which sample each voxel of the network's image is, one array an axis."""
+    rows = zip(samples, grid.normalised_size, centre_of(grid), strict=True)
+    return [_middle(int(count), size)[part] for count, size, part in rows]
 
 
 def _sample_positions(volume: Volume, grid: GridSpec) -> list[NDArray[np.float64]]:
@@ -119,7 +182,7 @@ def _samples(volume: Volume, grid: GridSpec) -> tuple[NDArray[np.float64], NDArr
     As MONAI's `Spacing` decides: the first sample is the first voxel. Where axes are not perpendicular to 1e-8 of a
     sample, which the rounding of an affine is enough for, the middles of both grids coincide instead.
     """
-    affine, shape = _lps_affine(volume)
+    affine, shape = lps_affine(volume)
     axes_mm = affine[:3, :3]
     given_mm = np.linalg.norm(axes_mm, axis=0)
     wanted_mm = np.where(np.abs(given_mm - grid.spacing_mm) <= SAME_SPACING_MM, given_mm, grid.spacing_mm)
@@ -144,7 +207,7 @@ def _middle(samples: int, size: int) -> NDArray[np.int_]:
     return start + np.arange(size)
 
 
-def _lps_affine(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+def lps_affine(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
     """Return the affine and shape of a volume whose axes are turned to left, back, head."""
     affine = _as_stored(volume.affine_ras_mm)
     turns = _turns_to_lps(affine)

@@ -9,18 +9,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prostate_alm.delivery.card import ClassesSpec, ModelCard, PlattCalibration, StoredOperatingPoint
+from prostate_alm.delivery.card import (
+    ClassesSpec,
+    LesionNetworkSpec,
+    ModelCard,
+    NetworkSpec,
+    PlattCalibration,
+    StoredOperatingPoint,
+)
 from prostate_alm.delivery.prediction import ClassesAnswer
 from prostate_alm.method.class_metrics import critical_scores, decide
+from prostate_alm.method.lesions import case_logits
 
 if TYPE_CHECKING:
     from prostate_alm.results.mean_logits import MeanLogits
 
 
 def member_logits(network: MeanLogits, image: torch.Tensor) -> torch.Tensor:
-    """Return what each member says of images (B, C, X, Y, Z): logits (B, M, 1), or (B, M, K) of several classes."""
+    """Return what each member says of images (B, C, X, Y, Z).
+
+    Logits (B, M, 1), (B, M, K) of several classes, or of lesions maps (B, M, 1, X, Y, Z).
+    """
     with torch.inference_mode():
         return torch.stack([member(image) for member in network.members], dim=1)
+
+
+def study_logits(outputs: torch.Tensor, network: NetworkSpec | LesionNetworkSpec) -> torch.Tensor:
+    """Return the logits (M, K) of what the members say of a study; of maps (M, 1, X, Y, Z) the soft maxima, (M, 1)."""
+    if isinstance(network, NetworkSpec):
+        return outputs
+    return case_logits(outputs.double(), temperature=network.temperature)
 
 
 def critical_logits(logits: torch.Tensor, classes: ClassesSpec | None) -> tuple[float, tuple[float, ...]]:

@@ -52,21 +52,32 @@ class LesionSettings(CohortSettings):
         faults = check_masks(manifest, path)
         if faults:
             raise ValueError("\n".join(faults))
-        drawn = {study.id: study.lesions for study in manifest.studies if study.lesions is not None}
-        _tell_of_others(manifest, len(drawn))
-        numbers = {key: _numbers(path.parent / file.path) for key, file in drawn.items()}
-        found = [
-            study.model_copy(update={"label": int(bool(numbers[study.id]))})
-            for study in manifest.studies
-            if study.id in drawn
-        ]
-        usable = manifest.model_copy(update={"studies": tuple(found)})
+        usable, numbers = drawn_cohort(manifest, path.parent)
+        _tell_of_others(manifest, len(numbers))
+        drawn = {study.id: study.lesions for study in usable.studies if study.lesions is not None}
         parts = member_samples(usable, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
         train, validation, test, extra = (
             [_with_lesions(one, drawn[one["sample_id"]], numbers[one["sample_id"]], path.parent) for one in part]
             for part in parts
         )
         return Samples(train, validation, test, extra, identity=self.identity_of(path))
+
+
+def drawn_cohort(manifest: Manifest, folder: Path) -> tuple[Manifest, dict[str, tuple[int, ...]]]:
+    """Return the studies whose lesions were drawn, each positive where it has one, and the numbers of these by id.
+
+    Args:
+        manifest: of the cohort.
+        folder: where it lies.
+    """
+    files = {study.id: study.lesions for study in manifest.studies if study.lesions is not None}
+    numbers = {key: _numbers(folder / file.path) for key, file in files.items()}
+    studies = [
+        study.model_copy(update={"label": int(bool(numbers[study.id]))})
+        for study in manifest.studies
+        if study.id in numbers
+    ]
+    return manifest.model_copy(update={"studies": tuple(studies)}), numbers
 
 
 def open_member(**places: Any) -> Member:

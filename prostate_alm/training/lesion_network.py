@@ -1,11 +1,11 @@
 """The network of the lesions bundle: two encoders, T2 and diffusion, one decoder, a logit for each voxel."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -92,15 +92,12 @@ def _encoder(channels: int, features: Sequence[int], strides: Sequence[Sequence[
 
 
 def _block(before: int, after: int, stride: Sequence[int] = (1, 1, 1)) -> nn.Module:
-    block: nn.Module = Convolution(
-        3,
-        before,
-        after,
-        strides=tuple(stride),
-        kernel_size=3,
-        act="RELU",
-        norm="INSTANCE",
-        adn_ordering="NA",
-        bias=False,
-    )
-    return block
+    """Return MONAI's `Convolution` of these settings, layer by layer: to import MONAI takes longer than an answer."""
+    layers = {
+        "conv": nn.Conv3d(
+            before, after, kernel_size=3, stride=(stride[0], stride[1], stride[2]), padding=1, bias=False
+        ),
+        "norm": nn.InstanceNorm3d(after),
+        "act": nn.ReLU(),
+    }
+    return nn.Sequential(OrderedDict(layers))

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
-from prostate_alm.data.synthetic import SyntheticCohort, write_masks
-
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,14 +47,3 @@ def kill_in_second_stage() -> Callable[..., None]:
         assert process.returncode == -signal.SIGKILL
 
     return kill
-
-
-@pytest.fixture(scope="session")
-def lesion_cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the manifest of the 20 synthetic studies with their lesions and glands."""
-    folder = tmp_path_factory.mktemp("lesions")
-    masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
-    output = folder / "lesions.json"
-    studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", masks_dir=masks)
-    build_manifest(studies, CohortPlan(output, test_share=0.3), workers=2)
-    return output

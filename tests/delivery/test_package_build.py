@@ -301,7 +301,7 @@ WITH_AN_OVERLAY = {"train.json": sha256_of_file(BUNDLE / "train.json"), "mine.js
         (edit("ensemble.json", members=10), "ensemble must have all its 10 members finished, got 3"),
         (remove("metrics.json"), "ensemble must be evaluated with its 3 members"),
         (edit("metrics.json", members=[0, 1]), "ensemble must be evaluated with its 3 members"),
-        (edit("ensemble.json", bundle="cifar10"), "ensemble must be of the prostate bundle, got one of cifar10"),
+        (edit("ensemble.json", bundle="cifar10"), "ensemble must be of the prostate or the lesions bundle, got one"),
         (remove("ensemble.json"), "ensemble must be the folder of a trained one"),
         (edit("member-02/config.json", config_files={}), "train.json must be the one that the members"),
         (edit("member-02/config.json", config_files=WITH_AN_OVERLAY), "got the overlay mine.json in"),

@@ -7,28 +7,35 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, Invertd
 
 from prostate_alm.data.convert import convert_study
 from prostate_alm.delivery.card import GridSpec
-from prostate_alm.delivery.preprocess import cropped_channels, network_input, outside_t2_mm
+from prostate_alm.delivery.preprocess import (
+    cropped_channels,
+    image_placement,
+    labels_on_t2,
+    map_on_t2,
+    network_input,
+    outside_t2_mm,
+)
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI looks for a decoder of GPUs
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate" / "train.json"
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 B_VALUES = (100.0, 600.0, 1000.0)
 GRID = GridSpec(
     spacing_mm=(2.0, 2.0, 3.0), normalised_size=(46, 46, 22), image_size=(40, 40, 20), b_values_s_per_mm2=B_VALUES
 )
 
 
-@pytest.fixture(scope="module")
-def transform() -> Compose:
-    """Return what the bundle does with a validation study."""
+@pytest.fixture(scope="module", params=["prostate", "lesions"])
+def transform(request: pytest.FixtureRequest) -> Compose:
+    """Return what a bundle does with a validation study."""
     parser = ConfigParser()
-    parser.read_config(BUNDLE)
+    parser.read_config(BUNDLES / request.param / "train.json")
     return Compose(parser.get_parsed_content("read_and_normalise") + parser.get_parsed_content("centre_crop"))
 
 
@@ -36,7 +43,7 @@ def test_a_study_becomes_what_training_made_of_its_files(phantom_study, transfor
     volumes = load_study(phantom_study, b_values_s_per_mm2=B_VALUES)
     convert_study(phantom_study, tmp_path / "one", b_values_s_per_mm2=B_VALUES)
     files = {"t2": str(tmp_path / "one" / "t2.nii.gz"), "dwi": str(tmp_path / "one" / "dwi.nii.gz")}
-    expected = transform({**files, "label": 0, "sample_id": "one"})["image"]
+    expected = transform({**files, "lesions": files["t2"], "label": 0, "sample_id": "one"})["image"][:4]
     found = network_input(volumes, GRID)
     assert found.dtype == torch.float32
     assert found.shape == expected.shape == (4, 40, 40, 20)
@@ -77,8 +84,41 @@ def test_any_orientation_spacing_and_size_comes_out_as_monai_has_it(transform, s
     stored = torch.from_numpy(affine.astype(np.float32).astype(np.float64))  # NIfTI holds 32 bits
     data = {"t2": MetaTensor(voxels[:1], affine=stored), "dwi": MetaTensor(voxels[1:], affine=stored)}
     without_reader = Compose(transform.transforms[1:])
-    expected = without_reader({**data, "label": 0, "sample_id": "one"})["image"]
+    data["lesions"] = MetaTensor(torch.zeros(1, *shape), affine=stored)
+    expected = without_reader({**data, "label": 0, "sample_id": "one"})["image"][:4]  # the fifth are lesions
     np.testing.assert_allclose(network_input(volumes, GRID).numpy(), expected.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("spacing_mm", "shape"), CASES)
+def test_a_map_returns_to_t2_as_monai_inverts_it(spacing_mm, shape, seed):
+    random = np.random.default_rng(seed)
+    affine = _affine(random, spacing_mm) if seed else np.diag([-1.0, 1.0, 1.0, 1.0]) @ np.diag([*spacing_mm, 1.0])
+    parser = ConfigParser()
+    parser.read_config(BUNDLES / "lesions" / "inference.json")
+    forwards = Compose(parser.get_parsed_content("preprocessing").transforms[1:])  # without the reader
+    stored = torch.from_numpy(affine.astype(np.float32).astype(np.float64))
+    voxels = torch.zeros(4, *shape)
+    data = forwards({"t2": MetaTensor(voxels[:1], affine=stored), "dwi": MetaTensor(voxels[1:], affine=stored)})
+    found = random.random(GRID.image_size, dtype=np.float32)
+    back = Invertd(keys="pred", transform=forwards, orig_keys="image", nearest_interp=False, to_tensor=True)
+    expected = back(data | {"pred": MetaTensor(torch.from_numpy(found)[None])})["pred"][0]
+    volume = Volume(voxels[0].numpy(), affine)
+    np.testing.assert_allclose(map_on_t2(found, volume, GRID), expected.numpy(), atol=1e-5)
+
+
+def test_labels_are_those_of_the_nearest_voxel_and_come_back():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, GRID.image_size).astype(np.uint8)
+    volume = Volume(np.zeros((160, 180, 60), np.float32), np.diag([0.7, -0.7, 1.1, 1.0]))
+    on_t2 = labels_on_t2(labels, volume, GRID)
+    turned = np.flip(on_t2, 0)  # X to the left, as the grid has it
+    first, step = image_placement(volume, GRID)
+    low, high = np.ceil(np.maximum(first, 0)).astype(int), np.array(turned.shape)
+    for place in random.integers(low, high, (200, 3)):
+        nearest = np.rint((place - first) / step).astype(int)
+        inside = (nearest < GRID.image_size).all()
+        assert turned[tuple(place)] == (labels[tuple(nearest)] if inside else 0)
 
 
 def test_volumes_are_not_modified(phantom_study):

@@ -15,6 +15,8 @@ from prostate_alm.delivery.card import (
     CLASSES_FORMAT_VERSION,
     CONFIDENCE,
     FORMAT_VERSION,
+    LESIONS_FORMAT_VERSION,
+    LesionNetworkSpec,
     ModelCard,
     PlattCalibration,
     StoredOperatingPoint,
@@ -24,6 +26,7 @@ from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.config import merged_config
 from prostate_alm.delivery.package.ensemble import TrainedEnsemble, read_ensemble
+from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.readme import model_card_text
 from prostate_alm.delivery.package.trust import read_signing_key
 from prostate_alm.method.calibration import fit_platt
@@ -51,10 +54,10 @@ def pack_ensemble(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ModelCard:
-    """Pack a trained and evaluated ensemble of the prostate bundle into one zip; same input, same bytes.
+    """Pack a trained and evaluated ensemble of the prostate or the lesions bundle into one zip; same input, same bytes.
 
     The zip has one folder of the shape of a MONAI bundle. The operating points and the calibration come from the
-    members' validation logits, one a study (`training.out_of_fold`).
+    members' validation logits, one a study (`training.out_of_fold`), the thresholds of candidates from their maps.
 
     Args:
         folder: of the ensemble.
@@ -85,7 +88,7 @@ def pack_ensemble(
     card = make_card(ensemble, target_tprs=target_tprs, name=name, version=version)
     files = {
         archive.METADATA: _json(_metadata(ensemble, card)),
-        archive.INFERENCE: (ensemble.bundle / "inference.json").read_bytes(),
+        archive.INFERENCE: ensemble.inference.read_bytes(),
         archive.MEMBER_TRAINING: merged_config(ensemble.training_config),
         archive.MODEL: _weights(ensemble),
         archive.README: model_card_text(ensemble, card).encode(),
@@ -123,16 +126,17 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
         version: of the packed model, in words.
 
     Raises:
-        PackageError: the validation logits do not rank positives above negatives.
+        PackageError: the validation logits do not rank positives above negatives, or no lesion was found.
     """
     found = ensemble.out_of_fold
     try:
         platt = fit_platt(found.labels, found.logits)
     except ValueError as error:
         raise PackageError("not_packable", f"{error}") from error
+    maps = isinstance(ensemble.network, LesionNetworkSpec)
     order = sorted(range(len(found.labels)), key=lambda i: (found.logits[i], found.labels[i]))  # no trace of the ids
     return ModelCard(
-        format_version=FORMAT_VERSION if ensemble.classes is None else CLASSES_FORMAT_VERSION,
+        format_version=_format_version(ensemble),
         name=name,
         version=version,
         created_by=f"prostate-alm {__version__}",
@@ -155,7 +159,14 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
             logits=tuple(float(found.logits[i]) for i in order),
         ),
         classes=ensemble.classes,
+        lesions=lesions_spec(ensemble.studies.detections, targets=sorted(target_tprs)) if maps else None,
     )
+
+
+def _format_version(ensemble: TrainedEnsemble) -> int:
+    if isinstance(ensemble.network, LesionNetworkSpec):
+        return LESIONS_FORMAT_VERSION
+    return FORMAT_VERSION if ensemble.classes is None else CLASSES_FORMAT_VERSION
 
 
 def stored_point(found: OutOfFold, target_tpr: float) -> StoredOperatingPoint:
@@ -197,6 +208,8 @@ def _metadata(ensemble: TrainedEnsemble, card: ModelCard) -> dict[str, Any]:
     b_values = card.grid.b_values_s_per_mm2
     image = metadata["network_data_format"]["inputs"]["image"]
     image["num_channels"], image["spatial_shape"] = 1 + len(b_values), list(card.grid.image_size)
+    if card.lesions is not None:
+        metadata["network_data_format"]["outputs"]["pred"]["spatial_shape"] = list(card.grid.image_size)
     image["channel_def"] = {
         "0": "T2-weighted, zero mean and unit variance",
         **{

@@ -13,12 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest, StudyRecord
-from prostate_alm.delivery.card import GridSpec, TrainingRange
+from prostate_alm.delivery.card import GridSpec, LesionNetworkSpec, NetworkSpec, TrainingRange
 from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.lesions import detections_in
 from prostate_alm.delivery.package.training_range import acquired_b_values, intensity_variation, range_of
 from prostate_alm.delivery.preprocess import cropped_channels, normalised_image
+from prostate_alm.delivery.scores import study_logits
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume
+from prostate_alm.method.lesion_metrics import Detections
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.training.out_of_fold import FoldLogits
@@ -29,17 +32,22 @@ LARGEST_DIFFERENCE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class TrainingStudies:
-    """Range and validation logits of the training studies; `recomputed` where their volumes were at hand."""
+    """Range and validation logits of the training studies; `recomputed` where their volumes were at hand.
+
+    `detections` are what the candidates of the members' mean maps found in them, of a model of lesions only.
+    """
 
     range: TrainingRange
     logits: FoldLogits
     recomputed: bool
+    detections: tuple[Detections, ...] = ()
 
 
 def read_training_studies(
     manifest: Manifest,
     folder: Path,
     *,
+    spec: NetworkSpec | LesionNetworkSpec,
     grid: GridSpec,
     network: MeanLogits,
     recorded: FoldLogits,
@@ -48,8 +56,9 @@ def read_training_studies(
     """Return what the volumes of the training studies say; test studies are not touched.
 
     Args:
-        manifest: the cohort.
+        manifest: the cohort; of a model of lesions its volumes are there.
         folder: where its manifest lies.
+        spec: of the network.
         grid: how volumes become the network's input.
         network: the ensemble, with the weights that are packed, in evaluation mode.
         recorded: the members' validation logits as training wrote them.
@@ -62,22 +71,29 @@ def read_training_studies(
         PackageError: a logit is far from the one recorded: weights, volumes or predictions were exchanged since.
     """
     training = [study for study in manifest.studies if study.split == "train"]
+    of_lesions = isinstance(spec, LesionNetworkSpec)
     if not all((folder / file.path).is_file() for study in training for file in (study.t2, study.dwi)):
         return TrainingStudies(
             TrainingRange(b_values_acquired_s_per_mm2=acquired_b_values(training)), recorded, recomputed=False
         )
     logits: dict[str, dict[int, NDArray[np.float64]]] = {}
     spacings, variations = [], []
+    detections: list[Detections] = []
     for done, study in enumerate(training, start=1):
         volumes = _read_volumes(study, folder, manifest.b_values_s_per_mm2)
         channels = cropped_channels(volumes, grid)
         spacings.append(np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0))
         variations.append(intensity_variation(channels))
         if study.id in recorded:
-            logits[study.id] = _logits(network, normalised_image(channels, grid), members=list(recorded[study.id]))
+            outputs = _outputs(network, normalised_image(channels, grid), members=list(recorded[study.id]))
+            own = study_logits(outputs, spec).double().numpy()
+            logits[study.id] = dict(zip(recorded[study.id], own, strict=True))
+            if of_lesions:
+                detections.append(detections_in(outputs, volumes.t2, study, folder=folder, grid=grid))
         progress(done, len(training))
     _require_near(logits, recorded)
-    return TrainingStudies(range_of(training, t2_spacings_mm=spacings, variations=variations), logits, recomputed=True)
+    trained = range_of(training, t2_spacings_mm=spacings, variations=variations)
+    return TrainingStudies(trained, logits, recomputed=True, detections=tuple(detections))
 
 
 def _read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) -> StudyVolumes:
@@ -95,9 +111,9 @@ def _read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...])
     )
 
 
-def _logits(network: MeanLogits, image: torch.Tensor, *, members: list[int]) -> dict[int, NDArray[np.float64]]:
+def _outputs(network: MeanLogits, image: torch.Tensor, *, members: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return {number: network.members[number](image[None])[0].double().numpy() for number in members}
+        return torch.cat([network.members[number](image[None]) for number in members])
 
 
 def _require_near(logits: FoldLogits, recorded: FoldLogits) -> None:

@@ -5,29 +5,61 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from prostate_alm.delivery.card import GridSpec, NetworkSpec
+from prostate_alm.delivery.card import GridSpec, LesionNetworkSpec, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
 
-_NETWORK = "prostate_alm.training.networks.CascadeNet"
-_READING: tuple[dict[str, Any], ...] = (
-    {"reader": "NibabelReader", "ensure_channel_first": True, "image_only": True},
-    {"axcodes": "LPS", "labels": None},
-    {"pixdim": "@spacing_mm", "mode": "bilinear"},
-    {"spatial_size": "@cached_size", "mode": "edge"},
-    {"channel_wise": True},
-    {"name": "image"},
-    {"dtype": "$torch.float32", "track_meta": False},
-    {},
+
+@dataclass(frozen=True)
+class _Bundle:
+    """What of a bundle's config prediction repeats: its network, and its transforms by name and arguments."""
+
+    name: str
+    network: str
+    spec: type[NetworkSpec] | type[LesionNetworkSpec]
+    reading: tuple[tuple[str, dict[str, Any]], ...]
+    crop: tuple[str, dict[str, Any]]
+
+
+_READ = ("LoadImaged", {"reader": "NibabelReader", "ensure_channel_first": True, "image_only": True})
+_TURN = ("Orientationd", {"axcodes": "LPS", "labels": None})
+_CUT = ("ResizeWithPadOrCropd", {"spatial_size": "@cached_size", "mode": "edge"})
+_LAST: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("NormalizeIntensityd", {"channel_wise": True}),
+    ("ConcatItemsd", {"name": "image"}),
+    ("EnsureTyped", {"dtype": "$torch.float32", "track_meta": False}),
+    ("SelectItemsd", {}),
 )
-_READING_NAMES = (
-    *("LoadImaged", "Orientationd", "Spacingd", "ResizeWithPadOrCropd", "NormalizeIntensityd", "ConcatItemsd"),
-    *("EnsureTyped", "SelectItemsd"),
+_BUNDLES = (
+    _Bundle(
+        name="prostate",
+        network="prostate_alm.training.networks.CascadeNet",
+        spec=NetworkSpec,
+        reading=(_READ, _TURN, ("Spacingd", {"pixdim": "@spacing_mm", "mode": "bilinear"}), _CUT, *_LAST),
+        crop=("CenterSpatialCropd", {"roi_size": "@image_size"}),
+    ),
+    _Bundle(
+        name="lesions",
+        network="prostate_alm.training.lesion_network.DualPathUNet",
+        spec=LesionNetworkSpec,
+        reading=(
+            _READ,
+            _TURN,
+            ("Spacingd", {"pixdim": "@spacing_mm", "mode": ["bilinear", "bilinear", "nearest"]}),
+            _CUT,
+            ("CropLesions", {"size": "@cached_size"}),
+            *_LAST,
+        ),
+        crop=("CropStack", {"size": "@image_size"}),
+    ),
 )
+BUNDLES = tuple(bundle.name for bundle in _BUNDLES)
+"""Those whose ensembles can be packed."""
 OF_CLASSES = "findings.json"
 """The overlay for several findings: it changes the network's outputs, and nothing of what it sees."""
 _OUTPUTS = "$@settings.classes"
@@ -48,10 +80,11 @@ def read_specs(
     config_file: Path,
     overrides: Mapping[str, Any],
     *,
+    bundle: str = "prostate",
     b_values_s_per_mm2: Sequence[float],
     overlays: Sequence[Path] = (),
     classes: int | None = None,
-) -> tuple[NetworkSpec, GridSpec]:
+) -> tuple[NetworkSpec | LesionNetworkSpec, GridSpec]:
     """Return network and grid of a bundle's config with the overrides of an ensemble.
 
     The config is read as data, and nothing in it is evaluated: an ensemble whose settings are expressions, or that
@@ -60,6 +93,7 @@ def read_specs(
     Args:
         config_file: train.json of the bundle.
         overrides: as the bundle command takes them: `network_def#features` -> [8, 16, 32], or that as a text.
+        bundle: its name, one of `BUNDLES`.
         b_values_s_per_mm2: of the cohort.
         overlays: files that are laid over it.
         classes: how many the settings name; None where there are two.
@@ -67,14 +101,14 @@ def read_specs(
     Raises:
         PackageError: the config is not what prediction repeats, or a value breaks its rule.
     """
+    known = next(one for one in _BUNDLES if one.name == bundle)
     config = _overridden(json.loads(merged_config([config_file, *overlays])), overrides, config_file)
-    _require_known_reading(config, config_file)
-    network = {key: _resolved(config["network_def"].get(key), config) for key in NetworkSpec.model_fields}
-    network["outputs"] = classes if network["outputs"] == _OUTPUTS else network["outputs"] or 1
+    _require_known_reading(config, config_file, known)
+    network = _network(config, known, classes)
     grid = {field: _resolved(config.get(key), config) for field, key in _SETTINGS.items()}
     try:
         return (
-            NetworkSpec.model_validate_json(json.dumps(network)),
+            known.spec.model_validate_json(json.dumps(network)),
             GridSpec.model_validate_json(json.dumps(grid | {"b_values_s_per_mm2": list(b_values_s_per_mm2)})),
         )
     except ValidationError as error:
@@ -84,6 +118,15 @@ def read_specs(
             f"{'.'.join(map(str, first['loc']))} must be valid, got {first['input']!r} in {config_file} and its "
             f"overrides: {first['msg']}. Train with other settings.",
         ) from error
+
+
+def _network(config: Mapping[str, Any], known: _Bundle, classes: int | None) -> dict[str, Any]:
+    """Return what the config says of the network, and of maps the temperature that makes a case's logit of them."""
+    network = {key: _resolved(config["network_def"].get(key), config) for key in known.spec.model_fields}
+    if known.spec is LesionNetworkSpec:
+        return network | {"temperature": config.get("temperature")}
+    network["outputs"] = classes if network["outputs"] == _OUTPUTS else network["outputs"] or 1
+    return network
 
 
 def _overridden(config: dict[str, Any], overrides: Mapping[str, Any], config_file: Path) -> dict[str, Any]:
@@ -117,20 +160,18 @@ def _resolved(value: Any, config: Mapping[str, Any]) -> Any:
     return config.get(value[1:]) if isinstance(value, str) and value.startswith("@") else value
 
 
-def _require_known_reading(config: Mapping[str, Any], config_file: Path) -> None:
-    reading = [_step(step) for step in config["read_and_normalise"]]
+def _require_known_reading(config: Mapping[str, Any], config_file: Path, bundle: _Bundle) -> None:
     known = {
-        "network_def": config["network_def"].get("_target_") == _NETWORK,
-        "read_and_normalise": reading == list(zip(_READING_NAMES, _READING, strict=True)),
-        "centre_crop": [_step(step) for step in config["centre_crop"]]
-        == [("CenterSpatialCropd", {"roi_size": "@image_size"})],
+        "network_def": config["network_def"].get("_target_") == bundle.network,
+        "read_and_normalise": [_step(step) for step in config["read_and_normalise"]] == list(bundle.reading),
+        "centre_crop": [_step(step) for step in config["centre_crop"]] == [bundle.crop],
     }
     for key, is_known in known.items():
         if not is_known:
             raise PackageError(
                 "not_packable",
-                f"{key} must be that of bundles/prostate, which prediction repeats, got another in {config_file} or "
-                "overrides. Train without that change.",
+                f"{key} must be that of bundles/{bundle.name}, which prediction repeats, got another in {config_file} "
+                "or overrides. Train without that change.",
             )
 
 

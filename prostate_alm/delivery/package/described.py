@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from prostate_alm.delivery.card import CARD_KEY, CLASSES_FORMAT_VERSION, ModelCard
+from prostate_alm.delivery.card import CARD_KEY, LESIONS_FORMAT_VERSION, ModelCard
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.config import OF_CLASSES, merged_config
@@ -64,22 +64,24 @@ def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedMode
 
 
 def _is_own(name: str, content: bytes) -> bool:
-    """Return whether a config is the one that is shipped; of several classes, with the overlay for them."""
+    """Return whether a config is one that is shipped; of several classes, with the overlay for them."""
     own = shipped_bundle("prostate") / _CONFIGS[name]
-    overlay = own.with_name(OF_CLASSES)
-    return content == own.read_bytes() or (name == archive.MEMBER_TRAINING and content == merged_config((own, overlay)))
+    if content == own.read_bytes() or name != archive.MEMBER_TRAINING:
+        return content == own.read_bytes()
+    of_lesions, overlay = shipped_bundle("lesions") / _CONFIGS[name], own.with_name(OF_CLASSES)
+    return content == of_lesions.read_bytes() or content == merged_config((own, overlay))
 
 
 def _read_card(content: bytes, name: str) -> ModelCard:
     try:
         card = json.loads(content)[CARD_KEY]
-        newer = card["format_version"] > CLASSES_FORMAT_VERSION
+        newer = card["format_version"] > LESIONS_FORMAT_VERSION
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise invalid_model(f"{archive.METADATA} must hold a card, got {type(error).__name__}", name) from error
     if newer:
         raise PackageError(
             "newer_model",
-            f"model must have format version {CLASSES_FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
+            f"model must have format version {LESIONS_FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
             "Update prostate-alm.",
         )
     try:

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest
-from prostate_alm.delivery.card import ClassesSpec, GridSpec, NetworkSpec
+from prostate_alm.delivery.card import ClassesSpec, GridSpec, LesionNetworkSpec, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
-from prostate_alm.delivery.package.config import OF_CLASSES, read_specs
+from prostate_alm.delivery.package.config import BUNDLES, OF_CLASSES, read_specs
 from prostate_alm.delivery.package.network import network_of
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results import run_folder
@@ -21,38 +21,44 @@ from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.results.predictions import TEST, read_rows
 from prostate_alm.results.run_folder import ENSEMBLE, EnsembleError, RunFolder, member_name
 from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
+from prostate_alm.training.lesion_member import drawn_cohort
 from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
 from prostate_alm.training.site_input import find_manifest
 from prostate_alm.whole_files import sha256_of_file
 
-BUNDLE = "prostate"
+PROSTATE, LESIONS = BUNDLES
 
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """What of a trained ensemble goes into a pack."""
+    """What of a trained ensemble goes into a pack; `inference` is the config file that MONAI's commands run."""
 
     folder: Path
     about: dict[str, Any]
     metrics: dict[str, Any]
     versions: dict[str, str]
-    dtypes: tuple[str, ...]
     members: tuple[MemberFolder, ...]
-    network: NetworkSpec
+    network: NetworkSpec | LesionNetworkSpec
     grid: GridSpec
     manifest: Manifest
     bundle: Path
+    inference: Path
     classes: ClassesSpec | None
     training_config: tuple[Path, ...]
     state: dict[str, Tensor]
     studies: TrainingStudies
     out_of_fold: OutOfFold
 
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Types of number that the members were validated with."""
+        return tuple(sorted({str(member.config.get("dtype", "unknown")) for member in self.members}))
+
 
 def read_ensemble(
     folder: Path, *, bundle: Path | None = None, manifest: Path | None = None, progress: Progress = silent
 ) -> TrainedEnsemble:
-    """Read a trained and evaluated ensemble of the prostate bundle.
+    """Read a trained and evaluated ensemble of the prostate or the lesions bundle.
 
     Args:
         folder: of the ensemble.
@@ -61,28 +67,30 @@ def read_ensemble(
         progress: called with the training studies read and in all.
 
     Raises:
-        PackageError: it is not complete and evaluated, not of this bundle, or bundle, manifest or weights are not those
-            that it was trained with; one line.
+        PackageError: it is not complete and evaluated, or bundle, manifest or weights are not those of its training.
         ManifestError: there is no such manifest.
     """
     about, metrics, members = _read_members(folder)
     configs = [member.config for member in members]
-    bundle = bundle or shipped_bundle(BUNDLE)
-    training_config = _training_config(bundle, configs, members)
+    name = str(about.get("bundle", PROSTATE))
+    bundle = bundle or shipped_bundle(name)
+    files = _training_config(bundle, configs, members)
     manifest = manifest or find_manifest(configs[0]) or Path("data", str(configs[0].get("manifest")))
-    cohort = _read_manifest(manifest, configs, members)
+    cohort = _read_manifest(manifest, configs, members, bundle=name)
     classes = _classes_of(about.get("settings", {}), folder)
     network, grid = read_specs(
-        training_config[0],
+        files[0],
         about.get("overrides", {}),
+        bundle=name,
         b_values_s_per_mm2=cohort.b_values_s_per_mm2,
-        overlays=training_config[1:],
+        overlays=files[1:],
         classes=None if classes is None else len(classes.names),
     )
     loaded = _load_members(network, members)
     studies = read_training_studies(
         cohort,
         manifest.parent,
+        spec=network,
         grid=grid,
         network=loaded,
         recorded=_read_recorded(members, cohort, classes),
@@ -93,14 +101,14 @@ def read_ensemble(
         about=about,
         metrics=metrics,
         versions=configs[0].get("versions", {}),
-        dtypes=tuple(sorted({str(config.get("dtype", "unknown")) for config in configs})),
         members=members,
         network=network,
         grid=grid,
         manifest=cohort,
         bundle=bundle,
+        inference=(bundle if name == PROSTATE else shipped_bundle(PROSTATE)) / "inference.json",
         classes=classes,
-        training_config=training_config,
+        training_config=files,
         state={name: value.contiguous() for name, value in loaded.state_dict().items()},
         studies=studies,
         out_of_fold=out_of_fold(studies.logits, cohort, critical=None if classes is None else classes.critical),
@@ -113,9 +121,10 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[M
         raise _refused(
             f"ensemble must be the folder of a trained one, got {folder}", "Train: prostate-alm ensemble train"
         )
-    if about.get("bundle", BUNDLE) != BUNDLE:
+    if (name := about.get("bundle", PROSTATE)) not in BUNDLES:
         raise _refused(
-            f"ensemble must be of the {BUNDLE} bundle, got one of {about['bundle']} in {folder}", "Pack another one."
+            f"ensemble must be of the {' or the '.join(BUNDLES)} bundle, got one of {name} in {folder}",
+            "Pack another one.",
         )
     evaluated = metrics.get("members", [])
     expected = max(about.get("members", 0), len(evaluated), 1)
@@ -130,6 +139,11 @@ def _read_members(folder: Path) -> tuple[dict[str, Any], dict[str, Any], tuple[M
         raise _refused(
             f"ensemble must be evaluated with its {expected} members, got another evaluation or none in {folder}",
             f"Evaluate it with: prostate-alm ensemble evaluate {folder}",
+        )
+    if others := [member for member in members if member.config.get("bundle", name) != name]:
+        raise _refused(
+            f"members must all be of the {name} bundle, got one of {others[0].config['bundle']} in {others[0].path}",
+            "Train it again.",
         )
     return about, metrics, tuple(members)
 
@@ -165,7 +179,7 @@ def _training_config(
     if not all(path.is_file() for path in (*paths, bundle / "inference.json")):
         raise _refused(
             f"bundle must be a folder with {', '.join(names)} and inference.json, got {bundle}",
-            "Give --bundle prostate",
+            f"Give --bundle {configs[0].get('bundle', PROSTATE)}",
         )
     sha256 = {path.name: sha256_of_file(path) for path in paths}
     for config, member in zip(configs, members, strict=True):
@@ -191,7 +205,9 @@ def _used(config: Mapping[str, Any]) -> dict[str, str]:
     return files
 
 
-def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...]) -> Manifest:
+def _read_manifest(
+    path: Path, configs: list[dict[str, Any]], members: tuple[MemberFolder, ...], *, bundle: str
+) -> Manifest:
     manifest = read_manifest(path)
     sha256 = sha256_of_file(path)
     for config, member in zip(configs, members, strict=True):
@@ -201,7 +217,20 @@ def _read_manifest(path: Path, configs: list[dict[str, Any]], members: tuple[Mem
                 f"{member.path}",
                 "Give --manifest JSON",
             )
-    return manifest
+    return _with_lesions(manifest, path.parent) if bundle == LESIONS else manifest
+
+
+def _with_lesions(manifest: Manifest, folder: Path) -> Manifest:
+    """Return the studies whose lesions were drawn, each positive where it has one; their files must be there."""
+    studies = [study for study in manifest.studies if study.lesions is not None]
+    files = [file.path for one in studies for file in (one.t2, one.dwi, one.lesions) if file is not None]
+    if missing := [path for path in files if not (folder / path).is_file()]:
+        raise _refused(
+            f"volumes and lesions of the training studies must lie beside the manifest, got {len(missing)} of "
+            f"{len(files)} files missing in {folder}: the threshold of candidates rests on them",
+            "Build the cohort there.",
+        )
+    return drawn_cohort(manifest, folder)[0]
 
 
 def _read_recorded(members: tuple[MemberFolder, ...], manifest: Manifest, classes: ClassesSpec | None) -> FoldLogits:
@@ -227,7 +256,7 @@ def rates_on_test(ensemble: TrainedEnsemble, threshold: float) -> tuple[int, int
     return sum(positive), len(positive), sum(negative), len(negative)
 
 
-def _load_members(spec: NetworkSpec, members: tuple[MemberFolder, ...]) -> MeanLogits:
+def _load_members(spec: NetworkSpec | LesionNetworkSpec, members: tuple[MemberFolder, ...]) -> MeanLogits:
     network = network_of(spec, members=len(members))
     for module, member in zip(network.members, members, strict=True):
         try:

@@ -4,20 +4,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prostate_alm.delivery.card import CARD_KEY, ModelCard, NetworkSpec
+from prostate_alm.delivery.card import CARD_KEY, LesionNetworkSpec, ModelCard, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.training.lesion_network import DualPathUNet
 from prostate_alm.training.networks import CascadeNet
 
 
-def member_of(spec: NetworkSpec) -> CascadeNet:
+def member_of(spec: NetworkSpec | LesionNetworkSpec) -> CascadeNet | DualPathUNet:
     """Return one member's network, its weights at random."""
+    if isinstance(spec, LesionNetworkSpec):
+        return DualPathUNet(spec.path_channels, features=spec.features, strides=spec.strides)
     return CascadeNet(
         spec.spatial_dims, spec.path_channels, features=spec.features, pooling=spec.pooling, outputs=spec.outputs
     )
 
 
-def network_of(spec: NetworkSpec, *, members: int) -> MeanLogits:
+def network_of(spec: NetworkSpec | LesionNetworkSpec, *, members: int) -> MeanLogits:
     """Return the network of an ensemble, its weights at random.
 
     >>> spec = NetworkSpec(path_channels=(1, 3), features=(2,), pooling=((2, 2, 2),))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from prostate_alm.delivery.card import LesionNetworkSpec
 from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.method.critical import log_odds
-from prostate_alm.training.networks import CascadeNet
+from prostate_alm.method.lesions import case_logits
 
 BLUR_MM = 6.0  # standard deviation of the baseline: the smallest lesions of the synthetic cohort have this radius
 STEPS = 2  # more change no hit and less than 1 % of the sum, see docs/report.md
@@ -24,8 +25,9 @@ def saliency(model: PackedModel, image: Tensor) -> NDArray[np.float32]:
     """Return how much each voxel raised or lowered the ensemble's logit, by path.
 
     s = (x - x') ∫_0^1 ∂f(x' + t (x - x')) / ∂x dt, summed over the channels of a path, where f is the mean of the
-    members' logits (of several classes the log-odds of the critical one) and x' the image blurred by `BLUR_MM`, in
-    which no lesion is left but all anatomy. The values sum to f(x) - f(x'), up to the rule of `STEPS` midpoints.
+    members' logits (of several classes the log-odds of the critical one, of lesions the soft maxima of their maps) and
+    x' the image blurred by `BLUR_MM`, in which no lesion is left but all anatomy. The values sum to f(x) - f(x'), up to
+    the rule of `STEPS` midpoints.
 
     Args:
         model: the packed ensemble.
@@ -45,13 +47,18 @@ def saliency(model: PackedModel, image: Tensor) -> NDArray[np.float32]:
     baseline = blurred(image, spacing_mm=model.card.grid.spacing_mm)
     logit = partial(_logit, model)
     attribution = integrated_gradients(logit, image, baseline=baseline, steps=STEPS)  # (C, X, Y, Z)
-    paths = cast(CascadeNet, model.network.members[0]).path_channels
+    paths = model.card.network.path_channels
     return torch.stack([part.sum(0) for part in torch.split(attribution, list(paths))]).numpy()
 
 
 def _logit(model: PackedModel, images: Tensor) -> Tensor:
     """Return the logit of images that the operating point decides on."""
-    logits, classes = cast(Tensor, model.network(images)), model.card.classes
+    classes = model.card.classes
+    if isinstance(model.card.network, LesionNetworkSpec):
+        maps = torch.cat([member(images) for member in model.network.members])  # (M * B, 1, X, Y, Z)
+        of_members = case_logits(maps, temperature=model.card.network.temperature)
+        return of_members.view(-1, len(images)).mean(0)
+    logits = cast(Tensor, model.network(images))
     return logits if classes is None else log_odds(logits, classes.critical, rivals=classes.rivals)
 
 
