@@ -19,6 +19,8 @@ def silent(done: int, total: int) -> None:
 def progress_bar(name: str, *, unit: str = "") -> Progress:
     """Return a `Progress` that shows the bar `name` on stderr when that is a terminal and the work takes a while.
 
+    A log that takes no warnings (`-q` of the command line) has no bar either.
+
     Args:
         name: what is being done, e.g. "reading studies".
         unit: what is counted.
@@ -26,11 +28,11 @@ def progress_bar(name: str, *, unit: str = "") -> Progress:
     >>> show = progress_bar("reading studies")  # here stderr is no terminal: silent
     >>> show(1, 2)
     """
-    from tqdm import tqdm  # tqdm is needed only here
-
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not logger.isEnabledFor(logging.WARNING):
         logger.info("%s ...", name)
         return silent
+    from tqdm import tqdm  # tqdm is needed only here
+
     bar = tqdm(desc=name, unit=unit or " done", delay=_DELAY_S)
 
     def show(done: int, total: int) -> None:

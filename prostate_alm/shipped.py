@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 BUNDLES, RECIPES = "bundles", "data_manifest"
 TRAINING_CONFIG = "train.json"
 """The file that makes a folder a bundle."""
+
+SET_BY_THE_ENSEMBLE = ("member", "output_dir", "resume", "overwrite", "parent_run_id")
+"""Settings of a bundle that belong to one member of an ensemble."""
 
 _PLANS = "experiments"
 
@@ -48,6 +52,16 @@ def shipped_bundle(name: str) -> Path:
     if name not in bundle_names():
         raise ValueError(f"bundle must be a shipped one, got {name!r}. Available: {bundle_names()}")
     return shipped_folder(BUNDLES) / name
+
+
+def overrides_of(name: str) -> dict[str, Any]:
+    """Return the settings of a shipped bundle that a command for an ensemble takes, with their defaults.
+
+    >>> overrides_of("cifar10")["ratio"]
+    2
+    """
+    config = json.loads((shipped_bundle(name) / TRAINING_CONFIG).read_text(encoding="utf-8"))
+    return {key: config[key] for key in config["given_settings"] if key in config and key not in SET_BY_THE_ENSEMBLE}
 
 
 def find_bundle(given: str) -> Path:

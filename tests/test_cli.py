@@ -1,18 +1,23 @@
 """The command line as a user meets it: exit codes, one-line errors, JSON, interruptions."""
 
+import argparse
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from prostate_alm import __version__
-from prostate_alm.cli import main
+from prostate_alm.cli import command_line, main
+from prostate_alm.cli.parser import Parser
 
 COMMANDS = (
     [],
@@ -81,6 +86,11 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["predcit"], "Did you mean predict?"),
         (["manifest", "build", "x"], "required: --labels, --output"),
         (["manifest", "build", "x", "--labels", "l", "--output", "o.json", "--overwrit"], "unrecognized arguments"),
+        (
+            ["manifest", "build", "x", "--labels", "l", "--output", "o.json", "--overwrit"],
+            "mean --overwrite? See: prost",
+        ),
+        (["predict", "-v", "-q", "x"], "not allowed with argument -v/--verbose"),
         (["phantom", "make", "--output", "x", "--studies", "many"], "invalid int value: 'many'"),
     ],
 )
@@ -92,6 +102,112 @@ def test_a_misspelt_command_line_is_one_line_and_exit_code_2(
     line = the_error(capsys)
     assert message in line
     assert "--help" in line
+
+
+def every_parser(parser: Parser) -> Iterator[Parser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from every_parser(below)
+
+
+def test_each_example_of_the_help_is_a_command() -> None:
+    ends = [one for one in every_parser(command_line()) if "COMMAND" not in one.format_usage()]
+    assert len(ends) > 20
+    assert [one.prog for one in ends if not one.examples] == []
+    for parser in every_parser(command_line()):
+        for example in parser.examples:
+            words = shlex.split(example.split(">")[0])
+            if "--help" not in words:
+                options, rest = command_line().parse_known_args(words)
+                assert rest == [] or options.bundle.name in ("prostate", "cifar10")
+            assert words[: len(parser.prog.split()) - 1] == parser.prog.split()[1:]
+
+
+def test_help_has_colours_where_they_are_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = command_line().format_help()
+    assert "\x1b" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = command_line().format_help()
+    assert "\x1b[1mexamples:\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain
+    with pytest.raises(SystemExit):
+        main(["predcit"])
+    assert capsys.readouterr().err.startswith("\x1b[1;31merror:\x1b[0m argument COMMAND")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert command_line().format_help() == plain
+
+
+def test_old_spellings_of_options_are_taken_and_not_shown() -> None:
+    def read(*words: str) -> argparse.Namespace:
+        return command_line().parse_args(["experiment", "run", "cifar10/first", *words])
+
+    old, new = read("--dataset_dir", "d", "--tracking_uri", "u"), read("--dataset-dir", "d", "--tracking-uri", "u")
+    assert (old.dataset_dir, old.tracking_uri) == (new.dataset_dir, new.tracking_uri) == (Path("d"), "u")
+    assert "_" not in "".join(re.findall(r"--[\w-]+", new.parser.format_help()))
+    for word in ("--licence", "--license"):
+        assert command_line().parse_args(["pack", "d", "--output", "z", word, "f"]).licence == Path("f")
+        rest = ["--labels", "l", "--output", "o", word, "CC0"]
+        assert command_line().parse_args(["manifest", "build", "d", *rest]).licence == "CC0"
+
+
+def test_overrides_of_each_bundle_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["ensemble", "train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("cifar10: --dataset_dir null --majority 0", "lesions:", "--manifest null", '--loss "dice_bce"'):
+        assert words in text
+    assert "--output_dir" not in text  # the ensemble's own
+
+
+def test_the_log_says_more_or_less_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = [sys.executable, "-c", SAYS, "bundle", "path", "prostate"]
+
+    def said(*words: str) -> list[str]:
+        return subprocess.run([*program, *words], capture_output=True, text=True, check=True).stderr.splitlines()
+
+    assert said() == ["WARNING: a warning", "ERROR: an error"]
+    assert said("-v") == ["INFO: more", "WARNING: a warning", "ERROR: an error"]
+    assert said("--silent") == ["ERROR: an error"]
+
+
+SAYS = """
+import logging, sys
+from prostate_alm.cli import command_line, main
+from prostate_alm.cli.parser import Parser
+
+code = main(sys.argv[1:])
+logger = logging.getLogger("prostate_alm.any")
+logger.info("more")
+logger.warning("a warning")
+logger.error("an error")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ([], {"predict", "manifest", "--version"}),
+        (["man"], {"manifest"}),
+        (["manifest", ""], {"build", "import", "check"}),
+        (["manifest", "build", "d", "--lab"], {"--labels"}),
+        (["manifest", "import", ""], {"picai", "bids"}),
+        (["predict", "--exec"], {"--executor"}),
+    ],
+)
+def test_bash_completes_commands_and_options(typed: list[str], completed: set[str]) -> None:
+    if (bash := shutil.which("bash")) is None:
+        pytest.skip("no bash")
+    script = subprocess.run([*PROGRAM, "completion", "bash"], capture_output=True, text=True, check=True).stdout
+    words = ["prostate-alm", *(typed or [""])]
+    script += f"\nCOMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n_prostate_alm\necho ${{COMPREPLY[@]}}"
+    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True)
+    assert completed <= set(done.stdout.split())
+    assert all(word.startswith(words[-1]) for word in done.stdout.split())
 
 
 def test_build_lists_the_refused_and_exits_1(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

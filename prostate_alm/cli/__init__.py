@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prostate_alm import __version__
-from prostate_alm.cli import bundle, data, demo, doctor, drift, pack, predict, serve_once, training, watch
-from prostate_alm.cli.parser import INTERRUPTED, READER_GONE, USAGE_ERROR, Parser, PrintableFormatter, print_error, say
+from prostate_alm.cli import completion, data, demo, doctor, drift, pack, predict, serve_once, training, watch
+from prostate_alm.cli.parser import (
+    INTERRUPTED,
+    READER_GONE,
+    USAGE_ERROR,
+    Parser,
+    PrintableFormatter,
+    listen,
+    print_error,
+    say,
+)
 from prostate_alm.extras import MissingExtraError
 from prostate_alm.full_disk import full_disk_line
 
@@ -30,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.Namespace()
     try:
         options = _parse(arguments)
+        listen(options)
         code: int = options.action(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -51,10 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; commands that pass the rest on to a bundle take it as `overrides`."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = command_line().parse_known_args(arguments)
     if rest and not hasattr(options, "overrides"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
     return options
 
@@ -71,8 +80,14 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="prostate-alm", description="Classifiers that must not miss the critical class.")
+def command_line() -> Parser:
+    """Return the parser of all commands."""
+    parser = Parser(
+        prog="prostate-alm",
+        description="Classifiers that must not miss the critical class.",
+        examples="demo\npredict STUDY --model prostate.zip --output answers --report\n"
+        "ensemble train prostate --help\ncompletion --help",
+    )
     parser.add_argument("--version", action="version", version=f"prostate-alm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo.add_demo(commands)
@@ -86,7 +101,8 @@ def _parser() -> Parser:
     serve_once.add_serve_once(commands)
     drift.add_drift(commands)
     watch.add_watch(commands)
-    bundle.add_bundle(commands)
+    doctor.add_bundle(commands)
     doctor.add_doctor(commands)
     training.add_track(commands)
+    completion.add_completion(commands, command_line)
     return parser

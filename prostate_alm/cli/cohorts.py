@@ -16,7 +16,7 @@ def add_plan(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the test split (default: %(default)s)")
     parser.add_argument("--source", default="", metavar="TEXT", help="where the studies come from")
     parser.add_argument("--label-definition", default="", metavar="TEXT", help="what label 1 means")
-    parser.add_argument("--licence", default="", metavar="TEXT", help="licence of the data")
+    parser.spelt("--licence", "--license", default="", metavar="TEXT", help="licence of the data")
     parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
     parser.add_argument("--workers", type=int, metavar="N", help="largest number of processes (default: one per core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -46,6 +46,7 @@ def add_import(commands: Commands) -> None:
             help=text,
             description=f"{text}. Rows and studies that cannot be used are listed with the reason and do not stop the "
             "others (exit code 1). Layouts, labels and licences: data_manifest/README.md",
+            examples=f"manifest import {name} {name}-as-published --output data_manifest/{name}.json",
         )
         parser.add_argument("collection", type=Path, metavar="SOURCE", help="folder of the collection")
         if labels:
@@ -71,6 +72,7 @@ def add_export(commands: Commands) -> None:
         "export",
         help="write a cohort as a BIDS dataset",
         description="Write the studies of a manifest as a BIDS dataset that `manifest import bids` reads again.",
+        examples="manifest export data_manifest/mine.json --bids bids",
     )
     export.add_argument("manifest", type=Path, metavar="JSON")
     export.add_argument("--bids", type=Path, required=True, metavar="DIR", help="the dataset; absent or empty")

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from prostate_alm.cli.cohorts import add_export, add_import, add_lesions_beside_label, add_plan, print_build
-from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, print_error, say
+from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, add_rules, print_error, say
 from prostate_alm.progress import progress_bar
 
 
@@ -17,6 +17,8 @@ def add_phantom(commands: Commands) -> None:
         help="write a synthetic cohort as DICOM studies",
         description="Write OUTPUT/PHANTOM-0001/... as DICOM, labels.csv for `manifest build`, and truth.csv. "
         "Studies that are there already are kept.",
+        examples="phantom make --output dicom --studies 60\n"
+        "phantom make --output dicom --b-values 0 400 1500 --masks masks",
     )
     make.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the cohort")
     make.add_argument("--studies", type=int, default=60, help="number of studies (default: %(default)s)")
@@ -83,21 +85,12 @@ def add_study(commands: Commands) -> None:
         help="say which series would be used, and why",
         description="Say for each series of a DICOM study what it is taken for, whether it is used, and why. "
         "Exit code 2 when the study cannot be used.",
+        examples="study explain STUDY --json",
     )
     explain.add_argument("directory", type=Path, metavar="DIR", help="folder of the study, searched recursively")
     add_rules(explain)
     explain.add_argument("--json", action="store_true", help="print JSON")
     explain.set_defaults(action=_explain_study)
-
-
-def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Add the option that extends the rules of the selection."""
-    parser.add_argument(
-        "--rules",
-        type=Path,
-        metavar="JSON",
-        help="words, limits and places of your site that differ from the default rules; see docs/dicom.md",
-    )
 
 
 def _explain_study(options: argparse.Namespace) -> int:
@@ -120,6 +113,7 @@ def add_manifest(commands: Commands) -> None:
         help="convert a cohort's studies and write its manifest",
         description="Convert each labelled study (DICOM_DIR/<id>) once and write the manifest. Studies that cannot be "
         "used are listed with the reason and do not stop the others (exit code 1).",
+        examples="manifest build dicom --labels labels.csv --output data_manifest/mine.json --licence CC-BY-4.0",
     )
     build.add_argument("dicom_dir", type=Path, metavar="DICOM_DIR", help="folder with one sub-folder per study")
     build.add_argument("--labels", type=Path, required=True, metavar="CSV", help="columns id, label[, patient, split]")
@@ -135,6 +129,7 @@ def add_manifest(commands: Commands) -> None:
         help="check a manifest and the checksums of its volumes",
         description="Check a manifest against its schema, each file against its checksum, and masks against T2 "
         "and label (exit code 2: faults).",
+        examples="manifest check data_manifest/mine.json",
     )
     check.add_argument("manifest", type=Path, metavar="JSON")
     check.add_argument("--json", action="store_true", help="print JSON")
@@ -149,6 +144,7 @@ def _add_make(group: Commands) -> None:
         description="Make the studies of RECIPE, their volumes and their manifest in FOLDER, and compare the voxels "
         "with the recipe's checksums. What is there already is kept, so an interrupted call goes on where it stopped. "
         "Exit code 1 when voxels differ.",
+        examples="manifest make data_manifest/phantom-400.json",
     )
     make.add_argument("recipe", type=Path, metavar="RECIPE", help="e.g. data_manifest/phantom-400.json")
     make.add_argument("--folder", type=Path, default=Path("data"), metavar="DIR", help="(default: %(default)s)")

@@ -26,6 +26,7 @@ def add_demo(commands: Commands) -> None:
         description="Make two synthetic studies, with a lesion and without, answer them with the packed model that "
         "comes along, and show the report of the first in the browser. The model was trained on synthetic studies: it "
         "says nothing about patients.",
+        examples="demo --output demo",
     )
     demo.add_argument(
         "--output", type=Path, default=Path("demo"), metavar="DIR", help="studies and answers (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""The command that says what an installation has and lacks."""
+"""The commands about an installation: what it has and lacks, and where its bundles are."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, say
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, say
 from prostate_alm.cli.watch import PASSWORD_VARIABLE, USER_VARIABLE
 from prostate_alm.extras import missing_of
 
@@ -28,6 +28,7 @@ def add_doctor(commands: Commands) -> None:
         description="Check Python, packages, torch, GPU, bfloat16, disk, MLflow, Orthanc, programs and bundles, in "
         "five seconds at most. Exit code 1 when there is a problem: something needed, or asked for by name, does not "
         "work. Notes are worth knowing and change no exit code.",
+        examples="doctor\ndoctor --orthanc http://127.0.0.1:8042 --output results",
     )
     doctor.add_argument(
         "--orthanc", metavar="URL", help="of a server that must be there (default: look on this machine)"
@@ -38,6 +39,26 @@ def add_doctor(commands: Commands) -> None:
         "--sbom", action="store_true", help="print what is installed with its licences, as CycloneDX JSON, and end"
     )
     doctor.set_defaults(action=_examine)
+
+
+def add_bundle(commands: Commands) -> None:
+    """Add the commands of `prostate-alm bundle`."""
+    path = add_group(commands, "bundle", "the MONAI bundles that come with the package").add_parser(
+        "path",
+        help="print the folder of a bundle",
+        description="Print the folder of a shipped bundle, as in: python -m monai.bundle run training "
+        '--config_file "$(prostate-alm bundle path prostate)/train.json"',
+        examples="bundle path prostate",
+    )
+    path.add_argument("name", metavar="NAME", help="prostate, lesions or cifar10")
+    path.set_defaults(action=_print_path)
+
+
+def _print_path(options: argparse.Namespace) -> int:
+    from prostate_alm.shipped import shipped_bundle
+
+    say(shipped_bundle(options.name))
+    return OK
 
 
 def _examine(options: argparse.Namespace) -> int:

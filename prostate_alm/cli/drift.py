@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_trust, say
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_model, say
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.drift import PeriodDrift
@@ -20,6 +20,8 @@ def add_drift(commands: Commands) -> None:
         description="Compare the answers of each period with the validation cohort and with all periods before: "
         "scores, voxels, field strength, intensity, b-values, refusals. Exit code 1 when something moved. "
         "docs/drift.md tells what is compared and how often it is a false alarm.",
+        examples="drift answers --model prostate.zip --picture drift.png\n"
+        "drift answers/2026-01 answers/2026-02 --model prostate.zip --json",
     )
     drift.add_argument(
         "answers",
@@ -29,8 +31,7 @@ def add_drift(commands: Commands) -> None:
         help="folders of answers, one a period in order of time; or one folder, of periods or of answers that are told "
         "apart by the month in which they were written",
     )
-    drift.add_argument("--model", type=Path, required=True, metavar="ZIP", help="the packed model that answered")
-    add_trust(drift)
+    add_model(drift)
     drift.add_argument(
         "--alpha", type=float, default=0.05, metavar="A", help="chance of any false alarm, ever (default: %(default)s)"
     )

@@ -18,6 +18,7 @@ def add_pack(commands: Commands) -> None:
         description="Write a trained and evaluated ensemble of the prostate or the lesions bundle as one zip: weights, "
         "operating points chosen on validation studies, calibration, model card. The same ensemble gives the same "
         "bytes.",
+        examples="pack outputs/prostate/mine/bce-alm --output prostate.zip --target-tpr 0.95 0.9",
     )
     pack.add_argument("ensemble", type=Path, metavar="ENSEMBLE_DIR", help="e.g. outputs/prostate/NAME/bce-alm")
     pack.add_argument("--output", type=Path, required=True, metavar="ZIP", help="e.g. prostate.zip")
@@ -37,7 +38,7 @@ def add_pack(commands: Commands) -> None:
         help="the cohort (default: the one of data or data_manifest that the members recorded)",
     )
     pack.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="(default: the ensemble's, as shipped)")
-    pack.add_argument("--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
+    pack.spelt("--licence", "--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
     pack.add_argument("--sign", type=Path, metavar="KEY", help="Ed25519 private key (PEM) that signs the pack")
     pack.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     pack.add_argument("--json", action="store_true", help="print JSON")
@@ -58,7 +59,7 @@ def _pack(options: argparse.Namespace) -> int:
         version=options.version,
         manifest=options.manifest,
         bundle=options.bundle,
-        licence=options.license,
+        licence=options.licence,
         key=options.sign,
         overwrite=options.overwrite,
         progress=progress_bar("reading training studies", unit="study"),

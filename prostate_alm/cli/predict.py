@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_trust, print_error, say
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_executor, add_model, add_rules, print_error, say
 from prostate_alm.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -22,21 +22,18 @@ def add_predict(commands: Commands) -> None:
         "study, answers.csv and answers.parquet in DIR. Studies answered before are not answered again: stop at any "
         "time and run the same command to go on. Exit code 1 when a study was refused. Research use only, not for "
         "diagnosis.",
+        examples="predict STUDY --model prostate.zip --output answers --report\n"
+        "predict export/*.zip --model prostate.zip --output answers --jobs 4 --sr --language de",
     )
     predict.add_argument(
         "studies", type=Path, nargs="+", metavar="STUDY", help="folder, zip, DICOMDIR, or folder of many studies"
     )
-    predict.add_argument("--model", type=Path, required=True, metavar="ZIP", help="packed model, see prostate-alm pack")
-    add_trust(predict)
+    add_model(predict)
     predict.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the answers")
     predict.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: the model's)")
-    predict.add_argument(
-        "--rules", type=Path, metavar="JSON", help="a site's rules of choosing series, see docs/dicom.md"
-    )
+    add_rules(predict)
     predict.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    predict.add_argument(
-        "--executor", choices=("local", "ray"), default="local", help="this machine or a Ray cluster (default: local)"
-    )
+    add_executor(predict)
     predict.add_argument("--identify", action="store_true", help="put paths and DICOM identifiers into the answers")
     predict.add_argument(
         "--language",

@@ -18,6 +18,7 @@ def add_serve_once(commands: Commands) -> None:
         "$PROSTATE_ALM_MODEL, by default /model/prostate.zip, or /opt/ml/model/prostate.zip with /input. Settings: "
         "process.settings in mercure's task.json, else JSON in $PROSTATE_ALM_SETTINGS, see docs/predict.md. For the "
         "platforms a refused study is a result (exit code 0). Research use only, not for diagnosis.",
+        examples="serve-once\nserve-once --root FOLDER",
     )
     serve.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="where /in, /input and /model begin (default: /)"

@@ -4,12 +4,15 @@ import argparse
 import dataclasses
 import json
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, print_error, say
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, Parser, add_executor, add_group, print_error, say
 from prostate_alm.progress import progress_bar
 from prostate_alm.shipped import find_bundle, find_plan
+
+_STORE = ("--tracking-uri", "--tracking_uri")  # the bundles' keys have underscores: either is taken
 
 
 def add_ensemble(commands: Commands) -> None:
@@ -21,6 +24,9 @@ def add_ensemble(commands: Commands) -> None:
         description="Train members 0, 1, ... with the bundle's own command, several at a time, combine them and log "
         "them to MLflow. All other options are overrides of the bundle, e.g. --loss a_fl --ratio 9. Members with "
         "results are not trained again, interrupted ones go on. Exit code 1 when a member failed.",
+        examples="ensemble train prostate --members 10 --manifest data_manifest/mine.json\n"
+        "ensemble train cifar10 --members 5 --jobs 2 --ratio 9 --loss a_fl --dataset_dir images",
+        more_help=_overrides,
     )
     train.add_argument(
         "bundle", type=find_bundle, metavar="BUNDLE", help="prostate, lesions, cifar10, or a bundle's folder"
@@ -43,6 +49,8 @@ def _add_evaluate(group: Commands) -> None:
         "metrics.json, predictions.csv, members.csv and roc.png into DIR. With --manifest: apply the members of an "
         "evaluated ensemble to the test studies of other cohorts, and write DIR/sites/NAME/metrics.json and "
         "predictions.csv: AUC, rates at the thresholds that the ensemble's own validation gave, and calibration.",
+        examples="ensemble evaluate outputs/prostate/mine/bce-alm\n"
+        "ensemble evaluate outputs/prostate/mine/bce-alm --manifest data_manifest/theirs.json",
     )
     evaluate.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
     evaluate.add_argument("--baseline", type=Path, metavar="DIR", help="ensemble to compare with")
@@ -63,6 +71,7 @@ def _add_compare(group: Commands) -> None:
         help="compare ensembles of the same test samples, each with the first",
         description="Print the figures of evaluated ensembles and, of each but the first, the differences to the first "
         "with paired intervals, and DeLong's test of the AUC. Nothing is written.",
+        examples="ensemble compare outputs/prostate/mine/bce-baseline outputs/prostate/mine/bce-alm",
     )
     compare.add_argument(
         "directories", type=Path, nargs="+", metavar="DIR", help="at least two, the first is compared with"
@@ -84,12 +93,13 @@ def _add_register(group: Commands) -> None:
         "register",
         help="register an ensemble as a model in MLflow",
         description="Register the ensemble in DIR as the next version of a model in MLflow, under an alias on request.",
+        examples="ensemble register outputs/prostate/mine/bce-alm --bundle prostate --name prostate --alias champion",
     )
     register.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
     register.add_argument("--bundle", type=find_bundle, required=True, metavar="BUNDLE", help="e.g. cifar10")
     register.add_argument("--name", required=True, metavar="NAME", help="name of the registered model")
     register.add_argument("--alias", metavar="ALIAS", help="e.g. champion; moves from an earlier version")
-    register.add_argument("--tracking_uri", metavar="URI", help="(default: MLFLOW_TRACKING_URI, sqlite:///mlflow.db)")
+    register.spelt(*_STORE, metavar="URI", help="(default: MLFLOW_TRACKING_URI, sqlite:///mlflow.db)")
     register.set_defaults(action=_register_ensemble)
 
 
@@ -102,14 +112,21 @@ def _register_ensemble(options: argparse.Namespace) -> int:
     return OK
 
 
-def _add_execution(parser: argparse.ArgumentParser) -> None:
+def _add_execution(parser: Parser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="members at the same time (default: one per core)")
-    parser.add_argument(
-        "--executor",
-        choices=("local", "ray"),
-        default="local",
-        help="processes of this machine, or a Ray cluster (default: %(default)s)",
-    )
+    add_executor(parser)
+
+
+def _overrides() -> list[str]:
+    """Return what the shipped bundles take beside the options, with its defaults, in lines."""
+    from prostate_alm.shipped import bundle_names, overrides_of
+
+    lines = ["", "overrides:", "  with their defaults; what they mean is in the README.md of each bundle"]
+    for name in bundle_names():
+        text = " ".join(f"--{key}\xa0{json.dumps(value)}" for key, value in overrides_of(name).items())
+        wrapped = textwrap.wrap(text, 110, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
+        lines += [f"  {name}:", *(line.replace("\xa0", " ") for line in wrapped)]
+    return lines
 
 
 def _train_ensemble(options: argparse.Namespace) -> int:
@@ -190,14 +207,15 @@ def add_experiment(commands: Commands) -> None:
         description="Train the members of all cells of PLAN, choose parameters by mean validation AUC, combine the "
         "members. What is done is found again: stop at any time and run the same command to go on. Exit code 1 when a "
         "member failed.",
+        examples="experiment run cifar10/first --dataset-dir images --jobs 2",
     )
     run.add_argument("plan", type=find_plan, metavar="PLAN", help="JSON file, or a shipped plan, e.g. cifar10/default")
     run.add_argument("--output", type=Path, metavar="DIR", help="(default: outputs/NAME OF THE PLAN[-seedN])")
     run.add_argument("--seed", type=int, metavar="N", help="another seed than the plan's: a replicate of its results")
     _add_execution(run)
-    run.add_argument("--dataset_dir", type=Path, metavar="DIR", help="folder of the images")
+    run.spelt("--dataset-dir", "--dataset_dir", type=Path, metavar="DIR", help="folder of the images")
     run.add_argument("--device", help="auto, cpu or cuda (default: auto)")
-    run.add_argument("--tracking_uri", default="none", metavar="URI", help="MLflow (default: none; see track sync)")
+    run.spelt(*_STORE, default="none", metavar="URI", help="MLflow (default: none; see track sync)")
     run.add_argument("--json", action="store_true", help="print JSON")
     run.set_defaults(action=_run_experiment)
     report = group.add_parser(
@@ -206,6 +224,7 @@ def add_experiment(commands: Commands) -> None:
         description="Write tables as CSV and Markdown, each figure beside the paper's, and figures of the effect; "
         "cells that are not there yet are listed. Of several folders, whose plans differ in their seed only, the mean "
         "effect over them is written, with intervals over replicates and test images.",
+        examples="experiment report outputs/first",
     )
     report.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="folders of replicates, or only one")
     report.add_argument(
@@ -266,9 +285,10 @@ def add_track(commands: Commands) -> None:
         help="log results that MLflow does not hold yet",
         description="Log each finished member and ensemble in and below DIR that the store does not hold completely, "
         "for example after a training whose MLflow server was down. Doing it again logs nothing.",
+        examples="track sync outputs --tracking-uri http://127.0.0.1:5000",
     )
     sync.add_argument("directory", type=Path, nargs="?", default=Path("outputs"), metavar="DIR")
-    sync.add_argument("--tracking_uri", metavar="URI", help="(default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
+    sync.spelt(*_STORE, metavar="URI", help="(default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)")
     sync.set_defaults(action=_sync_tracking)
 
 

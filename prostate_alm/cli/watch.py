@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_trust, say
+from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_model, add_rules, say
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.orthanc.client import OrthancNode
@@ -32,15 +32,14 @@ def add_watch(commands: Commands) -> None:
         description="Answer each study of an Orthanc server that is complete and not yet answered, and store report "
         "and page in the study. Ends with Ctrl-C or SIGTERM (exit code 0). With --once: 0 when every study was "
         "answered, 1 when some were set aside, failed or are unfinished. docs/pacs.md tells how to set it up.",
+        examples="watch http://127.0.0.1:8042 --model prostate.zip --user watcher --password-file password\n"
+        "watch http://127.0.0.1:8042 --model prostate.zip --once",
     )
     watch.add_argument("url", metavar="URL", help="of the server's REST interface, e.g. http://127.0.0.1:8042")
-    watch.add_argument("--model", type=Path, required=True, metavar="ZIP", help="made by `prostate-alm pack`")
-    add_trust(watch)
+    add_model(watch)
     watch.add_argument("--once", action="store_true", help="answer what is in the server now, and end")
     watch.add_argument("--target-tpr", type=float, metavar="TPR", help="operating point (default: that of the model)")
-    watch.add_argument(
-        "--rules", type=Path, metavar="JSON", help="a site's rules of choosing series, see docs/dicom.md"
-    )
+    add_rules(watch)
     watch.add_argument("--interval", type=float, metavar="S", help="seconds between two looks (default: 5)")
     watch.add_argument(
         "--quiet",

@@ -67,7 +67,8 @@ def show_standing(name: str, *, every_s: float = 60.0) -> OnProgress:
         name: what is being done.
         every_s: least time between two lines of log; the last one is always written.
     """
-    return _bar(name) if sys.stderr.isatty() else _lines(name, every_s=every_s)
+    is_shown = sys.stderr.isatty() and logger.isEnabledFor(logging.WARNING)
+    return _bar(name) if is_shown else _lines(name, every_s=every_s)
 
 
 def _lines(name: str, *, every_s: float) -> OnProgress:

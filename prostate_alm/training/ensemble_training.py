@@ -13,7 +13,7 @@ import numpy as np
 from prostate_alm import tracking
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.run_folder import ENSEMBLE, METRICS, EnsembleError, RunFolder, changed_keys, member_name
-from prostate_alm.shipped import TRAINING_CONFIG, config_files_of
+from prostate_alm.shipped import SET_BY_THE_ENSEMBLE, TRAINING_CONFIG, config_files_of
 from prostate_alm.training.command_line import fault_lines, literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, evaluate_ensemble
@@ -22,8 +22,6 @@ from prostate_alm.training.member_task import MemberTask
 from prostate_alm.training.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_SET_BY_THE_ENSEMBLE = ("member", "output_dir", "resume", "overwrite", "parent_run_id")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     named = named_arguments(arguments)
     if arguments and not arguments[0].startswith("--"):
         raise EnsembleError(f"overrides must be --NAME VALUE, got {arguments[0]!r}. Give for example --ratio 9")
-    for name in _SET_BY_THE_ENSEMBLE:
+    for name in SET_BY_THE_ENSEMBLE:
         if name in named:
             raise EnsembleError(f"overrides must leave {name} to the ensemble, got --{name}. Leave it out.")
     return {name: literal_override(text) for name, text in named.items()}
