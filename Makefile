@@ -9,7 +9,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo train test test-slow lint docs ui pins sbom clean
+.PHONY: demo train test test-slow lint docs ui pins sbom docker-pins clean
 
 train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
@@ -46,6 +46,9 @@ pins: .venv/dev.stamp .venv/docs.stamp
 sbom: .venv/run.stamp  ## what is installed, with licences: shipped, CycloneDX
 	$(BIN)/prostate-alm doctor --sbom > sbom.new
 	mv sbom.new sbom.cdx.json
+
+docker-pins:  ## the images of docker/ by digest: needs Docker, and a way to its registries
+	$(PYTHON) docker/pins.py
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import threading
@@ -21,6 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from prostate_alm.imaging.limits import LIMITS
 
+if sys.platform != "win32":
+    import resource
+
+_IS_APART = sys.platform != "win32"  # where no process can be given a pipe and limits, its own reads the files
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
 _STATM = Path("/proc/self/statm")
@@ -90,12 +93,15 @@ _workers: list[_Worker] = []
 
 def start() -> None:
     """Start the process, so that it is ready when the first file is."""
-    with _lock:
-        _ready()
+    if _IS_APART:
+        with _lock:
+            _ready()
 
 
 def call_apart(function: Callable[_Given, _Found], *args: _Given.args, **kwargs: _Given.kwargs) -> _Found:
     """Return `function(*args, **kwargs)`, called in the process that reads; raise what it raises.
+
+    On Windows, where no limits can be set, it is called in this process.
 
     Args:
         function: of a module, by its name.
@@ -109,6 +115,8 @@ def call_apart(function: Callable[_Given, _Found], *args: _Given.args, **kwargs:
         >>> call_apart(len, "abc")
         3
     """
+    if not _IS_APART:
+        return function(*args, **kwargs)
     request = pickle.dumps((_here(), function, args, kwargs))
     with _lock:
         worker = _ready()

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -211,8 +210,8 @@ class _Worker:
         reply = self.replies.readline()
         if reply:
             return TaskEnd(self._task, json.loads(reply)["failure"])
-        code = self._process.wait()
-        reason = "out of memory?" if code == -signal.SIGKILL else f"see {self._task.log_file}"
+        code = self._process.wait()  # -9: SIGKILL, a name that Windows has not
+        reason = "out of memory?" if code == -9 else f"see {self._task.log_file}"
         return TaskEnd(self._task, f"the process ended with code {code} ({reason})")
 
     @property

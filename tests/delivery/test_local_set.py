@@ -1,7 +1,9 @@
 """The services of docker/ without Docker: who may store, who may look, and how all end."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -95,7 +97,31 @@ def test_compose_limits_each_service_and_gives_strangers_no_way_out() -> None:
 def test_compose_pins_what_it_pulls_and_knows_no_password() -> None:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))["services"]
     for name, service in services.items():
-        pinned = re.fullmatch(r"\$\{\w+_IMAGE:-[a-z/]+:\d+\.\d+[\w.-]*\}", service["image"])
+        pinned = re.fullmatch(r"\$\{\w+_IMAGE:-[a-z/]+:\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?\}", service["image"])
         assert "build" in service or pinned, name
         secret = [variable for variable in service.get("environment", {}) if "PASSWORD" in variable]
         assert all(variable.endswith("_FILE") for variable in secret), name
+
+
+def test_images_are_pinned_by_what_their_registries_say(tmp_path: Path) -> None:
+    """A program in the place of docker answers as `docker buildx imagetools inspect --format` does."""
+    for name in ("pins.py", "Dockerfile", "compose.yaml"):
+        shutil.copy(DOCKER / name, tmp_path)
+    program = tmp_path / "docker"
+    script, environment = [sys.executable, str(tmp_path / "pins.py")], {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    before = (tmp_path / "compose.yaml").read_text()
+    program.write_text("#!/bin/sh\necho no such host >&2\nexit 1\n")
+    program.chmod(0o755)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n"), "no such host" in done.stderr) == (1, 1, True)
+    assert (tmp_path / "compose.yaml").read_text() == before
+    for digit in "ab":  # the second call replaces what the first has written
+        program.write_text(f"#!/bin/sh\necho sha256:{digit * 64}\n")
+        subprocess.run(script, env=environment, capture_output=True, check=True)
+        services = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]
+        pulled = [one["image"] for one in services.values() if "build" not in one]
+        pulled += [
+            line for line in (tmp_path / "Dockerfile").read_text().splitlines() if line.startswith("ARG PYTHON_")
+        ]
+        assert len(pulled) >= 3
+        assert all(re.search(rf":[\w.-]+@sha256:{digit * 64}\}}?$", one) for one in pulled), pulled
