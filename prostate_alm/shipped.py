@@ -24,7 +24,7 @@ def shipped_folder(name: str) -> Path:
         FileNotFoundError: the installation lacks it.
 
     >>> sorted(path.name for path in shipped_folder(BUNDLES).iterdir() if path.is_dir())
-    ['cifar10', 'lesions', 'prostate']
+    ['cifar10', 'gland', 'lesions', 'prostate']
     """
     package = Path(__file__).parent
     for parent in (package, package.parent):

@@ -235,7 +235,9 @@ def test_a_file_of_the_user_goes_first(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_bundle_that_is_not_shipped_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bundle", "path", "lung"]) == 2
-    expected = "error: bundle must be a shipped one, got 'lung'. Available: ['cifar10', 'lesions', 'prostate']\n"
+    expected = (
+        "error: bundle must be a shipped one, got 'lung'. Available: ['cifar10', 'gland', 'lesions', 'prostate']\n"
+    )
     assert capsys.readouterr().err == expected
     assert main(["bundle", "path", "prostate"]) == 0
     assert capsys.readouterr().out == f"{shipped_folder(BUNDLES) / 'prostate'}\n"

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
+import nibabel as nib
 import numpy as np
+import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -163,6 +167,36 @@ def on_coarse_grid(volume: Volume, t2: Volume, *, spacing_mm: float, size: Seque
     x, y, z = size
     blocks = fine.reshape(x, _FINER[0], y, _FINER[1], z, _FINER[2])
     return Volume(blocks.mean(axis=(1, 3, 5)), grid((1, 1, 1)).affine_ras_mm)
+
+
+class Localises(Protocol):
+    """A network that finds the gland (`training.gland_localiser.Localiser`), and the coarse grid that it sees."""
+
+    spacing_mm: float
+    size: tuple[int, ...]
+
+    def __call__(self, image: torch.Tensor, /) -> torch.Tensor:
+        """Return the probability of each voxel of coarse images (B, 1, X, Y, Z)."""
+
+
+def locate_by(localiser: Localises, t2: Volume) -> GlandLocation | Refusal:
+    """Return where a localiser finds the gland in T2, or why its place is doubtful: see `locate_gland`."""
+    coarse = coarse_image(t2, spacing_mm=localiser.spacing_mm, size=localiser.size)
+    with torch.inference_mode():
+        probability = localiser(torch.from_numpy(coarse.image.voxels)[None, None])[0, 0].numpy()
+    return locate_gland(Volume(probability, coarse.image.affine_ras_mm), seen=coarse.seen)
+
+
+def gland_of_file(path: Path) -> GlandLocation:
+    """Return where the gland of a mask in a NIfTI file lies; the mask is not empty (`masks.check_masks`)."""
+    mask = volume_of_file(path)
+    return place_of(mask.voxels > 0, mask.affine_ras_mm)
+
+
+def volume_of_file(path: Path) -> Volume:
+    """Return the volume in a NIfTI file."""
+    image: Any = nib.load(path)
+    return Volume(image.get_fdata(dtype=np.float32), image.affine)
 
 
 def crop_start(samples: int, size: int, at: float) -> int:

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from prostate_alm.data.splits import split_at_ratio, split_member
 from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort, ensure_synthetic_cohort
 from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.progress import progress_bar
+from prostate_alm.training.gland_crop import localiser_sha256, with_glands
 from prostate_alm.training.member import Member, open_trained, prepare
 from prostate_alm.training.samples import Sample, Samples
 from prostate_alm.training.settings import Settings
@@ -29,6 +30,9 @@ class CohortSettings(Settings):
     The cohort is that of `manifest`, else the synthetic one of `recipe`, else a small synthetic one; those are made in
     `dataset_dir`. With a `ratio`, positive patients are dropped from training and test until there are `ratio`
     negatives for each.
+
+    `crop` says around what the network sees a study: the middle of T2, or the gland, by its mask where the manifest has
+    one and else by `localiser`, the folder of a trained one (`gland_crop.CropToGland`).
     """
 
     dataset_dir: Path
@@ -36,13 +40,22 @@ class CohortSettings(Settings):
     recipe: Path | None
     ratio: float | None = Field(gt=0, allow_inf_nan=False)
     cache_dir: Path | None
+    crop: Literal["centre", "gland"] = Field(default="centre", exclude_if=lambda crop: crop == "centre")
+    localiser: Path | None = Field(default=None, exclude_if=lambda folder: folder is None)
     not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
         *("dataset_dir", "manifest", "recipe"),  # the cohort is known by its content
         "cache_dir",
+        "localiser",  # by the checksum of its weights
     }
     bundle: ClassVar[str] = "prostate"
     synthetic: ClassVar[SyntheticCohort] = DEFAULT_COHORT
     """The cohort that is used where none is given."""
+
+    @model_validator(mode="after")
+    def _localiser_is_used(self) -> Self:
+        if self.localiser and self.crop == "centre":
+            raise ValueError(f"localiser must go with a crop around the gland, got {self.localiser}. Add --crop gland")
+        return self
 
     @model_validator(mode="after")
     def _one_cohort(self) -> Self:
@@ -74,7 +87,14 @@ class CohortSettings(Settings):
         parts = member_samples(manifest, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
         for sample in (one for part in parts for one in part):
             sample["label"] = numbers[sample["sample_id"]]
-        return Samples(*parts, identity=self.identity_of(path))
+        train, validation, test, extra = (self.cropped(part, manifest, path.parent) for part in parts)
+        return Samples(train, validation, test, extra, identity=self.identity_of(path))
+
+    def cropped(self, samples: list[Sample], manifest: Manifest, folder: Path) -> list[Sample]:
+        """Return samples that say where their gland is found, where the crop is around it; else as they are."""
+        if self.crop == "centre":
+            return samples
+        return with_glands(samples, manifest.studies, folder, self.localiser)
 
     def read_cohort(self) -> tuple[Path, Manifest]:
         """Return the manifest, made where none is given, and where it lies; its files are checked.
@@ -82,16 +102,14 @@ class CohortSettings(Settings):
         Raises:
             ValueError: one line for each fault.
         """
-        path = self._manifest_path()
-        manifest = read_manifest(path)
-        faults = check_files(manifest, path)
-        if faults:
-            raise ValueError("\n".join(faults))
-        return path, manifest
+        return cohort_in(self.dataset_dir, manifest=self.manifest, recipe=self.recipe, synthetic=self.synthetic)
 
     def identity_of(self, manifest: Path) -> dict[str, str]:
         """Return what says in `config.json` which cohort it is."""
-        return {"manifest": manifest.name, "manifest_sha256": sha256_of_file(manifest)}
+        of_cohort = {"manifest": manifest.name, "manifest_sha256": sha256_of_file(manifest)}
+        if self.localiser is None:
+            return of_cohort
+        return of_cohort | {"localiser_sha256": localiser_sha256(self.localiser)}
 
     def class_numbers(self, manifest: Manifest, path: Path) -> dict[str, int]:
         """Return the class of each study by its id: its label, where there are two.
@@ -105,10 +123,29 @@ class CohortSettings(Settings):
         """
         return {study.id: int(study.label) for study in manifest.studies}
 
-    def _manifest_path(self) -> Path:
-        if self.recipe:
-            return make_from_recipe(self.recipe, self.dataset_dir, progress=progress_bar)
-        return self.manifest or ensure_synthetic_cohort(self.dataset_dir, self.synthetic, progress=progress_bar)
+
+def cohort_in(
+    dataset_dir: Path, *, manifest: Path | str | None, recipe: Path | str | None, synthetic: SyntheticCohort
+) -> tuple[Path, Manifest]:
+    """Return the manifest of a cohort, made where none is given, and where it lies; its files are checked.
+
+    Args:
+        dataset_dir: where a synthetic cohort is made.
+        manifest: that of the cohort; None for a synthetic one.
+        recipe: of a synthetic cohort; None for `synthetic`.
+        synthetic: made where neither is given.
+
+    Raises:
+        ValueError: one line for each fault.
+    """
+    if recipe:
+        path = make_from_recipe(Path(recipe), dataset_dir, progress=progress_bar)
+    else:
+        path = Path(manifest) if manifest else ensure_synthetic_cohort(dataset_dir, synthetic, progress=progress_bar)
+    cohort = read_manifest(path)
+    if faults := check_files(cohort, path):
+        raise ValueError("\n".join(faults))
+    return path, cohort
 
 
 def prepare_member(

@@ -57,7 +57,10 @@ class LesionSettings(CohortSettings):
         drawn = {study.id: study.lesions for study in usable.studies if study.lesions is not None}
         parts = member_samples(usable, path.parent, seed=self.seed, member=self.member, ratio=self.ratio)
         train, validation, test, extra = (
-            [_with_lesions(one, drawn[one["sample_id"]], numbers[one["sample_id"]], path.parent) for one in part]
+            [
+                _with_lesions(one, drawn[one["sample_id"]], numbers[one["sample_id"]], path.parent)
+                for one in self.cropped(part, manifest, path.parent)
+            ]
             for part in parts
         )
         return Samples(train, validation, test, extra, identity=self.identity_of(path))

@@ -1,6 +1,7 @@
 """What the members of an ensemble say on studies that are not theirs, by the transforms of their bundle."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from prostate_alm.progress import Progress, silent
 from prostate_alm.results.folders import MemberFolder
 from prostate_alm.training.cohort_member import sample_of, silence_missing_decoders
 from prostate_alm.training.command_line import literal_override
+from prostate_alm.training.gland_crop import with_glands
 from prostate_alm.training.precision import AutocastInferer
 from prostate_alm.training.site_input import Site, TrainedOn
 
@@ -43,6 +45,9 @@ def member_logits(own: TrainedOn, site: Site, *, progress: Progress = silent) ->
         for member in own.members
     ]
     samples = [sample_of(study, site.path.parent) for study in site.studies]
+    if parser.get("crop") == "gland":
+        localiser = parser.get("localiser")
+        samples = with_glands(samples, site.studies, site.path.parent, Path(localiser) if localiser else None)
     transforms = parser.get_parsed_content("read_and_normalise") + parser.get_parsed_content("centre_crop")
     images = DataLoader(Dataset(samples, Compose(transforms)), batch_size=BATCH_SIZE)
     parts: list[NDArray[np.float64]] = []

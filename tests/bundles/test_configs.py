@@ -74,7 +74,7 @@ def test_the_settings_of_the_config_are_those_of_its_class(path: str) -> None:
     assert all(value == f"@{key}" and key in config for key, value in given.items())
 
 
-@pytest.mark.parametrize("bundle", ["prostate", "cifar10", "lesions"])
+@pytest.mark.parametrize("bundle", ["prostate", "cifar10", "lesions", "gland"])
 def test_the_network_takes_what_the_metadata_say(bundle: str) -> None:
     parser = ConfigParser(ConfigParser.load_config_file(BUNDLES / bundle / "train.json"))
     image = json.loads((BUNDLES / bundle / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
@@ -82,5 +82,5 @@ def test_the_network_takes_what_the_metadata_say(bundle: str) -> None:
         assert parser.get_parsed_content("image_size") == image["spatial_shape"]
     network = parser.get_parsed_content("network_def")
     assert network(torch.zeros(2, image["num_channels"], *image["spatial_shape"])).shape == (
-        (2, 1, *image["spatial_shape"]) if bundle == "lesions" else (2, 1)
+        (2, 1, *image["spatial_shape"]) if bundle in ("lesions", "gland") else (2, 1)
     )

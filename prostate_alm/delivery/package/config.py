@@ -60,6 +60,7 @@ _BUNDLES = (
 )
 BUNDLES = tuple(bundle.name for bundle in _BUNDLES)
 """Those whose ensembles can be packed."""
+_AROUND_GLAND = ("CropToGland", {"_disabled_": "$@crop != 'gland'", "size": "@cached_size"})
 OF_CLASSES = "findings.json"
 """The overlay for several findings: it changes the network's outputs, and nothing of what it sees."""
 _OUTPUTS = "$@settings.classes"
@@ -161,10 +162,12 @@ def _resolved(value: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _require_known_reading(config: Mapping[str, Any], config_file: Path, bundle: _Bundle) -> None:
+    steps = [_step(step) for step in config["read_and_normalise"]]
     known = {
         "network_def": config["network_def"].get("_target_") == bundle.network,
-        "read_and_normalise": [_step(step) for step in config["read_and_normalise"]] == list(bundle.reading),
+        "read_and_normalise": [step for step in steps if step != _AROUND_GLAND] == list(bundle.reading),
         "centre_crop": [_step(step) for step in config["centre_crop"]] == [bundle.crop],
+        "crop": config.get("crop", "centre") == "centre",
     }
     for key, is_known in known.items():
         if not is_known:
