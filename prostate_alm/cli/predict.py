@@ -47,22 +47,23 @@ def add_predict(commands: Commands) -> None:
         metavar="TEXT",
         help="written on report and page, by which two of one study are told apart",
     )
-    predict.add_argument(
-        "--report", action="append_const", const="report", dest="beside", help="write an HTML report of each study"
-    )
-    predict.add_argument(
-        "--sr", action="append_const", const="sr", dest="beside", help="write a DICOM structured report of each study"
-    )
-    predict.add_argument(
-        "--capture",
-        action="append_const",
-        const="capture",
-        dest="beside",
-        help="write the page of each report as a DICOM image; like --sr with the patient's identifiers, as the images",
-    )
+    _add_beside(predict)
     predict.add_argument("--overwrite", action="store_true", help="replace answers of other models or to other files")
     predict.add_argument("--json", action="store_true", help="print the answers as JSON")
     predict.set_defaults(action=_predict)
+
+
+def _add_beside(predict: argparse.ArgumentParser) -> None:
+    """Add what else is written of each study."""
+    written = {
+        "report": "write an HTML report of each study",
+        "sr": "write a DICOM structured report of each study, of a lesion model with segmentation and map",
+        "capture": "write the page of each report as a DICOM image; like --sr with the patient's identifiers, as the "
+        "images",
+        "saliency": "write which parts of the image moved the answer as a DICOM parametric map on the images of T2",
+    }
+    for kind, meaning in written.items():
+        predict.add_argument(f"--{kind}", action="append_const", const=kind, dest="beside", help=meaning)
 
 
 def _predict(options: argparse.Namespace) -> int:

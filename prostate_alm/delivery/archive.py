@@ -21,6 +21,7 @@ from prostate_alm.delivery.answers import (
     write_table,
 )
 from prostate_alm.delivery.beside import (
+    File,
     Kind,
     OutputError,
     check_files,
@@ -69,7 +70,7 @@ class Reply:
     """
 
     text: str
-    files: Mapping[Kind, bytes] = field(default_factory=dict, repr=False)
+    files: Mapping[File, bytes] = field(default_factory=dict, repr=False)
     fault: str | None = None
 
 

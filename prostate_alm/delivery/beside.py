@@ -13,7 +13,7 @@ import pydicom
 
 from prostate_alm.delivery.answers import answer_name
 from prostate_alm.delivery.dicom.encoding import encoded
-from prostate_alm.delivery.prediction import Answer
+from prostate_alm.delivery.prediction import Answer, Refused
 from prostate_alm.delivery.report.words import Words, english, report_head
 from prostate_alm.imaging.identifiers import identifiers_of
 from prostate_alm.whole_files import write_bytes_atomically
@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
     from prostate_alm.delivery.predict import StudyResult
 
-Kind = Literal["sr", "capture", "report"]
-KINDS: tuple[Kind, ...] = ("sr", "capture", "report")
-_SUFFIXES: dict[Kind, str] = {"sr": ".sr.dcm", "capture": ".capture.dcm", "report": ".html"}
+Kind = Literal["sr", "capture", "report", "saliency"]
+KINDS: tuple[Kind, ...] = ("sr", "capture", "report", "saliency")
+File = Literal["sr", "seg", "map", "capture", "report", "saliency"]
+"""What a file holds; of a model of lesions the segments of candidates and the map belong to the structured report."""
+_SUFFIXES: dict[File, str] = {
+    "sr": ".sr.dcm",
+    "seg": ".seg.dcm",
+    "map": ".map.dcm",
+    "capture": ".capture.dcm",
+    "report": ".html",
+    "saliency": ".saliency.dcm",
+}
 
 
 class OutputError(ValueError):
@@ -41,15 +50,16 @@ def write_beside(
     words: Words | None = None,
     created_at: datetime | None = None,
 ) -> tuple[Path, ...]:
-    """Write the structured report, the capture of the report's page, and the report as HTML.
+    """Write the structured report, the capture of the report's page, the report as HTML, and the map of saliency.
 
     Args:
         result: of `predict_folder`; the files of the study must still be there.
         model: the one that answered; it draws the page.
-        output_dir: folder of the files STUDY.sr.dcm, STUDY.capture.dcm and STUDY.html, STUDY being the answer's
-            pseudonym; made where absent.
+        output_dir: folder of the files STUDY.sr.dcm, STUDY.capture.dcm, STUDY.html and
+            STUDY.saliency.dcm, STUDY being the answer's
+            pseudonym, and of STUDY.seg.dcm and STUDY.map.dcm where a report says where lesions are; made where absent.
         study_dir: folder of the study.
-        kinds: which of the three.
+        kinds: which of them.
         words: language and label of report and page; English without a label when None.
         created_at: local time of the DICOM objects; now, if not given.
 
@@ -73,29 +83,39 @@ def files_beside(
     kinds: Sequence[Kind] = KINDS,
     words: Words | None = None,
     created_at: datetime | None = None,
-) -> dict[Kind, bytes]:
+) -> dict[File, bytes]:
     """Return what `write_beside` writes, as the content of files."""
-    made: dict[Kind, bytes] = {}
+    made: dict[File, bytes] = {}
     if "report" in kinds:
         from prostate_alm.delivery.report.html import report_file
 
         made["report"] = report_file(result, model, words)
-    if {"sr", "capture"} & set(kinds):
+    if {"sr", "capture", "saliency"} & set(kinds):
         # highdicom takes a second, which a JSON does without
         from prostate_alm.delivery.dicom.evidence import EvidenceError
 
         with contextlib.suppress(EvidenceError):  # nobody could know whose report it is; the answer says why
             if "sr" in kinds:
-                made["sr"] = _report(result, study_dir, created_at)
+                made |= _reported(result, study_dir, created_at)
             if "capture" in kinds:
                 made["capture"] = _capture(result, model, words, study_dir=study_dir, created_at=created_at)
+            if "saliency" in kinds:
+                made |= _saliency(result, model, created_at)
     return made
 
 
-def _report(result: StudyResult, study_dir: Path, created_at: datetime | None) -> bytes:
-    from prostate_alm.delivery.dicom.sr import structured_report
+def _reported(result: StudyResult, study_dir: Path, created_at: datetime | None) -> dict[File, bytes]:
+    from prostate_alm.delivery.dicom.results import report_objects
 
-    return encoded(structured_report(result, study_dir=study_dir, created_at=created_at))
+    objects = report_objects(result, study_dir=study_dir, created_at=created_at)
+    return {kind: encoded(one) for kind, one in objects.items()}
+
+
+def _saliency(result: StudyResult, model: PackedModel, created_at: datetime | None) -> dict[File, bytes]:
+    from prostate_alm.delivery.dicom.results import saliency_map
+
+    made = saliency_map(result, model, created_at=created_at)
+    return {} if made is None else {"saliency": encoded(made)}
 
 
 def _capture(
@@ -108,14 +128,14 @@ def _capture(
     return encoded(secondary_capture(result, page, study_dir=study_dir, created_at=created_at))
 
 
-def file_beside(answer: Answer, folder: Path, kind: Kind) -> Path:
+def file_beside(answer: Answer, folder: Path, kind: File) -> Path:
     """Return where a file of an answer is written: beside its JSON, under the same name."""
     return folder / f"{answer_name(answer).removesuffix('.json')}{_SUFFIXES[kind]}"
 
 
 def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind], words: Words | None = None) -> bool:
     """Return whether a folder lacks a file that the answer could have, or has a report in another language or label."""
-    paths = {kind: file_beside(answer, folder, kind) for kind in kinds}
+    paths = {kind: file_beside(answer, folder, kind) for kind in _files_of(answer, kinds)}
     if answer.study is None or not paths:
         return False
     return not all(path.exists() for path in paths.values()) or (
@@ -123,7 +143,16 @@ def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind], words: W
     )
 
 
-def check_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> None:
+def _files_of(answer: Answer, kinds: Sequence[Kind]) -> tuple[File, ...]:
+    """Return what the files of an answer hold."""
+    if isinstance(answer, Refused):
+        return tuple(kind for kind in kinds if kind != "saliency")  # no network looked
+    if "sr" not in kinds or answer.lesions is None:
+        return tuple(kinds)
+    return (*kinds, "map", "seg") if answer.lesions else (*kinds, "map")
+
+
+def check_files(files: Mapping[File, bytes], answer: Answer, folder: Path) -> None:
     """Refuse to replace anything but earlier files of the same model and study.
 
     Raises:
@@ -139,7 +168,7 @@ def check_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> No
             )
 
 
-def write_files(files: Mapping[Kind, bytes], answer: Answer, folder: Path) -> tuple[Path, ...]:
+def write_files(files: Mapping[File, bytes], answer: Answer, folder: Path) -> tuple[Path, ...]:
     """Write files, each whole or not at all, over what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: file_beside(answer, folder, kind) for kind in files}

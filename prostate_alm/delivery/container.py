@@ -29,7 +29,7 @@ class ContainerError(ValueError):
 
 
 class Settings(BaseModel):
-    """What may be asked of the container; `beside` is what `predict` writes with --sr, --capture and --report."""
+    """What may be asked of the container; `beside` is what `predict` writes with the options of these names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -71,14 +71,24 @@ class Segmentation:
 
 
 def segmentation_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, at any depth, that are DICOM Segmentation objects, in the order of their paths."""
+    """Yield the files of a folder, at any depth, that are DICOM Segmentation objects, in the order of their paths.
+
+    Candidates that an answer of prostate-alm put into the study are none: what a model thought is no truth to train on.
+    """
+    tags = ["SOPClassUID", "Manufacturer", "SegmentSequence"]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            header = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
+            header = pydicom.dcmread(path, specific_tags=tags, stop_before_pixels=True)
         except (InvalidDicomError, OSError, EOFError, ValueError, KeyError):  # another file: not ours to judge
             continue
-        if header.get("SOPClassUID") in SOP_CLASSES:
+        if header.get("SOPClassUID") in SOP_CLASSES and not _is_an_answer(header):
             yield path
+
+
+def _is_an_answer(header: pydicom.Dataset) -> bool:
+    """Return whether a segmentation came back from prostate-alm itself."""
+    kinds = {str(one.get("SegmentAlgorithmType", "")) for one in header.get("SegmentSequence", ())}
+    return header.get("Manufacturer") == "prostate-alm" and kinds == {"AUTOMATIC"}
 
 
 def read_segmentation(path: Path) -> Segmentation:

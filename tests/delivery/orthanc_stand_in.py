@@ -31,16 +31,21 @@ def respond(folder: Path, *, logit: float = 0.5) -> Response:
     selection = explain_study(folder)
     if selection.refused is not None:
         return Response(selection.refused.code, selection.refused.reason)
-    answer = Prediction(
+    answer = answer_of(logit)
+    evidence, now = selected_evidence(selection), datetime.now()
+    page = np.full((4, 4, 3), round(100 + 10 * logit), dtype=np.uint8)
+    report, capture = (report_of(answer, evidence, created_at=now), capture_of(MODEL, page, evidence, created_at=now))
+    return Response("answered", objects=(report, capture))
+
+
+def answer_of(logit: float) -> Prediction:
+    """Return the answer of a logit."""
+    return Prediction(
         study="0" * 16, probability=0.6, decision="positive", logit=logit, logit_std=0.1,
         member_logits=(logit - 0.1, logit + 0.1), operating_point=POINT, b_values_s_per_mm2=(50.0, 800.0),
         b_values_acquired_s_per_mm2=(50.0, 800.0), b_values_computed=(False, False), series=(), warnings=(),
         model=MODEL, software={"prostate-alm": "0"}, source_sha256=None,
     )  # fmt: skip
-    evidence, now = selected_evidence(selection), datetime.now()
-    page = np.full((4, 4, 3), round(100 + 10 * logit), dtype=np.uint8)
-    report, capture = (report_of(answer, evidence, created_at=now), capture_of(MODEL, page, evidence, created_at=now))
-    return Response("answered", objects=(report, capture))
 
 
 def main(url: str, log: str, seconds: str) -> None:

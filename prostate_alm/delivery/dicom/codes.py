@@ -21,11 +21,30 @@ def _code(value: str, scheme: str, meaning: str) -> CodedConcept:
 
 # what was examined, by whom
 TITLE = _code("report", PRIVATE, "Prostate MRI report of a model, research use only")
+MEASUREMENT_REPORT = _code("126000", "DCM", "Imaging Measurement Report")
 PROCEDURE = _code("719178004", "SCT", "Multiparametric MRI of prostate")
 PROSTATE = _code("41216001", "SCT", "Prostate")
 DEVICE = _code("121007", "DCM", "Device")
 ARTIFICIAL_INTELLIGENCE = _code("123110", "DCM", "Artificial Intelligence")
 CRITICAL_CLASS = _code("critical-class", PRIVATE, "Critical class of the model")
+
+# lesions
+ABNORMAL_STRUCTURE = _code("49755003", "SCT", "Morphologically Abnormal Structure")
+LESION = _code("52988006", "SCT", "Lesion")
+VOLUME = _code("118565006", "SCT", "Volume")
+MM3 = _code("mm3", "UCUM", "cubic millimeter")
+PEAK = _code("peak", PRIVATE, "Peak of the candidate in the patient's coordinates")
+LEFT = _code("7771000", "SCT", "Left")
+RIGHT = _code("24028007", "SCT", "Right")
+BOTH_SIDES = _code("51440002", "SCT", "Bilateral")
+BASE = _code("57195005", "SCT", "Basal")
+MIDDLE = _code("C25569", "NCIt", "Middle")
+APEX = _code("43674008", "SCT", "Apical")
+
+# images made from images
+SOURCE_IMAGE = _code("121322", "DCM", "Source image for image processing operation")
+SEGMENTED = _code("113076", "DCM", "Segmentation")
+CALCULATED = _code("112187", "DCM", "Unspecified method of calculation")
 
 # images
 IMAGE_LIBRARY = _code("111028", "DCM", "Image Library")
@@ -46,6 +65,8 @@ THRESHOLD_LOGIT = _code("threshold-logit", PRIVATE, "Threshold of the mean logit
 TARGET_SENSITIVITY = _code("target-tpr", PRIVATE, "Target sensitivity of the operating point")
 SHARE = _code("1", "UCUM", "0 to 1")
 LOG_ODDS = _code("{logit}", "UCUM", "log odds")
+SALIENCY = _code("saliency", PRIVATE, "Change of the logit by a part of the image")
+LOG_ODDS_PER_CM3 = _code("{logit}/cm3", "UCUM", "log odds per cm3")
 S_PER_MM2 = _code("s/mm2", "UCUM", "s/mm2")
 
 # judgements

@@ -81,3 +81,10 @@ def take_over_study(made: Dataset, evidence: Evidence, *, created_at: datetime) 
     made.InstanceCreationTime = f"{created_at:%H%M%S}"
     for library in made.get("ContributingEquipmentSequence", ()):  # highdicom signs with its own clock
         library.ContributionDateTime = f"{created_at:%Y%m%d%H%M%S}"
+
+
+def fix_what_is_drawn(made: Dataset, dimensions_uid: UID, *, created_at: datetime) -> None:
+    """Replace the clock and the random identifiers that highdicom gives a multi-frame object, in place."""
+    made.ContentDate, made.ContentTime = f"{created_at:%Y%m%d}", f"{created_at:%H%M%S}"
+    for one in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        one.DimensionOrganizationUID = dimensions_uid

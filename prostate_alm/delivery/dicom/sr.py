@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from prostate_alm.delivery.dicom import codes
 from prostate_alm.delivery.dicom.evidence import PRODUCT, Evidence, Reference, ReferencedStack, evidence_of
+from prostate_alm.delivery.dicom.frames import PlacedLesions, frames_of
 from prostate_alm.delivery.dicom.objects import (
     LONG_STRING,
     equipment,
@@ -20,6 +21,7 @@ from prostate_alm.delivery.dicom.objects import (
     plain_text,
     take_over_study,
 )
+from prostate_alm.delivery.dicom.sr_lesions import lesion_groups, surest_place
 from prostate_alm.delivery.prediction import NOTICE, Answer, ModelIdentity, Prediction, Refused
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ _CONTEXT = sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
 def structured_report(
     result: StudyResult, *, study_dir: Path | None = None, created_at: datetime | None = None
 ) -> Dataset:
-    """Return the answer as a Comprehensive SR in the study of the images, unverified and preliminary.
+    """Return the answer as a structured report in the study of the images, unverified and preliminary.
+
+    It is a Comprehensive SR, of a model of lesions a Comprehensive 3D SR with a measurement group for each candidate.
 
     Series UID = f(study, model), SOP Instance UID = f(study, model, content): the same answer gives the same
     identifiers, a different one (another operating point, say) another object in the same series.
@@ -56,17 +60,28 @@ def structured_report(
         OSError: an image is gone.
 
     Reference:
-        DICOM PS3.16 TID 1500, TID 1501, TID 1600.
+        DICOM PS3.16 TID 1500, TID 1410, TID 1501, TID 1600.
     """
     evidence = evidence_of(result, study_dir)
-    return report_of(result.answer, evidence, created_at=created_at or datetime.now())
+    lesions = placed_lesions(result, evidence)
+    return report_of(result.answer, evidence, created_at=created_at or datetime.now(), lesions=lesions)
 
 
-def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Dataset:
+def placed_lesions(result: StudyResult, evidence: Evidence) -> PlacedLesions | None:
+    """Return what a model of lesions found, on the images of T2; None of other models, and of a refused study."""
+    if result.lesions is None or result.volumes is None:
+        return None
+    return PlacedLesions(result.lesions, frames_of(result.volumes.selection, evidence))
+
+
+def report_of(
+    answer: Answer, evidence: Evidence, *, created_at: datetime, lesions: PlacedLesions | None = None
+) -> Dataset:
     """Return the report of an answer on the given images; see `structured_report`."""
     key = (str(evidence.study.StudyInstanceUID), answer.model.sha256, "report")
-    content = _content(answer, evidence, key=key)
-    report = sr.ComprehensiveSR(
+    content = _content(answer, evidence, key=key, lesions=lesions)
+    kind = sr.ComprehensiveSR if lesions is None else sr.Comprehensive3DSR
+    report = kind(
         evidence=_as_datasets(evidence),
         content=content,
         series_instance_uid=new_uid(*key, "series"),
@@ -88,18 +103,19 @@ def report_of(answer: Answer, evidence: Evidence, *, created_at: datetime) -> Da
     return report
 
 
-def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> Dataset:
+def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...], lesions: PlacedLesions | None) -> Dataset:
     """Return the root of the content tree."""
+    groups = [] if lesions is None else lesion_groups(answer.model, lesions, algorithm=_algorithm(answer))
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=_observer(answer.model)),
         procedure_reported=codes.PROCEDURE,
-        imaging_measurements=[_group(answer, evidence, key=key)],
-        title=codes.TITLE,
+        imaging_measurements=[_group(answer, evidence, key=key, lesions=lesions), *groups],
+        title=codes.TITLE if lesions is None else codes.MEASUREMENT_REPORT,
     )
     root = report[0]
     measurements = root.ContentSequence.pop()  # the template wants notice and images before them
     notice = f"{NOTICE} The model was trained on synthetic data." if answer.model.data_is_synthetic else NOTICE
-    root.ContentSequence.append(_text(codes.SUMMARY, _summary(answer)))
+    root.ContentSequence.append(_text(codes.SUMMARY, _summary(answer, lesions)))
     root.ContentSequence.append(_text(codes.NOTICE, notice))
     root.ContentSequence.append(_library(evidence))
     root.ContentSequence.append(measurements)
@@ -107,7 +123,7 @@ def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> Dat
     return root
 
 
-def _summary(answer: Answer) -> str:
+def _summary(answer: Answer, lesions: PlacedLesions | None) -> str:
     """Return the result in a line, which a viewer shows before the list of images."""
     if isinstance(answer, Refused):
         return f"Refused ({answer.code}): {answer.reason}"
@@ -116,8 +132,15 @@ def _summary(answer: Answer) -> str:
     return (
         f"{answer.decision.capitalize()} at the operating point for a sensitivity of {point.target_tpr:g}; "
         f"probability of {_critical(answer)} {answer.probability:.3f}{threshold}; "
-        f"reasons to distrust it: {len(answer.warnings) or 'none'}"
+        f"reasons to distrust it: {len(answer.warnings) or 'none'}{_candidates(lesions)}"
     )
+
+
+def _candidates(lesions: PlacedLesions | None) -> str:
+    if lesions is None:
+        return ""
+    sure = f", the surest with probability {lesions.candidates[0].probability:.2f}" if lesions.candidates else ""
+    return f"; lesion candidates: {len(lesions.candidates) or 'none'}{sure}"
 
 
 def _critical(answer: Prediction) -> str:
@@ -174,14 +197,16 @@ def _library_group(stack: ReferencedStack) -> sr.ContainerContentItem:
     return group
 
 
-def _group(answer: Answer, evidence: Evidence, *, key: tuple[str, ...]) -> sr.MeasurementsAndQualitativeEvaluations:
+def _group(
+    answer: Answer, evidence: Evidence, *, key: tuple[str, ...], lesions: PlacedLesions | None
+) -> sr.MeasurementsAndQualitativeEvaluations:
     """Return the measurement group (TID 1501): numbers and judgements, then text."""
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=new_uid(*key, "tracking"), identifier=PRODUCT),
         finding_type=codes.CRITICAL_CLASS,
         finding_sites=[sr.FindingSite(codes.PROSTATE)],
         algorithm_id=_algorithm(answer),
-        measurements=list(_measurements(answer)) if isinstance(answer, Prediction) else None,
+        measurements=list(_measurements(answer, lesions)) if isinstance(answer, Prediction) else None,
         qualitative_evaluations=list(_judgements(answer)),
     )
     group[0].ContentSequence.extend(_texts(answer))
@@ -207,10 +232,10 @@ def _algorithm(answer: Answer) -> sr.AlgorithmIdentification:
     )
 
 
-def _measurements(answer: Prediction) -> Iterator[sr.Measurement]:
+def _measurements(answer: Prediction, lesions: PlacedLesions | None) -> Iterator[sr.Measurement]:
     """Yield the numbers of an answer (TID 300)."""
     logits, point = answer.member_logits, answer.operating_point
-    yield _measurement(codes.PROBABILITY, answer.probability, unit=codes.SHARE)
+    yield _measurement(codes.PROBABILITY, answer.probability, unit=codes.SHARE, places=surest_place(lesions))
     if point.threshold_probability is not None:
         yield _measurement(codes.THRESHOLD, point.threshold_probability, unit=codes.SHARE)
     yield _measurement(codes.LOGIT, answer.logit, derivation=codes.MEAN)
@@ -229,9 +254,12 @@ def _measurement(
     *,
     unit: sr.CodedConcept = codes.LOG_ODDS,
     derivation: sr.CodedConcept | None = None,
+    places: Sequence[sr.CoordinatesForMeasurement3D] | None = None,
 ) -> sr.Measurement:
     """Return one number; adding 0 turns -0 into 0."""
-    return sr.Measurement(name, round(value, DECIMALS) + 0.0, unit, derivation=derivation)
+    return sr.Measurement(
+        name, round(value, DECIMALS) + 0.0, unit, derivation=derivation, referenced_coordinates=places
+    )
 
 
 def _judgements(answer: Answer) -> Iterator[sr.QualitativeEvaluation]:

@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 
 from prostate_alm.delivery.dicom.capture import secondary_capture
 from prostate_alm.delivery.dicom.evidence import EvidenceError
+from prostate_alm.delivery.dicom.results import report_objects
 from prostate_alm.delivery.dicom.sr import structured_report
 from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, Response
 from prostate_alm.delivery.package.opened import PackedModel
@@ -28,6 +29,8 @@ def responder(
     reports_refusals: bool = False,
 ) -> Respond:
     """Return what answers a study with a model: structured report and secondary capture, without identifiers in pixels.
+
+    Of a model of lesions the segments of its candidates and the map of probabilities come with the report.
 
     Args:
         model: the packed model.
@@ -50,7 +53,7 @@ def responder(
             objects = _refusal(result, folder) if reports_refusals else ()
             return Response(result.answer.code, result.answer.reason, objects)
         page = draw_page(result, model, words)
-        return Response(ANSWERED, objects=(structured_report(result), secondary_capture(result, page)))
+        return Response(ANSWERED, objects=(*report_objects(result).values(), secondary_capture(result, page)))
 
     return respond
 

@@ -18,6 +18,7 @@ from prostate_alm.method.critical import log_odds
 from prostate_alm.method.lesions import case_logits
 
 BLUR_MM = 6.0  # standard deviation of the baseline: the smallest lesions of the synthetic cohort have this radius
+SMOOTHING_MM = 3.0  # standard deviation: saliency of single voxels is a speckle that the eye cannot add up
 STEPS = 2  # more change no hit and less than 1 % of the sum, see docs/report.md
 
 
@@ -49,6 +50,22 @@ def saliency(model: PackedModel, image: Tensor) -> NDArray[np.float32]:
     attribution = integrated_gradients(logit, image, baseline=baseline, steps=STEPS)  # (C, X, Y, Z)
     paths = model.card.network.path_channels
     return torch.stack([part.sum(0) for part in torch.split(attribution, list(paths))]).numpy()
+
+
+def smooth_per_cm3(saliency: NDArray[np.floating], spacing_mm: tuple[float, float, float]) -> NDArray[np.floating]:
+    """Return saliency as it is shown: for each path (paths, X, Y, Z) in logits per cm³, smoothed by `SMOOTHING_MM`.
+
+    Args:
+        saliency: (paths, X, Y, Z), logits per voxel.
+        spacing_mm: of its voxels.
+
+    >>> even = np.full((1, 40, 40, 40), 2.0)
+    >>> float(smooth_per_cm3(even, (1.0, 1.0, 1.0))[0, 20, 20, 20])
+    2000.0
+    """
+    per_cm3 = saliency * (1000.0 / np.prod(spacing_mm))
+    widths = SMOOTHING_MM / np.array(spacing_mm)
+    return np.stack([ndimage.gaussian_filter(one, widths, mode="constant") for one in per_cm3])
 
 
 def _logit(model: PackedModel, images: Tensor) -> Tensor:

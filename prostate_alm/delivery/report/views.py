@@ -13,10 +13,10 @@ from scipy import ndimage
 from prostate_alm.delivery.card import GridSpec
 from prostate_alm.delivery.preprocess import image_placement
 from prostate_alm.delivery.report import series
+from prostate_alm.delivery.report.saliency import smooth_per_cm3
 from prostate_alm.imaging.volume import StudyVolumes, Volume, adc_map_mm2_per_s
 
 MARGIN_MM = 8.0  # of surroundings: whether the gland leaves the field cannot be seen from inside it
-SMOOTHING_MM = 3.0  # standard deviation: saliency of single voxels is a speckle that the eye cannot add up
 SLICES_SHOWN = 3
 
 Floats = NDArray[np.float32]
@@ -65,9 +65,7 @@ def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.f
     first, last = _window(edges, spacing_mm, t2.shape)
     part = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
     shape = tuple((last - first).tolist())
-    per_cm3 = saliency * (1000.0 / np.prod(grid.spacing_mm))
-    widths = SMOOTHING_MM / np.array(grid.spacing_mm)
-    smooth = [ndimage.gaussian_filter(one, widths, mode="constant") for one in per_cm3]
+    smooth = smooth_per_cm3(saliency, grid.spacing_mm)
     maps = np.stack([_resampled(one, (first - start) / step, 1 / step, shape) for one in smooth])
     peak = peak_slice(maps)
     around = _neighbours(peak, shape[2])

@@ -4,14 +4,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import highdicom
+import numpy as np
 import pydicom
 import pytest
 
 from prostate_alm.delivery.answers import answer_name, read_answers
 from prostate_alm.delivery.archive import Job, answer_archive
-from prostate_alm.delivery.beside import OutputError, write_beside
+from prostate_alm.delivery.beside import OutputError, lacks_files, write_beside
 from prostate_alm.delivery.package.opened import PackedModel
+from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.report.html import render_report
+from prostate_alm.delivery.report.saliency import saliency
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
 
@@ -98,3 +102,25 @@ def test_the_report_to_look_at_is_a_file_of_its_own(packed_model: PackedModel, t
     with pytest.raises(OutputError, match="earlier files"):
         write_beside(result, packed_model, out, study_dir=tmp_path, kinds=["report"])
     assert "somebody else" in path.read_text()
+
+
+def test_saliency_is_a_map_on_the_images_of_t2_with_the_sum_that_the_network_gives(
+    phantom_study: Path, packed_model: PackedModel, tmp_path: Path, samples: Any
+) -> None:
+    result = predict_folder(phantom_study, packed_model)
+    (path,) = write_beside(result, packed_model, tmp_path, study_dir=phantom_study, kinds=["saliency"])
+    assert [line for line in samples.complaints(path) if line.startswith("Error")] == []
+    made = highdicom.imread(path).get_volume(apply_real_world_transform=True)
+    t2 = result.volumes.t2 if result.volumes else None
+    assert t2 is not None
+    assert made.spatial_shape == t2.voxels.shape[::-1]
+    of_network = saliency(packed_model, result.image)
+    sum_of_map = float(made.array.sum()) * abs(float(np.linalg.det(made.affine[:3, :3]))) / 1000
+    assert sum_of_map == pytest.approx(float(of_network.sum()), abs=0.1 * float(np.abs(of_network).sum()))
+    assert float(np.abs(made.array).max()) > 0
+
+
+def test_a_refused_study_has_no_saliency(packed_model: PackedModel, tmp_path: Path, samples: Any) -> None:
+    out = tmp_path / "out"
+    assert write_beside(samples.refused(), packed_model, out, study_dir=tmp_path, kinds=["saliency"]) == ()
+    assert not lacks_files(samples.refused().answer, out, kinds=["saliency"])

@@ -22,6 +22,7 @@ from prostate_alm.delivery.dicom import codes as dicom_codes
 from prostate_alm.delivery.dicom.capture import secondary_capture
 from prostate_alm.delivery.dicom.evidence import EvidenceError
 from prostate_alm.delivery.dicom.objects import plain_text
+from prostate_alm.delivery.dicom.results import report_objects
 from prostate_alm.delivery.dicom.sr import structured_report
 
 NOON = datetime(2030, 1, 2, 12, 0, 0)
@@ -71,6 +72,11 @@ CASES = {
 }
 
 
+KNOWN = (
+    "needed to build DICOMDIR",
+    "defined term <QUANTITY>",  # of a Parametric Map, C.8.32.2: younger than Debian's dciodvfy
+)
+
 SHARED = (
     "SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyInstanceUID",
     "StudyDate", "StudyTime", "AccessionNumber", "StudyDescription", "IssuerOfPatientID", "PatientIdentityRemoved",
@@ -85,6 +91,7 @@ def test_patient_and_study_keep_the_bytes_they_have_and_dciodvfy_finds_no_error(
     folder = bent(CASES[case])
     source = next(folder.iterdir())
     for made in (
+        *report_objects(samples.with_lesions(folder)).values(),
         structured_report(samples.answered(folder)),
         secondary_capture(samples.answered(folder), samples.page),
         structured_report(samples.refused(), study_dir=folder),
@@ -92,7 +99,7 @@ def test_patient_and_study_keep_the_bytes_they_have_and_dciodvfy_finds_no_error(
         path = samples.save(made, tmp_path / "made.dcm")
         assert values(path) == values(source)
         # and no warnings but those that the images deserve, too
-        found = {line for line in samples.complaints(path) if "needed to build DICOMDIR" not in line}
+        found = {line for line in samples.complaints(path) if not any(known in line for known in KNOWN)}
         assert found <= {line for line in samples.complaints(source) if line.startswith("Warning")}
 
 
@@ -111,8 +118,8 @@ def test_dciodvfy_finds_no_error_for_a_real_study(shared: Path, tmp_path: Path, 
     folder = shared / "data" / "prostatex" / "ProstateX-0001"
     if not folder.is_dir():
         pytest.skip("the real PROSTATEx study is not beside this checkout")
-    result = samples.answered(folder)
-    for made in (structured_report(result), secondary_capture(result, samples.page)):
+    result = samples.with_lesions(folder)
+    for made in (*report_objects(result).values(), secondary_capture(result, samples.page)):
         assert not [
             line for line in samples.complaints(samples.save(made, tmp_path / "made.dcm")) if line.startswith("Error")
         ]
@@ -216,6 +223,7 @@ def test_nothing_else_of_the_images_leaks(bent: Bend, tmp_path: Path, samples: A
 
     folder = bent(fill)
     for made in (
+        *report_objects(samples.with_lesions(folder)).values(),
         structured_report(samples.answered(folder)),
         secondary_capture(samples.answered(folder), samples.page),
         structured_report(samples.refused(), study_dir=folder),

@@ -1,0 +1,108 @@
+"""The candidates of an answer in its report: a measurement group each, with its place, its outlines and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from highdicom import sr
+from numpy.typing import NDArray
+
+from prostate_alm.delivery.dicom import codes
+from prostate_alm.delivery.dicom.frames import PlacedLesions, label_of
+from prostate_alm.delivery.dicom.outlines import outlines
+from prostate_alm.delivery.prediction import LesionCandidate, ModelIdentity
+
+_SIDES = {"left": codes.LEFT, "right": codes.RIGHT, "both": codes.BOTH_SIDES}
+_LEVELS = {"base": codes.BASE, "mid": codes.MIDDLE, "apex": codes.APEX}
+_PLACE_DECIMALS = 6  # of a mm: finer ones differ between machines, and coarser ones would bend the plane of an outline
+
+
+def lesion_groups(
+    model: ModelIdentity, lesions: PlacedLesions, *, algorithm: sr.AlgorithmIdentification
+) -> list[sr.PlanarROIMeasurementsAndQualitativeEvaluations]:
+    """Return a measurement group for each candidate (TID 1410).
+
+    Its region is the peak, a point in the patient's coordinates, so that a viewer can go there. The probability is
+    inferred from that point, the volume from the outlines, slice by slice, which run along the edges of T2's voxels.
+    The segment of the same Tracking UID is the same candidate.
+
+    Args:
+        model: that answered.
+        lesions: what it found.
+        algorithm: who found them.
+
+    Reference:
+        DICOM PS3.16 TID 1410, TID 300; PS3.3 C.18.9 (SCOORD3D).
+    """
+    return [_group(model, one, lesions, algorithm=algorithm) for one in lesions.candidates]
+
+
+def surest_place(lesions: PlacedLesions | None) -> list[sr.CoordinatesForMeasurement3D] | None:
+    """Return the peak of the surest candidate, None without one: what the probability of the study is inferred from.
+
+    Viewers expect a place of everything that is measured, and go there.
+    """
+    return None if lesions is None or not lesions.candidates else [_place(lesions.candidates[0], lesions)]
+
+
+def _group(
+    model: ModelIdentity, one: LesionCandidate, lesions: PlacedLesions, *, algorithm: sr.AlgorithmIdentification
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    frame_of_reference = lesions.frames.frame_of_reference_uid
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=lesions.uid_of(model, one), identifier=label_of(one)),
+        referenced_region=sr.ImageRegion3D(sr.GraphicTypeValues3D.POINT, _peak_mm(one), frame_of_reference),
+        finding_type=codes.LESION,
+        finding_sites=[_site(one)],
+        algorithm_id=algorithm,
+    )
+    regions = [
+        sr.CoordinatesForMeasurement3D(sr.GraphicTypeValues3D.POLYGON, outline_mm, frame_of_reference)
+        for outline_mm in outlines_mm(one, lesions)
+    ]
+    numbers = [  # added here, since highdicom has no places of numbers within a region
+        sr.Measurement(
+            codes.PROBABILITY, round(one.probability, 4), codes.SHARE, referenced_coordinates=[_place(one, lesions)]
+        ),
+        sr.Measurement(codes.VOLUME, round(one.volume_mm3, 1), codes.MM3, referenced_coordinates=regions),
+    ]
+    group[0].ContentSequence.extend(item for number in numbers for item in number)
+    text = sr.TextContentItem(codes.PEAK, _in_words(one), relationship_type=sr.RelationshipTypeValues.CONTAINS)
+    group[0].ContentSequence.append(text)
+    return group
+
+
+def _peak_mm(one: LesionCandidate) -> NDArray[np.float64]:
+    return np.round(np.array([one.position_mm]), _PLACE_DECIMALS)
+
+
+def _place(one: LesionCandidate, lesions: PlacedLesions) -> sr.CoordinatesForMeasurement3D:
+    """Return the peak of a candidate as what a number is inferred from."""
+    frame_of_reference = lesions.frames.frame_of_reference_uid
+    return sr.CoordinatesForMeasurement3D(sr.GraphicTypeValues3D.POINT, _peak_mm(one), frame_of_reference)
+
+
+def _in_words(one: LesionCandidate) -> str:
+    """Return where the peak lies, for those who see no pictures.
+
+    >>> _in_words(LesionCandidate(number=1, probability=0.5, position_mm=(12.3, -4.56, 60.0), volume_mm3=9))
+    'x 12.3, y -4.6, z 60.0 mm (towards the left, the back, the head)'
+    """
+    x, y, z = one.position_mm
+    return f"x {x:.1f}, y {y:.1f}, z {z:.1f} mm (towards the left, the back, the head)"
+
+
+def _site(one: LesionCandidate) -> sr.FindingSite:
+    return sr.FindingSite(
+        codes.PROSTATE, laterality=_SIDES.get(one.side or ""), topographical_modifier=_LEVELS.get(one.level or "")
+    )
+
+
+def outlines_mm(one: LesionCandidate, lesions: PlacedLesions) -> Iterator[NDArray[np.float64]]:
+    """Yield the closed outlines (N, 3) of a candidate in the patient's coordinates, slice by slice."""
+    mask = lesions.findings.labels == one.number
+    for k in np.flatnonzero(mask.any((0, 1))):
+        for ring in outlines(mask[:, :, k]):
+            corners = np.column_stack([ring, np.full(len(ring), k), np.ones(len(ring))])
+            yield np.round((corners @ lesions.findings.affine_lps.T)[:, :3], _PLACE_DECIMALS)
