@@ -57,11 +57,15 @@ def shipped_bundle(name: str) -> Path:
 def overrides_of(name: str) -> dict[str, Any]:
     """Return the settings of a shipped bundle that a command for an ensemble takes, with their defaults.
 
+    None of a bundle that trains no members, as that of the gland.
+
     >>> overrides_of("cifar10")["ratio"]
     2
     """
     config = json.loads((shipped_bundle(name) / TRAINING_CONFIG).read_text(encoding="utf-8"))
-    return {key: config[key] for key in config["given_settings"] if key in config and key not in SET_BY_THE_ENSEMBLE}
+    return {
+        key: config[key] for key in config.get("given_settings", ()) if key in config and key not in SET_BY_THE_ENSEMBLE
+    }
 
 
 def find_bundle(given: str) -> Path:

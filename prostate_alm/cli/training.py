@@ -122,7 +122,7 @@ def _overrides() -> list[str]:
     from prostate_alm.shipped import bundle_names, overrides_of
 
     lines = ["", "overrides:", "  with their defaults; what they mean is in the README.md of each bundle"]
-    for name in bundle_names():
+    for name in filter(overrides_of, bundle_names()):
         text = " ".join(f"--{key}\xa0{json.dumps(value)}" for key, value in overrides_of(name).items())
         wrapped = textwrap.wrap(text, 110, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
         lines += [f"  {name}:", *(line.replace("\xa0", " ") for line in wrapped)]
