@@ -24,7 +24,7 @@ _SHEET_COLUMNS = (
     "status", "decision", "probability", "logit", "logit_std", "target_tpr", "threshold", "warnings", "code", "reason",
     "file",
 )  # fmt: skip
-_LESION_COLUMNS = ("lesions", "lesion_position_mm")
+_LESION_COLUMNS = ("lesions", "lesion_x_mm", "lesion_y_mm", "lesion_z_mm")
 _BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -103,7 +103,7 @@ def write_table(folder: Path, answers: Iterable[Answer]) -> Path:
         "source_sha256": pa.string(),
         "file": pa.string(),
         **dict.fromkeys(_of_classes(rows), pa.string()),
-        **(dict(zip(_LESION_COLUMNS, (pa.int64(), pa.list_(pa.float64())), strict=True)) if _of_lesions(rows) else {}),
+        **{name: pa.int64() if name == "lesions" else pa.float64() for name in _of_lesions(rows)},
     }
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(types.items()))), sink)
@@ -140,9 +140,9 @@ def _of_lesions(rows: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as a spreadsheet shall show it, codes of warnings and coordinates apart by spaces."""
+    """Return a value as a spreadsheet shall show it, codes of warnings apart by spaces."""
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        return " ".join(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(_BEGINS_A_FORMULA) else value
 
 
@@ -177,7 +177,7 @@ def _row(answer: Answer) -> dict[str, Any]:
 
 
 def _lesions_row(lesions: tuple[LesionCandidate, ...]) -> dict[str, Any]:
-    return dict(zip(_LESION_COLUMNS, (len(lesions), list(lesions[0].position_mm) if lesions else []), strict=True))
+    return dict(zip(_LESION_COLUMNS, (len(lesions), *(lesions[0].position_mm if lesions else ())), strict=False))
 
 
 def _write_schema() -> None:

@@ -11,12 +11,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from prostate_alm.delivery.prediction import Identity
+from prostate_alm.delivery.lesions import LesionFindings
+from prostate_alm.delivery.predict import StudyResult
+from prostate_alm.delivery.prediction import AppliedLesionPoint, Identity, LesionCandidate
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 IDENTITY = Identity(
@@ -52,6 +55,32 @@ def told(page: str, script: str, folder: Path, *, width: int = 1130) -> dict[str
     assert found, done.stderr[-2000:]
     content: dict[str, Any] = json.loads(html.unescape(found[1]))
     return content
+
+
+def with_lesions(result: StudyResult) -> StudyResult:
+    """Return a result with four candidates on each side and level of the gland, and one of which nobody knows them."""
+    assert result.volumes is not None
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ result.volumes.t2.affine_ras_mm
+    labels = np.zeros(result.volumes.t2.voxels.shape, np.uint8)
+    middle = np.array(labels.shape) // 2
+    parts = (("left", "base"), ("right", "mid"), ("both", "apex"), (None, None))
+    found = []
+    for number, (side, level) in enumerate(parts, start=1):
+        place = middle + np.array([9 * number - 25, 5, number - 3])
+        labels[tuple(slice(at - 2, at + 3) for at in place[:2])][..., place[2]] = number
+        position = tuple(float(one) for one in (affine @ [*place, 1.0])[:3])
+        found.append(
+            LesionCandidate(
+                number=number, probability=1 - number / 9, position_mm=position, volume_mm3=25.0, side=side, level=level
+            )
+        )
+    point = AppliedLesionPoint(
+        target_sensitivity=0.95, threshold=0.0, threshold_probability=0.5, sensitivity=0.96, sensitivity_low=0.9,
+        sensitivity_high=0.99, false_positives_per_case=0.31, lesions=120, cases=300,
+    )  # fmt: skip
+    answer = result.answer.model_copy(update={"lesions": tuple(found), "lesion_point": point, "schema_version": "1.2"})
+    findings = LesionFindings(labels / np.float32(4), labels, affine, tuple(found))
+    return StudyResult(answer, result.volumes, result.image, findings)
 
 
 def outside(figure: Figure) -> list[str]:

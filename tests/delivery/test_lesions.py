@@ -226,7 +226,7 @@ def test_the_command_line_packs_and_answers(
     answer = answer_from_json(file.read_bytes())
     cells = dict(zip(header, row, strict=True))
     assert int(cells["lesions"]) == len(answer.lesions)
-    assert [float(one) for one in cells["lesion_position_mm"].split()] == list(answer.lesions[0].position_mm)
+    assert [float(cells[f"lesion_{axis}_mm"]) for axis in "xyz"] == list(answer.lesions[0].position_mm)
 
 
 def findings(place: tuple[int, int, int], **given: Any) -> LesionFindings:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def test_each_text_is_asked_for_by_a_report(result: StudyResult, packed_model: P
         if key.startswith("caution")
     )
     named = answer.model_copy(update={"decision": "negative", "warnings": warnings, "identity": report_pages.IDENTITY})
-    for case in (result, StudyResult(named, None, None), refused(result)):
+    seen = report_pages.with_lesions(result)
+    unseen = replace(seen, answer=seen.answer.model_copy(update={"lesions": ()}), lesions=None)
+    for case in (result, StudyResult(named, None, None), refused(result), seen, unseen):
         render_report(case, packed_model, words)
     compose_page(StudyResult(named, result.volumes, result.image), packed_model, words)
     seldom = {"image.frame", "image.frame_short", "b.computed", "b.fit", "viewer.too_large", "result.means"}
@@ -100,6 +103,8 @@ def test_no_text_leaves_the_page_of_the_capture(result: StudyResult, packed_mode
     answer = result.answer.model_copy(update={"warnings": many, "decision": "negative"})
     figure = compose_page(StudyResult(answer, result.volumes, result.image), packed_model, read_words(language))
     assert report_pages.outside(figure) == []
+    seen = report_pages.with_lesions(StudyResult(answer, result.volumes, result.image))
+    assert report_pages.outside(compose_page(seen, packed_model, read_words(language))) == []
 
 
 @pytest.mark.parametrize(("language", "width"), [("en", 1130), ("de", 1130), ("fr", 1130), ("de", 500)])

@@ -37,6 +37,7 @@ from prostate_alm.training.out_of_fold import OutOfFold
 TARGET_TPRS = (0.95, 0.9, 0.975, 1.0)
 """Targets of the operating points when none are given; the first is the default of the pack."""
 
+_DRAWN = "1 = somebody drew a lesion in the study, 0 = nobody did"
 _SYNTHETIC_ID, _SYNTHETIC_SOURCE = "PHANTOM-", "synthetic studies of prostate-alm"
 
 
@@ -144,7 +145,7 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
         experiment=str(ensemble.about.get("experiment", "prostate")),
         data=ensemble.manifest.name,
         data_is_synthetic=_is_synthetic(ensemble),
-        label_definition=_one_line(ensemble.manifest.provenance.label_definition),
+        label_definition=_DRAWN if maps else _one_line(ensemble.manifest.provenance.label_definition),
         members=len(ensemble.members),
         network=ensemble.network,
         grid=ensemble.grid,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
+from prostate_alm.delivery.card import LesionNetworkSpec, ModelCard, StoredOperatingPoint
 from prostate_alm.delivery.package.ensemble import TrainedEnsemble, rates_on_test
 from prostate_alm.delivery.prediction import NOTICE
 from prostate_alm.method.operating_point import binomial_interval, positives_for_guarantee
@@ -17,6 +17,7 @@ def model_card_text(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         _data(ensemble, card),
         _test_figures(ensemble.metrics),
         _operating_points(ensemble, card),
+        *_candidates(card),
         _limits(ensemble, card),
         _use(card),
     )
@@ -37,6 +38,11 @@ def _what(ensemble: TrainedEnsemble, card: ModelCard) -> str:
 
 def _logit(card: ModelCard) -> str:
     """Return what the model's logit is."""
+    if isinstance(card.network, LesionNetworkSpec):
+        return (
+            "They are encoder-decoders with a logit for each voxel. A member's logit of a study is the soft maximum of "
+            f"its map (T = {card.network.temperature:g}), the model's the mean of theirs."
+        )
     if card.classes is None:
         return "The model's logit is the mean of theirs."
     names, critical = card.classes.names, card.classes.names[card.classes.critical]
@@ -54,6 +60,7 @@ def _data(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         for split in ("train", "test")
     }
     provenance = ensemble.manifest.provenance
+    positive = card.label_definition if card.lesions else provenance.label_definition
     kind = "**The data are synthetic: the figures below say nothing about patients.**" if card.data_is_synthetic else ""
     lines = [
         "## Data",
@@ -61,7 +68,7 @@ def _data(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         "| | |\n|---|---|",
         f"| cohort | {card.data} |",
         f"| source | {provenance.source or 'not said'} |",
-        f"| label 1 means | {provenance.label_definition or 'not said'} |",
+        f"| label 1 means | {positive or 'not said'} |",
         f"| licence of the data | {provenance.licence or 'not said'} |",
         *(f"| {split} | {total} studies, {positives} positive |" for split, (positives, total) in counts.items()),
     ]
@@ -129,6 +136,32 @@ def _point_row(ensemble: TrainedEnsemble, card: ModelCard, point: StoredOperatin
     return "| " + " | ".join(cells) + " |"
 
 
+def _candidates(card: ModelCard) -> list[str]:
+    """Return the thresholds of candidates and what they found on validation; nothing of a model without lesions."""
+    spec = card.lesions
+    if spec is None:
+        return []
+    rows = [
+        f"| {100 * point.target_sensitivity:g} % | {point.threshold:.3f} | "
+        f"{_rate(point.sensitivity, point.sensitivity_low, point.sensitivity_high)} | "
+        f"{point.false_positives_per_case:.2f} |"
+        for point in spec.points
+    ]
+    lines = (
+        "## Candidates of lesions",
+        "",
+        "A candidate is a peak of the mean map; those whose logit is at or above the threshold are told. Thresholds "
+        f"rest on {spec.lesions} lesions in {spec.cases} training studies, by the maps of members that had these for "
+        f"validation: each is the highest that still finds its share of them. {spec.missed} lesions were found by no "
+        "candidate. Intervals are exact at 95 %, over lesions.",
+        "",
+        "| target | threshold | lesions found there | false positives a study |",
+        "|---|---|---|---|",
+        *rows,
+    )
+    return ["\n".join(lines)]
+
+
 def _needed_positives(card: ModelCard) -> str:
     needed = [(point.target_tpr, positives_for_guarantee(point.target_tpr)) for point in card.operating_points]
     words = [f"{number} for {100 * target:g} %" for target, number in needed if number is not None]
@@ -148,7 +181,7 @@ def _limits(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         "validation.",
         "- A study from another scanner, protocol or population than those of the cohort may be answered wrongly "
         "without a warning.",
-        "- A low probability does not rule out disease, and no part of the answer says where a lesion is.",
+        f"- A low probability does not rule out disease, and {_where(card)}.",
     ]
     if not ensemble.studies.recomputed and set(ensemble.dtypes) != {"float32"}:
         lines.append(
@@ -156,6 +189,12 @@ def _limits(ensemble: TrainedEnsemble, card: ModelCard) -> str:
             "in float32, so that a study at the threshold may fall on the other side of it."
         )
     return "## Limits\n\n" + "\n".join(lines)
+
+
+def _where(card: ModelCard) -> str:
+    if card.lesions is None:
+        return "no part of the answer says where a lesion is"
+    return "a study without candidates may have a lesion"
 
 
 def _use(card: ModelCard) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from prostate_alm.delivery.card import ModelCard, StoredOperatingPoint
 from prostate_alm.delivery.prediction import Prediction
+from prostate_alm.delivery.report.candidates import draw_outlines, outline_of
 from prostate_alm.delivery.report.views import Views
 from prostate_alm.delivery.report.words import Words
 from prostate_alm.method.metrics import auc, roc_points
@@ -30,6 +32,7 @@ SCALE_BAR_MM = 20
 OVERVIEW_COLUMNS, OVERVIEW_SLICES = 10, 20
 _LETTERS = {"left": ("R", 0.0, 0.5), "right": ("L", 1.0, 0.5), "top": ("A", 0.5, 1.0), "bottom": ("P", 0.5, 0.0)}
 _INSET = 0.03
+_Number = TypeVar("_Number", bound=np.generic)
 _BAR_OUTLINE = withStroke(linewidth=3.6, foreground="black")
 _OUTLINE: list[AbstractPathEffect] = [
     withStroke(linewidth=2.2, foreground="black")
@@ -43,6 +46,7 @@ def draw_slice(
     *,
     index: int,
     window: tuple[float, float],
+    is_outlined: bool = True,
 ) -> None:
     """Draw an axial slice as a radiologist expects it: patient's right on the left, anterior at the top, true shape.
 
@@ -52,6 +56,7 @@ def draw_slice(
         views: the study.
         index: of the slice.
         window: signal that is black and white.
+        is_outlined: draw the outlines of candidates, where there are any.
     """
     width, height = voxels.shape[:2]
     axes.imshow(
@@ -66,6 +71,8 @@ def draw_slice(
     _draw_field(axes, views)
     _draw_letters(axes)
     _draw_scale_bar(axes, views, width=width)
+    if is_outlined:
+        draw_outlines(axes, views, index)
 
 
 def draw_saliency(axes: Axes, saliency: NDArray[np.floating], *, index: int, greatest: float) -> None:
@@ -114,6 +121,8 @@ def draw_overview(
     greatest = 0.0 if saliency is None else float(np.abs(saliency).max())
     if saliency is not None and greatest > 0:
         axes.imshow(saliency_colours(_mosaic(saliency, indices) / greatest), aspect=aspect, interpolation="nearest")
+    if views.labels is not None:
+        outline_of(axes, _mosaic(views.labels, indices).T > 0, width=0.8)
     for number, index in enumerate(indices):
         row, column = divmod(number, OVERVIEW_COLUMNS)
         place = ((column + 0.04) * width, (row + 0.05) * height)
@@ -131,7 +140,7 @@ def overview_slices(count: int) -> list[int]:
     return list(range(count - 1, -1, -math.ceil(count / OVERVIEW_SLICES)))
 
 
-def _mosaic(volume: NDArray[np.floating], indices: Sequence[int]) -> NDArray[np.floating]:
+def _mosaic(volume: NDArray[_Number], indices: Sequence[int]) -> NDArray[_Number]:
     """Return slices side by side, (rows of tiles * Y, columns * X); 0 where the last row is not full."""
     width, height = volume.shape[:2]
     rows = math.ceil(len(indices) / OVERVIEW_COLUMNS)

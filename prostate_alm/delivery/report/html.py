@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Prediction, Refused, UsedSeries
 from prostate_alm.delivery.report import panels
+from prostate_alm.delivery.report.candidates import CandidateRow, candidate_rows
 from prostate_alm.delivery.report.saliency import saliency
 from prostate_alm.delivery.report.viewer import viewer_json
 from prostate_alm.delivery.report.views import Views, study_views
@@ -94,6 +95,7 @@ def render_report(result: StudyResult, model: PackedModel, words: Words | None =
     script = _resource("viewer.js") if shown.slices else ""
     return report_head(words) + _environment().from_string(_resource("report.html.j2")).render(
         answer=answer,
+        candidates=_candidates(answer, shown.views, words),
         card=model.card,
         cautions=() if isinstance(answer, Refused) else answer.warnings,
         shown=shown,
@@ -104,6 +106,10 @@ def render_report(result: StudyResult, model: PackedModel, words: Words | None =
         style=Markup(style),  # as it is, or the policy's checksum forbids it
         words=words,
     )
+
+
+def _candidates(answer: Prediction | Refused, views: Views | None, words: Words) -> list[CandidateRow]:
+    return [] if isinstance(answer, Refused) else candidate_rows(answer.lesions or (), views, words)
 
 
 def _policy(style: str, script: str) -> str:
@@ -159,10 +165,12 @@ def _shown(result: StudyResult, model: PackedModel, words: Words) -> Shown:
     answer = result.answer
     if not isinstance(answer, Prediction) or result.volumes is None or result.image is None:
         return Shown()
-    views = study_views(result.volumes, model.card.grid, saliency=saliency(model, result.image))
+    moved = saliency(model, result.image)
+    views = study_views(result.volumes, model.card.grid, saliency=moved, lesions=result.lesions)
     page = Drawing(views, model.card, answer, words)
     with matplotlib.rc_context(_STYLE):
-        figures = (_charts(page), _slices(page), _inputs(page), _overview(page))
+        candidates = (_lesions(page),) if views.peaks else ()
+        figures = (*candidates, _charts(page), _slices(page), _inputs(page), _overview(page))
     return Shown(figures, viewer_json(views, model.card, answer, words), views)
 
 
@@ -174,6 +182,19 @@ class Drawing:
     card: ModelCard
     answer: Prediction
     words: Words
+
+
+def _lesions(page: Drawing) -> ReportFigure:
+    views, answer, words = page.views, page.answer, page.words
+    height = panels.candidates_layout(views).height_in(_WIDTH_IN)
+    each = "; ".join(words.candidate(one) for one in (answer.lesions or ())[: panels.CANDIDATES_DRAWN])
+    return ReportFigure(
+        "lesions",
+        *_png((_WIDTH_IN, height), lambda figure: panels.compose_candidates(figure, views, answer, words)),
+        title=words("figure.lesions"),
+        caption=words("figure.lesions_caption"),
+        description=words("figure.lesions_alt", each=each),
+    )
 
 
 def _slices(page: Drawing) -> ReportFigure:

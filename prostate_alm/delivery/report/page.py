@@ -95,7 +95,7 @@ def _draw_answer(figure: Figure, result: StudyResult, model: PackedModel, words:
     answer, card = result.answer, model.card
     if not isinstance(answer, Prediction) or result.volumes is None or result.image is None:
         raise ValueError("result must hold volumes and image, got none in draw_page. Take that of predict_folder.")
-    views = study_views(result.volumes, card.grid, saliency=saliency(model, result.image))
+    views = study_views(result.volumes, card.grid, saliency=saliency(model, result.image), lesions=result.lesions)
     panels.compose_slices(_part(figure, _SLICES), views, card, words)
     panels.compose_inputs(_part(figure, _INPUTS), views, answer, words)
     panels.compose_charts_narrow(_part(figure, _CHARTS), card, answer, words)
@@ -130,6 +130,8 @@ def _write_result(figure: Figure, answer: Prediction, card: ModelCard, words: Wo
         lines.insert(2, words.missed(point))
     if answer.classes is not None:
         lines.insert(0, words.classes(answer.classes))
+    if answer.lesions is not None:
+        lines.insert(0, textwrap.shorten(words.candidates(answer.lesions), 3 * _LINE, placeholder=" ..."))
     text = "\n".join(_wrapped(line, _LINE) for line in [*lines, words.agreement(answer)])
     figure.text(_COLUMN, 0.862, text, va="top", fontsize=_SMALL, linespacing=1.35)
     _write_cautions(figure, answer, words, top=0.846 - _LINE_HEIGHT * (text.count("\n") + 1))

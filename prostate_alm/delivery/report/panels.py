@@ -19,6 +19,8 @@ from prostate_alm.delivery.report.words import Words
 
 Canvas = Figure | SubFigure
 
+Shown = tuple[str, NDArray[np.float32], tuple[float, float]]
+
 _TITLE = "medium"
 _SPACE_IN, _GAP_IN, _SCALE_IN, _TITLE_IN = 0.05, 0.2, 0.12, 0.28
 
@@ -102,6 +104,39 @@ def compose_slices(figure: Canvas, views: Views, card: ModelCard, words: Words) 
             axes.set_ylabel(f"{words.slice_label(views, index)}{note}", fontsize="small")
 
 
+CANDIDATES_DRAWN = 4
+"""So many have a row of pictures; all are in the table and on the overview."""
+
+
+def compose_candidates(figure: Canvas, views: Views, answer: Prediction, words: Words) -> None:
+    """Draw the slice of each of the surest candidates, a row each: T2 alone, then T2, highest b and ADC outlined."""
+    layout = candidates_layout(views)
+    for row, place in enumerate(views.peaks[:CANDIDATES_DRAWN]):
+        for column, (title, image, window) in enumerate(_beside_candidates(views, answer, words)):
+            axes = layout.axes(figure, row, column)
+            figures.draw_slice(axes, image, views, index=place[2], window=window, is_outlined=column > 0)
+            if row == 0:
+                axes.set_title(title, fontsize=_TITLE)
+            if column == 0:
+                label = f"{words('lesions.candidate', n=row + 1)}\n{words.slice_label(views, place[2])}"
+                axes.set_ylabel(label, fontsize="small")
+
+
+def candidates_layout(views: Views) -> Layout:
+    """Return the layout of `compose_candidates`."""
+    rows = min(len(views.peaks), CANDIDATES_DRAWN)
+    return Layout(rows, 3 + (views.adc_um2_per_s is not None), _height_by_width(views), left_in=0.56)
+
+
+def _beside_candidates(views: Views, answer: Prediction, words: Words) -> list[Shown]:
+    """Return T2 twice, the highest b-value and the fitted ADC."""
+    t2, *others = shown_images(views, answer, words)
+    diffusion = others[len(views.diffusion) - 1]
+    adc = others[len(views.diffusion) : len(views.diffusion) + (views.adc_um2_per_s is not None)]
+    outlined = (words("lesions.outlined", image=t2[0]), *t2[1:])
+    return [t2, outlined, diffusion, *adc]
+
+
 def compose_overview(figure: Canvas, views: Views, card: ModelCard, words: Words) -> None:
     """Draw all slices of every path with their saliency, so that none outside the chosen ones goes unseen, and ADC."""
     adc = views.adc_um2_per_s
@@ -135,9 +170,6 @@ def compose_inputs(figure: Canvas, views: Views, answer: Prediction, words: Word
         axes = layout.axes(figure, 0, column)
         figures.draw_slice(axes, image, views, index=views.peak, window=window)
         axes.set_title(title, fontsize="small" if layout.columns > 5 else _TITLE)
-
-
-Shown = tuple[str, NDArray[np.float32], tuple[float, float]]
 
 
 def shown_images(views: Views, answer: Prediction, words: Words) -> list[Shown]:

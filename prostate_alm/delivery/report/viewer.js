@@ -8,7 +8,7 @@
   const [width, height, depth] = study.size;
   const plane = width * height;
   const tall = (height * study.spacing_mm[1]) / (width * study.spacing_mm[0]); // height by width of a panel
-  const view = { slice: study.start, zoom: 1, x: 0.5, y: 0.5, overlay: true, opacity: study.opacity, cursor: null };
+  const view = { slice: study.start, zoom: 1, x: 0.5, y: 0.5, overlay: true, outlines: true, opacity: study.opacity, cursor: null };
 
   async function inflated(text) {
     const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
@@ -27,6 +27,8 @@
   }
 
   const saliency = await Promise.all(study.saliency.map(async (text) => new Int8Array((await inflated(text)).buffer)));
+  const labels = study.labels ? await inflated(study.labels) : null; // the number of a candidate, or 0
+  const yellow = `rgb(${study.outline.map((one) => Math.round(255 * one)).join()})`;
   const panels = await Promise.all(study.layers.map(makePanel));
 
   async function makePanel(layer) {
@@ -83,10 +85,43 @@
     const [left, top, w, h] = seen();
     brush.imageSmoothingQuality = "high";
     brush.drawImage(panel.slice, left, top, w, h, 0, 0, canvas.width, canvas.height);
-    drawMarks(brush, canvas, ratio, ([x, y]) => [
-      ((x + 0.5 - left) / w) * canvas.width, ((y + 0.5 - top) / h) * canvas.height]);
+    const at = ([x, y]) => [((x + 0.5 - left) / w) * canvas.width, ((y + 0.5 - top) / h) * canvas.height];
+    if (labels && view.outlines) drawOutlines(brush, ratio, at);
+    drawMarks(brush, canvas, ratio, at);
     panel.place.textContent = layer.images[view.slice] ?? layer.source;
     panel.value.textContent = view.cursor ? valueAt(panel, view.cursor) : "";
+  }
+
+  // The sides of voxels where a candidate ends, and its number at the upper right of it.
+  function drawOutlines(brush, ratio, at) {
+    const label = (x, y) => (x < 0 || y < 0 || x >= width || y >= height ? 0 : labels[view.slice * plane + y * width + x]);
+    const corners = new Map();
+    const sides = new Path2D();
+    const side = (from, to) => { sides.moveTo(...at(from)); sides.lineTo(...at(to)); };
+    for (let y = 0; y <= height; y++) {
+      for (let x = 0; x <= width; x++) {
+        const number = label(x, y);
+        if (number !== label(x - 1, y)) side([x - 0.5, y - 0.5], [x - 0.5, y + 0.5]);
+        if (number !== label(x, y - 1)) side([x - 0.5, y - 0.5], [x + 0.5, y - 0.5]);
+        const [right, top] = corners.get(number) ?? [x, y];
+        if (number) corners.set(number, [Math.max(right, x), Math.min(top, y)]);
+      }
+    }
+    brush.setLineDash([]);
+    brush.font = `bold ${12 * ratio}px sans-serif`;
+    brush.textAlign = "left";
+    brush.fillStyle = yellow;
+    for (const [colour, thick] of [["black", 3.5], [yellow, 1.5]]) {
+      brush.strokeStyle = colour;
+      brush.lineWidth = thick * ratio;
+      brush.stroke(sides);
+      if (colour === "black") corners.forEach((corner, number) => brush.strokeText(number, ...beside(corner)));
+    }
+    corners.forEach((corner, number) => brush.fillText(number, ...beside(corner)));
+    function beside([x, y]) {
+      const [left, top] = at([x + 0.5, y - 0.5]);
+      return [left + 3 * ratio, top];
+    }
   }
 
   function valueAt({ layer, steps }, [x, y]) {
@@ -152,6 +187,7 @@
     part("slice").value = view.slice;
     part("zoom").value = view.zoom;
     part("overlay").checked = view.overlay;
+    if (part("outlines")) part("outlines").checked = view.outlines;
     part("opacity").value = Math.round(100 * view.opacity);
     part("name").textContent = study.slice.replace("{n}", study.first + view.slice).replace("{of}", study.of);
   }
@@ -172,7 +208,7 @@
   }
 
   function reset() {
-    Object.assign(view, { zoom: 1, x: 0.5, y: 0.5, overlay: true, opacity: study.opacity });
+    Object.assign(view, { zoom: 1, x: 0.5, y: 0.5, overlay: true, outlines: true, opacity: study.opacity });
     panels.forEach((panel) => (panel.window = [...panel.layer.window]));
     show();
   }
@@ -222,12 +258,23 @@
     }, { passive: false });
   }
 
+  // A click in the list of candidates shows the slice of its peak, and that in the middle of a zoomed image.
+  function showCandidate(button) {
+    const [x, y, slice] = button.dataset.place.split(" ").map(Number);
+    Object.assign(view, { x: (x + 0.5) / width, y: (y + 0.5) / height, outlines: true });
+    document.querySelectorAll(".lesions tr").forEach((row) => row.removeAttribute("aria-current"));
+    button.closest("tr").setAttribute("aria-current", "true");
+    goTo(slice);
+    part("panels").closest("section").scrollIntoView({ behavior: "smooth" });
+    part("panels").focus({ preventScroll: true });
+  }
+
   const keys = {
     ArrowUp: () => goTo(view.slice + 1), ArrowDown: () => goTo(view.slice - 1),
     PageUp: () => goTo(view.slice + 5), PageDown: () => goTo(view.slice - 5),
     Home: () => goTo(depth - 1), End: () => goTo(0),
     "+": () => zoomTo(view.zoom * 1.25), "-": () => zoomTo(view.zoom / 1.25),
-    o: () => { view.overlay = !view.overlay; show(); }, r: reset,
+    o: () => { view.overlay = !view.overlay; show(); }, c: () => { view.outlines = !view.outlines; show(); }, r: reset,
   };
   part("panels").addEventListener("keydown", (event) => {
     if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -238,6 +285,8 @@
   part("zoom").addEventListener("input", (event) => zoomTo(Number(event.target.value)));
   part("opacity").addEventListener("input", (event) => { view.opacity = event.target.value / 100; show(); });
   part("overlay").addEventListener("change", (event) => { view.overlay = event.target.checked; show(); });
+  part("outlines")?.addEventListener("change", (event) => { view.outlines = event.target.checked; show(); });
+  document.querySelectorAll(".goto").forEach((one) => one.addEventListener("click", () => showCandidate(one)));
   part("reset").addEventListener("click", reset);
 
   part("slice").max = depth - 1;

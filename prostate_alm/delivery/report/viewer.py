@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Prediction
-from prostate_alm.delivery.report import figures, panels
+from prostate_alm.delivery.report import candidates, figures, panels
 from prostate_alm.delivery.report.views import Views
 from prostate_alm.delivery.report.words import Words
 
@@ -44,13 +44,15 @@ def viewer_json(views: Views, card: ModelCard, answer: Prediction, words: Words)
         "field": views.field,
         "first": views.first_slice,
         "of": views.slices_in_series,
-        "start": views.peak,
+        "start": views.peaks[0][2] if views.peaks else views.peak,
         "layers": _layers(shown, views, card, answer, words),
         "saliency": [_packed_saliency(one) for one in views.saliency],
+        **({} if not views.peaks or views.labels is None else {"labels": _deflated(views.labels.T.tobytes())}),
         "floor": figures.SALIENCY_FLOOR,
         "opacity": figures.SALIENCY_OPACITY,
         "raises": figures.RAISES,
         "lowers": figures.LOWERS,
+        "outline": candidates.OUTLINE,
         "bar_mm": figures.SCALE_BAR_MM,
         "slice": words.texts["slice"],
     }

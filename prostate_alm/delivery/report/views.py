@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
@@ -11,15 +12,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from prostate_alm.delivery.card import GridSpec
+from prostate_alm.delivery.lesions import LesionFindings
 from prostate_alm.delivery.preprocess import image_placement
 from prostate_alm.delivery.report import series
 from prostate_alm.delivery.report.saliency import smooth_per_cm3
+from prostate_alm.imaging.geometry import LPS_TO_RAS
 from prostate_alm.imaging.volume import StudyVolumes, Volume, adc_map_mm2_per_s
 
 MARGIN_MM = 8.0  # of surroundings: whether the gland leaves the field cannot be seen from inside it
 SLICES_SHOWN = 3
 
 Floats = NDArray[np.float32]
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,7 +34,8 @@ class Views:
     `field` holds the edges of the model's field in voxels, ((x0, x1), (y0, y1)). `slices` are indices along Z from
     cranial to caudal, the one of greatest saliency, `peak`, in the middle where it has neighbours. `first_slice` is the
     number of slice 0 within the study's T2 series, from 1 at the caudal end. `t2_images` and `diffusion_images` name
-    the image of each slice in the study's own series, none where a b-value was computed.
+    the image of each slice in the study's own series, none where a b-value was computed. `labels` has candidate n where
+    its number stands, and `peaks` their voxels in that order; None and none where the model does not look for them.
     """
 
     t2: Floats
@@ -47,15 +52,20 @@ class Views:
     t2_images: tuple[series.ImageName, ...] = ()
     diffusion_images: tuple[tuple[series.ImageName, ...], ...] = ()
     scanner_adc: series.ScannerMap | None = None
+    labels: NDArray[np.uint8] | None = None
+    peaks: tuple[tuple[int, int, int], ...] = ()
 
 
-def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.floating]) -> Views:
+def study_views(
+    volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.floating], lesions: LesionFindings | None = None
+) -> Views:
     """Return the voxels that a report shows.
 
     Args:
         volumes: of the study.
         grid: what the network saw of them.
         saliency: (paths, X, Y, Z) on the network's grid, logits per voxel.
+        lesions: what a model of lesions found in it.
     """
     t2, affine = lps_order(volumes.t2)
     diffusion = [lps_order(one)[0] for one in volumes.dwi]
@@ -87,6 +97,8 @@ def study_views(volumes: StudyVolumes, grid: GridSpec, *, saliency: NDArray[np.f
         t2_images=series.t2_images(volumes, centres),
         diffusion_images=series.diffusion_images(volumes, centres),
         scanner_adc=None if adc is None else _scanner_adc(volumes, adc, part, centres),
+        labels=None if lesions is None else _turned(lesions.labels, volumes.t2)[part],
+        peaks=() if lesions is None else _peaks(lesions, affine, first),
     )
 
 
@@ -98,8 +110,24 @@ def lps_order(volume: Volume) -> tuple[Floats, NDArray[np.float64]]:
     array([-1., -1.,  3.,  1.])
     """
     turn = ornt_transform(io_orientation(volume.affine_ras_mm), axcodes2ornt("LPS"))
-    voxels = apply_orientation(volume.voxels, turn)
+    voxels = _turned(volume.voxels, volume)
     return voxels, volume.affine_ras_mm @ inv_ornt_aff(turn, volume.voxels.shape)
+
+
+def _turned(voxels: NDArray[_Number], volume: Volume) -> NDArray[_Number]:
+    """Return values on the voxels of a volume with the axes turned as `lps_order` does."""
+    turn = ornt_transform(io_orientation(volume.affine_ras_mm), axcodes2ornt("LPS"))
+    turned: NDArray[_Number] = apply_orientation(voxels, turn)
+    return turned
+
+
+def _peaks(
+    lesions: LesionFindings, affine_ras_mm: NDArray[np.float64], first: NDArray[np.int64]
+) -> tuple[tuple[int, int, int], ...]:
+    """Return the voxel that is nearest to the place of each candidate."""
+    to_voxels = np.linalg.inv(LPS_TO_RAS @ affine_ras_mm)
+    places = [np.rint(to_voxels @ [*one.position_mm, 1.0])[:3].astype(int) - first for one in lesions.candidates]
+    return tuple((int(x), int(y), int(z)) for x, y, z in places)
 
 
 def peak_slice(maps: NDArray[np.floating]) -> int:

@@ -16,7 +16,13 @@ from markupsafe import escape
 
 if TYPE_CHECKING:  # the command line reads texts before it needs torch
     from prostate_alm.delivery.card import ModelCard
-    from prostate_alm.delivery.prediction import AppliedOperatingPoint, ClassesAnswer, Prediction
+    from prostate_alm.delivery.prediction import (
+        AppliedLesionPoint,
+        AppliedOperatingPoint,
+        ClassesAnswer,
+        LesionCandidate,
+        Prediction,
+    )
     from prostate_alm.delivery.report.series import ImageName
     from prostate_alm.delivery.report.views import Views
 from prostate_alm.delivery.scores import calibrated
@@ -145,6 +151,39 @@ class Words:
         """Return the probabilities of all classes of a model of several, and what the study is called."""
         each = ", ".join(f"{name} {self.percent(probability)}" for name, probability in found.probabilities.items())
         return self("classes", called=found.called, each=each, critical=found.critical)
+
+    def candidates(self, found: Sequence[LesionCandidate]) -> str:
+        """Return the candidates of a study in one sentence."""
+        return "; ".join([self.count("candidate", len(found)), *(self.candidate(one) for one in found)]) + "."
+
+    def candidate(self, one: LesionCandidate) -> str:
+        """Return number, confidence, place and volume of a candidate."""
+        volume = self("lesions.ml", ml=self.number(one.volume_mm3 / 1000, ".2f"))
+        told = [self.percent(one.probability), self.position(one), volume, self.part_of_gland(one)]
+        return f"{self('lesions.candidate', n=one.number)}: {', '.join(part for part in told if part)}"
+
+    def position(self, one: LesionCandidate) -> str:
+        """Return where a candidate is, in mm towards the sides of the patient: L 17.1, A 31.3, F 0.4 mm."""
+        sides = zip(one.position_mm, ("LR", "PA", "HF"), strict=True)
+        axes = (f"{ends[value < 0]} {self.number(abs(value), '.1f')}" for value, ends in sides)
+        return f"{', '.join(axes)} mm"
+
+    def part_of_gland(self, one: LesionCandidate) -> str:
+        """Return side and level of the gland, '' where nobody knows them."""
+        known = (("side", one.side), ("level", one.level))
+        return ", ".join(self(f"{name}.{value}") for name, value in known if value is not None)
+
+    def lesion_point(self, point: AppliedLesionPoint) -> str:
+        """Return what the threshold of the candidates did on the validation cohort."""
+        return self(
+            "lesions.point",
+            threshold=self.percent(point.threshold_probability),
+            found=self.percent(point.sensitivity),
+            interval=self._interval(point.sensitivity_low, point.sensitivity_high),
+            lesions=self.count("lesion", point.lesions),
+            false_positives=self.number(point.false_positives_per_case, ".2g"),
+            cases=self.count("validation", point.cases),
+        )
 
     def caution(self, code: str) -> str:
         """Return in a few words what a warning is about, '' for a code that the language does not know."""
