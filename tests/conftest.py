@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, write_masks
@@ -19,29 +22,52 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 STUDIES = 20
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def dicom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Return a function that gives a folder which the first process of the run to ask for it fills, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def filled(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def dicom_cohort(once: Once) -> Path:
     """Return a folder of 20 synthetic DICOM studies with `labels.csv`; a test that alters a study copies it first."""
-    return make_cohort(tmp_path_factory.mktemp("dicom") / "cohort", studies=STUDIES, seed=0)
+    return once("dicom", lambda folder: make_cohort(folder / "cohort", studies=STUDIES, seed=0)) / "cohort"
 
 
 @pytest.fixture(scope="session")
-def cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cohort(dicom_cohort: Path, once: Once) -> Path:
     """Return the manifest of `dicom_cohort`, volumes beside it; a test that alters either copies the folder first."""
-    output = tmp_path_factory.mktemp("manifest") / "cohort.json"
-    build_manifest(DicomCohort(dicom_cohort, dicom_cohort / "labels.csv"), CohortPlan(output, test_share=0.3))
-    return output
+    studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv")
+    plan = "cohort.json"
+    return once("manifest", lambda folder: build_manifest(studies, CohortPlan(folder / plan, test_share=0.3))) / plan
 
 
 @pytest.fixture(scope="session")
-def lesion_cohort(dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lesion_cohort(dicom_cohort: Path, once: Once) -> Path:
     """Return the manifest of the 20 synthetic studies with their lesions and glands."""
-    folder = tmp_path_factory.mktemp("lesions")
-    masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
-    output = folder / "lesions.json"
-    studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", masks_dir=masks)
-    build_manifest(studies, CohortPlan(output, test_share=0.3), workers=2)
-    return output
+
+    def fill(folder: Path) -> None:
+        masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
+        studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", masks_dir=masks)
+        build_manifest(studies, CohortPlan(folder / "lesions.json", test_share=0.3), workers=2)
+
+    return once("lesions", fill) / "lesions.json"
 
 
 @pytest.fixture(scope="session")

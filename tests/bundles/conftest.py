@@ -3,11 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import warm
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
@@ -22,14 +22,24 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def run_cifar10(clean_environment: dict[str, str]) -> Run:
+def run_warm(clean_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a function that runs `python -m MODULE ARGUMENTS` in a folder, see `warm`: (module, arguments, folder)."""
+    said = tmp_path_factory.mktemp("said") / "last"
+
+    def run(module: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+        return warm.run(module, *arguments, folder=folder, environment=clean_environment, said=said)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_cifar10(run_warm: Run) -> Run:
     """Return a function that runs the CIFAR-10 bundle in a folder: (run id, config files, folder, overrides)."""
 
     def run(run_id: str, files: tuple[str, ...], folder: Path, *overrides: object) -> subprocess.CompletedProcess[str]:
         paths = [str(BUNDLES / "cifar10" / name) for name in files]
         config = paths[0] if len(paths) == 1 else str(paths)
-        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", config, *map(str, overrides)]
-        return subprocess.run(command, cwd=folder, env=clean_environment, capture_output=True, text=True, timeout=300)
+        return run_warm("monai.bundle", "run", run_id, "--config_file", config, *overrides, folder=folder)
 
     return run
 

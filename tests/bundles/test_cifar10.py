@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
@@ -152,15 +154,15 @@ def test_an_interruption_is_one_line_and_what_was_finished_is_kept(
 ) -> None:
     config = ("--config_file", str(BUNDLE / "train.json"), "--dataset_dir", str(images), "--output_dir", "OUT")
     given = (*config, *SIZES, "--ratio", "4", "--alm_epochs", "100000", "--tracking_uri", "none")
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", *given]
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=clean_environment, stdout=said, stderr=said, preexec_fn=as_from_a_terminal
-        )
-        wait_for(tmp_path / "OUT" / "checkpoint.pt")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    text = (tmp_path / "said").read_text()
+    command = ("run", "training", *given)
+    said = tmp_path / "said"
+    process = warm.start("monai.bundle", command, folder=tmp_path, environment=clean_environment, said=said)
+    wait_for(tmp_path / "OUT" / "checkpoint.pt")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    text = said.with_suffix(".err").read_text()
     assert "Traceback" not in text
     assert text.splitlines()[-1].startswith("interrupted; finished epochs are kept")
     assert (tmp_path / "OUT" / "checkpoint.pt").is_file()
@@ -171,9 +173,13 @@ def as_from_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def ensemble(images: Path, *more: object) -> list[str]:
-    base = [sys.executable, "-m", "prostate_alm.cli", "ensemble", "train", str(BUNDLE), "--members", "3", "--jobs", "2"]
+def arguments_of(images: Path, *more: object) -> list[str]:
+    base = ["ensemble", "train", str(BUNDLE), "--members", "3", "--jobs", "2"]
     return [*base, "--dataset_dir", str(images), "--ratio", "4", *SIZES, *map(str, more)]
+
+
+def ensemble(images: Path, *more: object) -> list[str]:
+    return [sys.executable, "-m", "prostate_alm.cli", *arguments_of(images, *more)]
 
 
 @pytest.mark.slow
@@ -245,11 +251,8 @@ def test_a_failed_member_is_reported_and_stops_nobody(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
-    images: Path, clean_environment: dict[str, str], tmp_path: Path
-) -> None:
-    command = ensemble(images, *SHORT, "--minority", "0")
-    result = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True)
+def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(images: Path, run_warm: Run, tmp_path: Path) -> None:
+    result = run_warm("prostate_alm.cli", *arguments_of(images, *SHORT, "--minority", "0"), folder=tmp_path)
     assert result.returncode == 2
     assert (
         result.stderr

@@ -17,9 +17,13 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
 EPOCHS = ("--pretrain_epochs", "3", "--alm_epochs", "3")
 
 
+TRAIN = ("run", "training", "--config_file", str(BUNDLE / "train.json"))
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
 def command(*arguments: object) -> list[str]:
-    base = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(BUNDLE / "train.json")]
-    return [*base, *map(str, arguments)]
+    return [sys.executable, "-m", "monai.bundle", *TRAIN, *map(str, arguments)]
 
 
 def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -129,10 +133,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_results_of_a_run_are_not_overwritten_unasked(
-    trained: subprocess.CompletedProcess[str], cohort: Path, workplace: Path
+    trained: subprocess.CompletedProcess[str], cohort: Path, workplace: Path, run_warm: Run
 ) -> None:
     before = files_of(workplace / "whole")
-    again = run("--manifest", cohort, "--output_dir", "whole", *EPOCHS, folder=workplace)
+    again = run_warm("monai.bundle", *TRAIN, "--manifest", cohort, "--output_dir", "whole", *EPOCHS, folder=workplace)
     assert again.returncode == 2
     assert_one_line(again.stderr, "output_dir must be a new or empty folder, got whole")
     assert files_of(workplace / "whole") == before
@@ -159,9 +163,9 @@ def assert_one_line(stderr: str, text: str) -> None:
     ],
 )
 def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(
-    arguments: tuple[str, ...], message: str, tmp_path: Path
+    arguments: tuple[str, ...], message: str, tmp_path: Path, run_warm: Run
 ) -> None:
-    result = run(*arguments, folder=tmp_path)
+    result = run_warm("monai.bundle", *TRAIN, *arguments, folder=tmp_path)
     assert result.returncode == 2
     assert_one_line(result.stderr, message)
     assert list(tmp_path.iterdir()) == []

@@ -334,7 +334,7 @@ def test_every_documented_refusal_is_reached_by_a_test():
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     here = {case.split()[0] for case in REFUSALS} | set(FURTHER_REFUSALS)
-    beside = [Path(__file__).with_name(name) for name in ("test_values.py", "test_bombs.py", "test_apart.py")]
+    beside = [Path(__file__).with_name(name) for name in ("test_pixels.py", "test_limits.py", "test_apart.py")]
     expected = {code for path in beside for code in re.findall(r'"(\w+)"', path.read_text(encoding="utf-8"))}
     assert here <= documented
     assert documented - here <= expected

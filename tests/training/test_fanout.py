@@ -46,9 +46,10 @@ def by_member(outcomes: list[TaskEnd]) -> dict[str, str | None]:
     return {outcome.task.output_dir.name: outcome.failure for outcome in outcomes}
 
 
+@pytest.mark.filterwarnings("ignore:parsing config_file")
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, threads: int) -> None:
-    tasks = make_tasks(images, tmp_path / "first", 4, threads=threads)
+    tasks = make_tasks(images, tmp_path / "first", 3, threads=threads)
     (tmp_path / "first" / "member-01").mkdir(parents=True)
     (tmp_path / "first" / "member-01" / "notes.txt").write_text("mine")  # a folder that no member may take
     outcomes = by_member(list(run_tasks(tasks, jobs=2)))
@@ -57,19 +58,20 @@ def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, threads
     assert failure is not None
     assert failure.startswith("output_dir must be a new or empty folder")
     assert set(outcomes.values()) == {None}
-    for task in (tasks[0], tasks[2], tasks[3]):
+    for task in (tasks[0], tasks[2]):
         config = json.loads((task.output_dir / "config.json").read_text())
         assert config["settings"]["member"] == task.overrides["member"]
         assert config["settings"]["loss_parameters"] == {"gamma": 1.0}
         assert "test AUC" in task.log_file.read_text()
 
-    # alone, in another order and in one process: the same numbers, and what has results is not run again
-    alone = make_tasks(images, tmp_path / "second", 4, threads=threads)
+    # in another order and in one process, this one: the same numbers; and what has results is not run again
+    alone = make_tasks(images, tmp_path / "second", 3, threads=threads)
+    for task in (alone[2], alone[0]):
+        assert run_bundle_command(task.arguments(), task.log_file) is None
     before = (tasks[0].output_dir / "metrics.json").stat().st_mtime_ns
-    again = by_member(list(run_tasks([tasks[0], alone[3], alone[2]], jobs=1)))
-    assert again == {"member-00": None, "member-03": None, "member-02": None}
+    assert by_member(list(run_tasks(tasks[:1], jobs=1))) == {"member-00": None}
     assert (tasks[0].output_dir / "metrics.json").stat().st_mtime_ns == before
-    for number in (2, 3):
+    for number in (0, 2):
         for file in ("predictions.csv", "metrics.json", "history.csv"):
             contents = [(part[number].output_dir / file).read_bytes() for part in (tasks, alone)]
             assert contents[0] == contents[1], (number, file)
