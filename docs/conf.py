@@ -10,7 +10,7 @@ from prostate_alm import __version__
 project = "prostate-alm"
 author = "the contributors"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
 include_patterns = [
     "*.md",
@@ -18,11 +18,13 @@ include_patterns = [
     "data_manifest/README.md",
     "docker/README.md",
     "docs/**.md",
+    "docs/tutorials/**.ipynb",
     "docs/site/**.rst",
 ]
 exclude_patterns = [".*", "build", "data", "demo", "mlruns", "outputs", "tests"]  # not searched for pages
 
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # the tests run it
 napoleon_numpy_docstring = False
 default_role = "literal"  # `name` in a docstring
 napoleon_use_ivar = True
@@ -36,6 +38,8 @@ python_maximum_signature_line_length = 100
 html_theme = "pydata_sphinx_theme"
 html_title = f"{project} {version}"
 html_copy_source = False
+html_static_path = ["site/static"]
+html_css_files = ["tables.css"]
 html_theme_options = {
     "logo": {"text": project},
     "navbar_align": "left",

@@ -25,6 +25,7 @@ def test_the_lesion_is_found_the_other_study_is_negative_and_both_say_what_they_
         page = Path(line.rsplit(": ", 1)[1])
         assert page.parent == answers
         assert "trained on synthetic images" in page.read_text()
+        assert "equivocal lesion" in page.read_text()  # what positive means
     for path in answers.glob("*.json"):
         assert json.loads(path.read_text())["warnings"][0]["code"] == "synthetic_model"
 
@@ -42,3 +43,4 @@ def test_the_model_that_comes_along_is_small_and_marked_as_synthetic() -> None:
     model = open_package(MODEL)
     assert model.card.data_is_synthetic
     assert (model.card.name, model.identity.members) == ("demo", 3)
+    assert model.card.label_definition.startswith("1 = ")  # what the report says that positive means

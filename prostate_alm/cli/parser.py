@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         told = self.add_mutually_exclusive_group()
         loud: dict[str, Any] = {"action": "store_const", "dest": "level", "default": argparse.SUPPRESS}
         told.add_argument("-v", "--verbose", const=logging.INFO, help="say more of what is done", **loud)
-        told.add_argument("-q", "--silent", const=logging.ERROR, help="no progress, no warnings: errors only", **loud)
+        told.add_argument("-q", "--silent", const=logging.ERROR, help="no progress, and of the log errors only", **loud)
 
     def format_help(self) -> str:
         """Return the help, with examples, and coloured on a terminal."""

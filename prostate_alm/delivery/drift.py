@@ -276,7 +276,7 @@ def lines_of(drift: Sequence[PeriodDrift]) -> list[str]:
         for period in drift
         for one in period.moved
     ]
-    return found or [f"nothing moved in {len(drift)} periods"]
+    return found or ["nothing moved in " + ("one period" if len(drift) == 1 else f"{len(drift)} periods")]
 
 
 def _at_most(p: float) -> str:

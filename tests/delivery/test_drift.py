@@ -211,7 +211,7 @@ def test_the_command_tells_draws_and_ends_with_1_when_something_moved(
             write_answer(answer(packed_model.identity, number, row), tmp_path / name)
     arguments = ["drift", str(tmp_path / "2026-01"), "--model", str(packed_file)]
     assert main(arguments) == 0
-    assert "nothing moved in 1 periods" in capsys.readouterr().out
+    assert "nothing moved in one period" in capsys.readouterr().out
     arguments.insert(2, str(tmp_path / "2026-02"))
     assert main([*arguments, "--picture", str(tmp_path / "drift.png")]) == 1
     out = capsys.readouterr().out

@@ -30,7 +30,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for package in ("sphinx", "myst_parser", "pydata_sphinx_theme"):
+    for package in ("sphinx", "myst_nb", "pydata_sphinx_theme"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -c constraints.txt -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", str(folder)]
