@@ -255,11 +255,12 @@ def _class_bootstrap(
 
 
 def _member_statistics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and standard deviation over the members of each figure, by split."""
+    """Return mean and standard deviation over the members of each figure that all have, by split."""
     mean: dict[str, Any] = {}
     deviation: dict[str, Any] = {}
     for split, figures in metrics[0].items():
-        values = {key: np.array([member[split][key] for member in metrics]) for key in figures}
+        common = [key for key in figures if all(key in member.get(split, {}) for member in metrics)]
+        values = {key: np.array([member[split][key] for member in metrics]) for key in common}
         mean[split] = {key: float(value.mean()) for key, value in values.items()}
         deviation[split] = {key: float(value.std(ddof=1)) for key, value in values.items()}
     return {"member_mean": mean, "member_std": deviation}

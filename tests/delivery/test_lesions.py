@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -227,6 +229,47 @@ def test_the_command_line_packs_and_answers(
     cells = dict(zip(header, row, strict=True))
     assert int(cells["lesions"]) == len(answer.lesions)
     assert [float(cells[f"lesion_{axis}_mm"]) for axis in "xyz"] == list(answer.lesions[0].position_mm)
+
+
+def test_monai_s_commands_answer_as_predict_does_and_export_the_network(
+    pack: Path, model: PackedModel, dicom_cohort: Path, positive: str, result: StudyResult, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(pack) as archive:
+        archive.extractall(tmp_path)
+    folder = tmp_path / model.card.name
+    files = {name: str(folder / "configs" / f"{name}.json") for name in ("metadata", "inference")}
+    monai.bundle.verify_net_in_out(
+        "network_def", meta_file=files["metadata"], config_file=files["inference"], device="cpu"
+    )
+    workflow = ConfigWorkflow(
+        config_file=files["inference"], workflow_type="infer", bundle_root=str(folder),
+        study_dir=str(dicom_cohort / positive), output_dir=str(tmp_path / "answers"),
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    (path,) = (tmp_path / "answers").iterdir()
+    answer = answer_from_json(path.read_bytes())
+    assert answer.model_copy(update={"model": result.answer.model}) == result.answer  # the folder has another digest
+    image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 4, 40, 40, 20)).astype(np.float32))
+    exported = torch.export.export(model.network, (image,))
+    torch.testing.assert_close(exported.module()(image), model.network(image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow  # trains two members for two epochs
+def test_from_masks_to_candidates_by_the_commands_of_the_documents(
+    lesion_cohort: Path, dicom_cohort: Path, positive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = ("ensemble", "train", "lesions", "--members", 2, "--manifest", lesion_cohort, "--tracking_uri", "none")
+    assert main(list(map(str, (*trained, "--alm_epochs", 2)))) == 0
+    (ensemble,) = (tmp_path / "outputs" / "lesions" / "lesions").iterdir()
+    assert main(list(map(str, ("pack", ensemble, "--output", "p.zip", "--manifest", lesion_cohort)))) == 0
+    study = dicom_cohort / positive
+    assert main(["predict", str(study), "--model", "p.zip", "--output", "answers", "--report"]) == 0
+    (file,) = (tmp_path / "answers").glob("*.json")
+    answer = answer_from_json(file.read_bytes())
+    assert answer.lesion_point.cases == open_package(Path("p.zip")).card.lesions.cases
+    assert "Where lesions may be" in file.with_suffix(".html").read_text()
 
 
 def findings(place: tuple[int, int, int], **given: Any) -> LesionFindings:

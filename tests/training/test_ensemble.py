@@ -150,3 +150,19 @@ def test_a_baseline_of_other_samples_is_refused(
     evaluate_ensemble(folder)
     with pytest.raises(EnsembleError, match="baseline must be evaluated on the same 100 test samples, got 90"):
         evaluate_ensemble(pair[1], baseline=folder)
+
+
+def test_a_figure_that_a_member_lacks_has_no_mean(tmp_path: Path, write_member: Callable[..., Path]) -> None:
+    """False positives at 100 % of the lesions are absent where no threshold finds all."""
+    for member in range(2):
+        write_member(tmp_path / "bce-alm", member)
+    path = tmp_path / "bce-alm" / "member-00" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["test"]["lesion_fp_per_case_at_sens100"] = 1.5
+    path.write_text(json.dumps(metrics))
+    evaluate_ensemble(tmp_path / "bce-alm")
+    found = json.loads((tmp_path / "bce-alm" / "metrics.json").read_text())
+    assert "auc" in found["member_mean"]["test"]
+    assert "lesion_fp_per_case_at_sens100" not in found["member_mean"]["test"]
+    header, *_ = rows_of(tmp_path / "bce-alm" / "members.csv")
+    assert "member" in header
