@@ -131,6 +131,7 @@ def _line(answer: Any, name: str) -> str:
         return f"{name}  refused ({answer.code}): {answer.reason}{place}"
     point = answer.operating_point
     called = f", called {answer.classes.called}" if answer.classes else ""
-    decision = f"{answer.decision} at TPR {point.target_tpr:g}{called}"
+    places = "" if answer.lesions is None else f"  candidates of lesions: {len(answer.lesions)}"
+    decision = f"{answer.decision} at TPR {point.target_tpr:g}{called}{places}"
     codes = ", ".join(dict.fromkeys(warning.code for warning in answer.warnings))
     return f"{name}  probability {answer.probability:.3f}  {decision}{'  warnings: ' if codes else ''}{codes}{place}"

@@ -223,11 +223,13 @@ def test_the_command_line_packs_and_answers(
     assert "warning: The threshold that finds 95 % of the lesions rests on" in told.err
     asked = ("predict", dicom_cohort / positive, "--model", tmp_path / "p.zip", "--output", tmp_path / "answers")
     assert main(list(map(str, asked))) == 0
+    told = capsys.readouterr().out
     header, row = (line.split(",") for line in (tmp_path / "answers" / "answers.csv").read_text().splitlines())
     (file,) = (tmp_path / "answers").glob("*.json")
     answer = answer_from_json(file.read_bytes())
     cells = dict(zip(header, row, strict=True))
     assert int(cells["lesions"]) == len(answer.lesions)
+    assert f"candidates of lesions: {len(answer.lesions)}" in told
     assert [float(cells[f"lesion_{axis}_mm"]) for axis in "xyz"] == list(answer.lesions[0].position_mm)
 
 
