@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-FILES = [Path(__file__).parent / name for name in ("Dockerfile", "compose.yaml")]
+NAMES = ("Dockerfile", "compose.yaml", "viewer/Dockerfile", "compose.viewer.yaml")
+FILES = [Path(__file__).parent / name for name in NAMES]
 IMAGE = re.compile(r"(?:(?<=_IMAGE=)|(?<=_IMAGE:-))(?P<image>[a-z][a-z0-9./-]*:\w[\w.-]*)(@sha256:[0-9a-f]{64})?")
 """The default of a variable: `PYTHON_IMAGE=python:3.11.14`, `${ORTHANC_IMAGE:-jodogne/orthanc:1.12.11}`."""
 

@@ -33,6 +33,7 @@ ABNORMAL_STRUCTURE = _code("49755003", "SCT", "Morphologically Abnormal Structur
 LESION = _code("52988006", "SCT", "Lesion")
 VOLUME = _code("118565006", "SCT", "Volume")
 MM3 = _code("mm3", "UCUM", "cubic millimeter")
+COMMENT = _code("121106", "DCM", "Comment")
 PEAK = _code("peak", PRIVATE, "Peak of the candidate in the patient's coordinates")
 LEFT = _code("7771000", "SCT", "Left")
 RIGHT = _code("24028007", "SCT", "Right")

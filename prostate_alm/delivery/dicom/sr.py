@@ -42,7 +42,7 @@ def structured_report(
 ) -> Dataset:
     """Return the answer as a structured report in the study of the images, unverified and preliminary.
 
-    It is a Comprehensive SR, of a model of lesions a Comprehensive 3D SR with a measurement group for each candidate.
+    It is a Comprehensive SR, with lesion candidates a Comprehensive 3D SR with a measurement group for each.
 
     Series UID = f(study, model), SOP Instance UID = f(study, model, content): the same answer gives the same
     identifiers, a different one (another operating point, say) another object in the same series.
@@ -80,10 +80,10 @@ def report_of(
     """Return the report of an answer on the given images; see `structured_report`."""
     key = (str(evidence.study.StudyInstanceUID), answer.model.sha256, "report")
     content = _content(answer, evidence, key=key, lesions=lesions)
-    kind = sr.ComprehensiveSR if lesions is None else sr.Comprehensive3DSR
+    kind = sr.Comprehensive3DSR if _is_3d(lesions) else sr.ComprehensiveSR
     report = kind(
         evidence=_as_datasets(evidence),
-        content=content,
+        content=_without_images(content),
         series_instance_uid=new_uid(*key, "series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=new_uid(*key, _digest(content)),
@@ -97,10 +97,29 @@ def report_of(
         content_time=created_at.time().replace(microsecond=0),
         **equipment(answer.model),
     )
+    report.ContentSequence = content.ContentSequence
     if isinstance(answer, Refused):
         report.CompletionFlagDescription = plain_text(f"Refused: {answer.code}", LONG_STRING)
     take_over_study(report, evidence, created_at=created_at)
     return report
+
+
+def _is_3d(lesions: PlacedLesions | None) -> bool:
+    """Return whether a report holds places: without a candidate it is like that of any other model."""
+    return lesions is not None and bool(lesions.candidates)
+
+
+def _without_images(content: Dataset) -> Dataset:
+    """Return the root without what refers to images, which highdicom copies and searches in a third of the time.
+
+    It looks for images that are no evidence; here all are.
+    """
+    root = Dataset()
+    for element in content:
+        if element.keyword != "ContentSequence":
+            root.add(element)
+    root.ContentSequence = [one for one in content.ContentSequence if one.ValueType != "CONTAINER"]
+    return root
 
 
 def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...], lesions: PlacedLesions | None) -> Dataset:
@@ -110,7 +129,7 @@ def _content(answer: Answer, evidence: Evidence, *, key: tuple[str, ...], lesion
         observation_context=sr.ObservationContext(observer_device_context=_observer(answer.model)),
         procedure_reported=codes.PROCEDURE,
         imaging_measurements=[_group(answer, evidence, key=key, lesions=lesions), *groups],
-        title=codes.TITLE if lesions is None else codes.MEASUREMENT_REPORT,
+        title=codes.MEASUREMENT_REPORT if _is_3d(lesions) else codes.TITLE,
     )
     root = report[0]
     measurements = root.ContentSequence.pop()  # the template wants notice and images before them
@@ -210,7 +229,7 @@ def _group(
         qualitative_evaluations=list(_judgements(answer)),
     )
     group[0].ContentSequence.extend(_texts(answer))
-    if isinstance(answer, Prediction):  # last, since a viewer shows them one by one
+    if isinstance(answer, Prediction) and not _is_3d(lesions):  # last, since a viewer shows them one by one
         group[0].ContentSequence.extend(_source(one) for one in evidence.references)
     return group
 

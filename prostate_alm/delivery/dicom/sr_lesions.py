@@ -68,8 +68,9 @@ def _group(
         sr.Measurement(codes.VOLUME, round(one.volume_mm3, 1), codes.MM3, referenced_coordinates=regions),
     ]
     group[0].ContentSequence.extend(item for number in numbers for item in number)
-    text = sr.TextContentItem(codes.PEAK, _in_words(one), relationship_type=sr.RelationshipTypeValues.CONTAINS)
-    group[0].ContentSequence.append(text)
+    contains = sr.RelationshipTypeValues.CONTAINS
+    group[0].ContentSequence.append(sr.TextContentItem(codes.COMMENT, label_of(one), relationship_type=contains))
+    group[0].ContentSequence.append(sr.TextContentItem(codes.PEAK, _in_words(one), relationship_type=contains))
     return group
 
 

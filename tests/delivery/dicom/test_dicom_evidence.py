@@ -19,7 +19,7 @@ def test_frames_of_multi_frame_images_are_referred_to(images: list[Dataset], tmp
     result = samples.answered(folder)
     for made in (structured_report(result), secondary_capture(result, samples.page)):
         assert samples.complaints(samples.save(made, tmp_path / "made.dcm")) == []
-    library = structured_report(result).content[0].ContentSequence[-2]
+    library = structured_report(result).ContentSequence[-2]
     frames = [
         item.ContentSequence[-1].ReferencedSOPSequence[0].ReferencedFrameNumber for item in library.ContentSequence
     ]
