@@ -39,6 +39,16 @@ def add_pack(commands: Commands) -> None:
     )
     pack.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="(default: the ensemble's, as shipped)")
     pack.spelt("--licence", "--license", type=Path, metavar="FILE", help="licence of the weights (default: Apache-2.0)")
+    pack.add_argument(
+        "--gland", type=Path, metavar="DIR", help="the localiser of members that were trained with --crop gland"
+    )
+    pack.add_argument(
+        "--without-gland",
+        choices=("centre", "refuse"),
+        default="centre",
+        help="what a study gets whose gland is not found, found twice or cut: a crop around the middle of T2 with a "
+        "warning, or a refusal (default: %(default)s)",
+    )
     pack.add_argument("--sign", type=Path, metavar="KEY", help="Ed25519 private key (PEM) that signs the pack")
     pack.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     pack.add_argument("--json", action="store_true", help="print JSON")
@@ -46,6 +56,7 @@ def add_pack(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
+    from prostate_alm.delivery.gland import GlandFirst
     from prostate_alm.delivery.lesions import applied_lesion_point, few_lesions
     from prostate_alm.delivery.package.build import pack_ensemble
     from prostate_alm.delivery.quality import few_positives
@@ -61,6 +72,7 @@ def _pack(options: argparse.Namespace) -> int:
         bundle=options.bundle,
         licence=options.licence,
         key=options.sign,
+        gland=None if options.gland is None else GlandFirst(options.gland, options.without_gland),
         overwrite=options.overwrite,
         progress=progress_bar("reading training studies", unit="study"),
         **chosen,

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION, CLASSES_FORMAT_VERSION, LESIONS_FORMAT_VERSION = 1, 2, 3
-"""Number of the layout of packed models, of two classes, of several and of lesions; a reader refuses greater ones."""
+FORMAT_VERSION, CLASSES_FORMAT_VERSION, LESIONS_FORMAT_VERSION, GLAND_FORMAT_VERSION = 1, 2, 3, 4
+"""Number of the layout of packed models, of two classes, of several, of lesions and with a localiser of the gland; a
+reader refuses greater ones."""
 
 CONFIDENCE = 0.95
 """Of all intervals of an operating point."""
@@ -132,6 +133,32 @@ class LesionNetworkSpec(_Frozen):
             sizes = tuple(-(-size // part) for size, part in zip(sizes, stride, strict=True))
             largest = max(largest, (features + below) * math.prod(sizes))
         return largest
+
+
+class GlandSpec(_Frozen):
+    """The localiser of a pack, whose crop follows the gland: `DualPathUNet` on T2 alone, on a coarse grid.
+
+    `on_doubt` says what is done with a study whose gland is not found, is found twice or is cut by T2: cropped around
+    the middle with a warning, or refused.
+    """
+
+    features: tuple[Channels, ...] = Field(min_length=1, max_length=16)
+    strides: tuple[tuple[Window, Window, Window], ...] = Field(min_length=1, max_length=16)
+    spacing_mm: float = Field(ge=0.5, le=20)
+    size: tuple[Voxels, Voxels, Voxels]
+    on_doubt: Literal["centre", "refuse"] = "centre"
+
+    @property
+    def network(self) -> LesionNetworkSpec:
+        """Its network as that of a map."""
+        return LesionNetworkSpec(path_channels=(1,), features=self.features, strides=self.strides, temperature=1)
+
+    @model_validator(mode="after")
+    def _is_small(self) -> Self:
+        values = self.network.values(self.size)
+        if values > VALUES_MAX or self.network.weights > WEIGHTS_MAX:
+            raise ValueError(f"a localiser must have at most {VALUES_MAX} values in a layer, got {values}")
+        return self
 
 
 class GridSpec(_Frozen):
@@ -292,6 +319,14 @@ class ModelCard(_Frozen):
     validation: ValidationScores
     classes: ClassesSpec | None = Field(default=None, exclude_if=lambda classes: classes is None)
     lesions: LesionsSpec | None = Field(default=None, exclude_if=lambda lesions: lesions is None)
+
+    gland: GlandSpec | None = Field(default=None, exclude_if=lambda gland: gland is None)
+
+    @model_validator(mode="after")
+    def _gland_fits(self) -> Self:
+        if self.gland is not None and self.format_version < GLAND_FORMAT_VERSION:
+            raise ValueError(f"format_version must be {GLAND_FORMAT_VERSION} with a gland, got {self.format_version}")
+        return self
 
     @model_validator(mode="after")
     def _lesions_fit(self) -> Self:

@@ -11,8 +11,15 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from prostate_alm.delivery.card import CONFIDENCE, GridSpec, LesionsSpec, StoredLesionPoint
-from prostate_alm.delivery.gland import GlandLocation
+from prostate_alm.delivery.card import (
+    CONFIDENCE,
+    GridSpec,
+    LesionsSpec,
+    ModelCard,
+    StoredLesionPoint,
+    StoredOperatingPoint,
+)
+from prostate_alm.delivery.gland import CroppedGrid, GlandLocation
 from prostate_alm.delivery.prediction import AppliedLesionPoint, LesionCandidate, QualityWarning
 from prostate_alm.delivery.preprocess import image_placement, imaged_part, labels_on_t2, lps_affine, map_on_t2
 from prostate_alm.imaging.geometry import LPS_TO_RAS
@@ -117,6 +124,26 @@ def level_of(place_mm: NDArray[np.float64], gland: GlandLocation) -> Literal["ba
     """
     share = (place_mm[2] - gland.low_mm[2]) / (gland.high_mm[2] - gland.low_mm[2])
     return "base" if share > 2 / 3 else "apex" if share < 1 / 3 else "mid"
+
+
+def study_lesions(
+    outputs: torch.Tensor, t2: Volume, card: ModelCard, *, point: StoredOperatingPoint, cropped: CroppedGrid
+) -> tuple[LesionFindings | None, AppliedLesionPoint | None]:
+    """Return what a model of lesions found in a study, and the threshold of its candidates; nothing of other models.
+
+    Args:
+        outputs: of the members on the study's image.
+        t2: of the study.
+        card: of the model.
+        point: the operating point that decides; candidates have the threshold of the same target.
+        cropped: where the image lies, and the gland, where the model looked for it.
+    """
+    if card.lesions is None:
+        return None, None
+    stored, grid = card.lesions.point(point.target_tpr), cropped.grid
+    gland = cropped.gland if isinstance(cropped.gland, GlandLocation) else None
+    found = find_lesions(mean_map(outputs, t2, grid), t2, grid, threshold=stored.threshold, gland=gland)
+    return found, applied_lesion_point(card.lesions, stored)
 
 
 def applied_lesion_point(lesions: LesionsSpec, point: StoredLesionPoint) -> AppliedLesionPoint:

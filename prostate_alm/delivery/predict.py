@@ -9,7 +9,7 @@ import statistics
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,17 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from prostate_alm import __version__
-from prostate_alm.delivery.card import GridSpec, PlattCalibration, StoredOperatingPoint
-from prostate_alm.delivery.lesions import (
-    LesionFindings,
-    applied_lesion_point,
-    find_lesions,
-    lesion_warnings,
-    mean_map,
-)
+from prostate_alm.data.gland import Localises
+from prostate_alm.delivery.card import GridSpec, ModelCard, PlattCalibration, StoredOperatingPoint
+from prostate_alm.delivery.gland import CroppedGrid, crop_grid, crop_place, gland_warnings
+from prostate_alm.delivery.lesions import LesionFindings, lesion_warnings, study_lesions
 from prostate_alm.delivery.prediction import (
     UNEXPECTED,
-    AppliedLesionPoint,
     AppliedOperatingPoint,
     Identity,
     ModelIdentity,
@@ -66,6 +61,7 @@ __all__ = [
     "refused_source",
 ]
 
+
 _PACKAGES = ("SimpleITK", "numpy", "pydicom", "torch")  # those that a number of the answer may depend on
 _Outcome = TypeVar("_Outcome")
 
@@ -76,13 +72,15 @@ logger = logging.getLogger(__name__)
 class StudyResult:
     """An answer with what it was made of: volumes on the T2 grid, the network's input (C, X, Y, Z); None if refused.
 
-    `lesions` is where a lesion model sees them; None of other models.
+    `lesions` is where a lesion model sees them; None of other models. `grid` says where the image lies in T2; None for
+    the model's own, whose crop is around the middle.
     """
 
     answer: Prediction | Refused
     volumes: StudyVolumes | None
     image: torch.Tensor | None
     lesions: LesionFindings | None = None
+    grid: GridSpec | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +104,7 @@ class StudyReading:
     volumes: StudyVolumes | None = None
     channels: NDArray[np.float32] | None = None
     image: torch.Tensor | None = None
+    cropped: CroppedGrid | None = None
 
 
 @quiet_about_values()
@@ -141,7 +140,8 @@ def predict_folder(
         Section 5.2 of the paper.
     """
     point = model.card.operating_point(target_tpr)
-    reading = read_folder(directory, model, identify=identify, rules=rules, place=place, source_sha256=source_sha256)
+    read = partial(read_folder, directory, model, localiser=model.localiser)
+    reading = read(identify=identify, rules=rules, place=place, source_sha256=source_sha256)
     image = reading.image
     logits = Refusal("", "") if image is None else _guarded(lambda: member_logits(model.network, image[None])[0])
     if isinstance(logits, Refusal):
@@ -159,6 +159,7 @@ def read_folder(
     rules: Rules | None = None,
     place: str | None = None,
     source_sha256: str | None = None,
+    localiser: Localises | None = None,
 ) -> StudyReading:
     """Read the study in a folder up to the image that a network sees; see `predict_folder`.
 
@@ -176,7 +177,7 @@ def read_folder(
         return StudyReading(asked, refusal=digest)
     if isinstance(selection, Refusal):
         return StudyReading(asked, refusal=selection)
-    reading = _guarded(lambda: _read(asked, selection, model.card.grid, rules=rules))
+    reading = _guarded(lambda: _read(asked, selection, model.card, localiser, rules=rules))
     return StudyReading(asked, selection, reading) if isinstance(reading, Refusal) else reading
 
 
@@ -242,27 +243,32 @@ def _guarded(action: Callable[[], _Outcome]) -> _Outcome | Refusal:
         )
 
 
-def _read(asked: _Asked, selection: Selection, grid: GridSpec, *, rules: Rules | None) -> StudyReading:
+def _read(
+    asked: _Asked, selection: Selection, card: ModelCard, localiser: Localises | None, *, rules: Rules | None
+) -> StudyReading:
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-        volumes = load_selection(selection, b_values_s_per_mm2=grid.b_values_s_per_mm2, rules=rules)
-        channels = cropped_channels(volumes, grid)  # (C, X, Y, Z)
+        volumes = load_selection(selection, b_values_s_per_mm2=card.grid.b_values_s_per_mm2, rules=rules)
+        cropped = crop_grid(card.grid, volumes.t2, spec=card.gland, localiser=localiser)
+        channels = cropped_channels(volumes, cropped.grid)  # (C, X, Y, Z)
     if not np.isfinite(channels).all():
         raise StudyRefused("no_finite_signal", "signal must be finite, got other numbers. Send the study again.")
-    return StudyReading(asked, selection, None, volumes, channels, normalised_image(channels, grid))
+    return StudyReading(asked, selection, None, volumes, channels, normalised_image(channels, cropped.grid), cropped)
 
 
 def _answered(
     reading: StudyReading, model: Described, outputs: torch.Tensor, *, point: StoredOperatingPoint
 ) -> StudyResult:
     asked, selection, volumes, channels = reading.asked, reading.selection, reading.volumes, reading.channels
-    if selection is None or volumes is None or channels is None:
+    cropped = reading.cropped
+    if selection is None or volumes is None or channels is None or cropped is None:
         raise ValueError("reading must hold the volumes of a study that is answered, got none.")
     logits = study_logits(outputs, model.card.network)
     logit, of_members = critical_logits(logits, model.card.classes)
     classes = classes_answer(logits, model.card, point)
-    lesions, lesion_point = _lesions(outputs, volumes, model, point)
+    lesions, lesion_point = study_lesions(outputs, volumes.t2, model.card, point=point, cropped=cropped)
+    crop = crop_place(cropped)
     answer = Prediction(
-        schema_version=schema_version_for(classes, None if lesions is None else lesions.candidates),
+        schema_version=schema_version_for(classes, None if lesions is None else lesions.candidates, crop),
         study=_pseudonym(selection) or "",
         probability=calibrated(logit, model.card.calibration),
         decision="positive" if logit >= point.threshold else "negative",
@@ -277,6 +283,7 @@ def _answered(
         warnings=(
             *model_warnings(model.card, point),
             *quality_warnings(volumes, channels, card=model.card, member_logits=of_members),
+            *gland_warnings(cropped),
             *(() if lesions is None or lesion_point is None else lesion_warnings(lesions, lesion_point)),
         ),
         model=asked.model,
@@ -287,20 +294,9 @@ def _answered(
         classes=classes,
         lesions=None if lesions is None else lesions.candidates,
         lesion_point=lesion_point,
+        crop=crop,
     )
-    return StudyResult(answer, volumes, reading.image, lesions)
-
-
-def _lesions(
-    outputs: torch.Tensor, volumes: StudyVolumes, model: Described, point: StoredOperatingPoint
-) -> tuple[LesionFindings | None, AppliedLesionPoint | None]:
-    """Return what a model of lesions found, and the threshold of its candidates; nothing of other models."""
-    spec, grid = model.card.lesions, model.card.grid
-    if spec is None:
-        return None, None
-    stored = spec.point(point.target_tpr)
-    found = find_lesions(mean_map(outputs, volumes.t2, grid), volumes.t2, grid, threshold=stored.threshold)
-    return found, applied_lesion_point(spec, stored)
+    return StudyResult(answer, volumes, reading.image, lesions, cropped.grid)
 
 
 def _applied(point: StoredOperatingPoint, calibration: PlattCalibration) -> AppliedOperatingPoint:

@@ -15,6 +15,9 @@ CLASSES_SCHEMA_VERSION: Literal["1.1"] = "1.1"
 LESIONS_SCHEMA_VERSION: Literal["1.2"] = "1.2"
 """Of an answer that says where lesions are."""
 
+GLAND_SCHEMA_VERSION: Literal["1.3"] = "1.3"
+"""Of an answer of a model that looks for the gland."""
+
 Pseudonym = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """First 16 hexadecimal digits of the SHA-256 of the Study Instance UID: the same for any order and naming of files."""
 
@@ -143,6 +146,24 @@ class AppliedLesionPoint(_Frozen):
     cases: int
 
 
+PlaceMm = tuple[float, float, float]
+"""In the patient's coordinates, DICOM's LPS: towards the left, the back and the head."""
+
+
+class CropPlace(_Frozen):
+    """Around what the image of a model that looks for the gland was cropped.
+
+    `gland`: its centre, the ends of the box along the patient's axes that holds it, and its volume, as the model found
+    them. `centre`: the middle of T2, since the gland's place is doubtful; a warning says why.
+    """
+
+    around: Literal["gland", "centre"]
+    centre_mm: PlaceMm | None = None
+    low_mm: PlaceMm | None = None
+    high_mm: PlaceMm | None = None
+    volume_ml: float | None = None
+
+
 class Prediction(_Frozen):
     """A study that was answered.
 
@@ -158,7 +179,7 @@ class Prediction(_Frozen):
     study may have candidates, and a positive one none.
     """
 
-    schema_version: Literal["1.0", "1.1", "1.2"] = "1.0"
+    schema_version: Literal["1.0", "1.1", "1.2", "1.3"] = "1.0"
     status: Literal["answered"] = "answered"
     notice: Literal["Research use only, not for diagnosis."] = "Research use only, not for diagnosis."
     study: Pseudonym
@@ -181,21 +202,24 @@ class Prediction(_Frozen):
     classes: ClassesAnswer | None = Field(default=None, exclude_if=lambda classes: classes is None)
     lesions: tuple[LesionCandidate, ...] | None = Field(default=None, exclude_if=lambda lesions: lesions is None)
     lesion_point: AppliedLesionPoint | None = Field(default=None, exclude_if=lambda point: point is None)
+    crop: CropPlace | None = Field(default=None, exclude_if=lambda crop: crop is None)
 
     @model_validator(mode="after")
     def _version_fits(self) -> Self:
         if (self.lesions is None) != (self.lesion_point is None) or (self.classes and self.lesion_point):
             raise ValueError("lesions must come with their lesion_point, and without classes")
-        version = schema_version_for(self.classes, self.lesions)
+        version = schema_version_for(self.classes, self.lesions, self.crop)
         if self.schema_version != version:
             raise ValueError(f"schema_version must be {version}, got {self.schema_version}")
         return self
 
 
 def schema_version_for(
-    classes: ClassesAnswer | None, lesions: tuple[LesionCandidate, ...] | None
-) -> Literal["1.0", "1.1", "1.2"]:
+    classes: ClassesAnswer | None, lesions: tuple[LesionCandidate, ...] | None, crop: CropPlace | None = None
+) -> Literal["1.0", "1.1", "1.2", "1.3"]:
     """Return the version of an answer's form: the least that has room for what it says."""
+    if crop is not None:
+        return GLAND_SCHEMA_VERSION
     if lesions is not None:
         return LESIONS_SCHEMA_VERSION
     return SCHEMA_VERSION if classes is None else CLASSES_SCHEMA_VERSION

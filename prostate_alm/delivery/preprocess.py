@@ -14,13 +14,42 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from prostate_alm.data.gland import crop_start
 from prostate_alm.delivery.card import GridSpec
+from prostate_alm.imaging.geometry import LPS_TO_RAS
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 
 _Number = TypeVar("_Number", bound=np.generic)
 
 SAME_SPACING_MM = 1e-3  # a spacing this near to the wanted one is kept, as MONAI does
 PERPENDICULAR_SAMPLES = 1e-8  # of a sample: beyond, axes count as skewed
+
+
+class PlacedGrid(GridSpec):
+    """A model's grid in one study, its crop around a place in T2 and not around the middle.
+
+    `middle` is the place as a number of samples of the resampled T2 along each axis, in LPS order. The crop is moved so
+    far that it lies within T2; an axis that is no longer than the crop stays whole.
+    """
+
+    middle: tuple[float, float, float]
+
+
+def placed_around(grid: GridSpec, t2: Volume, centre_mm: tuple[float, float, float]) -> PlacedGrid:
+    """Return a model's grid with its crop around a place.
+
+    Args:
+        grid: how the model was trained.
+        t2: of the study.
+        centre_mm: the place in the patient's coordinates, LPS.
+
+    Reference:
+        `training.gland_crop.CropToGland`.
+    """
+    _, first, step = _samples(t2, grid)
+    voxel = np.linalg.solve(lps_affine(t2)[0], LPS_TO_RAS @ np.append(centre_mm, 1))[:3]
+    x, y, z = ((voxel - first) / step).tolist()
+    return PlacedGrid(**grid.model_dump(), middle=(x, y, z))
 
 
 def network_input(volumes: StudyVolumes, grid: GridSpec) -> torch.Tensor:
@@ -163,16 +192,22 @@ def _turned_back(values: NDArray[_Number], volume: Volume) -> NDArray[_Number]:
 
 def _image_samples(samples: NDArray[np.float64], grid: GridSpec) -> list[NDArray[np.int_]]:
     """Return which sample each voxel of the network's image is, one array an axis."""
-    rows = zip(samples, grid.normalised_size, centre_of(grid), strict=True)
-    return [_middle(int(count), size)[part] for count, size, part in rows]
+    return [at[part] for at, part in zip(_region_samples(samples, grid), centre_of(grid), strict=True)]
+
+
+def _region_samples(samples: NDArray[np.float64], grid: GridSpec) -> list[NDArray[np.int_]]:
+    """Return which sample each voxel of the region that normalises is, one array an axis."""
+    middles = grid.middle if isinstance(grid, PlacedGrid) else (None, None, None)
+    rows = zip(samples, grid.normalised_size, middles, strict=True)
+    return [_middle(int(count), size, around=middle) for count, size, middle in rows]
 
 
 def _sample_positions(volume: Volume, grid: GridSpec) -> list[NDArray[np.float64]]:
     """Return where the samples of the region that normalises lie: voxels in LPS order, one array an axis."""
     samples, first, step = _samples(volume, grid)
     return [
-        start + np.clip(_middle(int(count), size), 0, count - 1) * each
-        for count, start, each, size in zip(samples, first, step, grid.normalised_size, strict=True)
+        start + np.clip(at, 0, count - 1) * each
+        for at, count, start, each in zip(_region_samples(samples, grid), samples, first, step, strict=True)
     ]
 
 
@@ -197,12 +232,14 @@ def _samples(volume: Volume, grid: GridSpec) -> tuple[NDArray[np.float64], NDArr
     return samples, first, wanted_mm / given_mm
 
 
-def _middle(samples: int, size: int) -> NDArray[np.int_]:
-    """Return the numbers of the middle samples, edges repeated half on each side where there are too few.
+def _middle(samples: int, size: int, *, around: float | None = None) -> NDArray[np.int_]:
+    """Return the numbers of the middle samples, or of those around one, edges repeated where there are too few.
 
-    >>> _middle(7, 3), _middle(2, 5)
-    (array([2, 3, 4]), array([-1,  0,  1,  2,  3]))
+    >>> _middle(7, 3), _middle(2, 5), _middle(7, 3, around=4.0), _middle(7, 3, around=6.0)
+    (array([2, 3, 4]), array([-1,  0,  1,  2,  3]), array([3, 4, 5]), array([4, 5, 6]))
     """
+    if around is not None and samples > size:
+        return crop_start(samples, size, around) + np.arange(size)
     start = max(samples // 2 - size // 2, 0) if samples >= size else -((size - samples) // 2)
     return start + np.arange(size)
 

@@ -83,8 +83,14 @@ def read_bundle_settings(config_file: Path, overrides: Mapping[str, Any]) -> Set
     faults = unknown_keys({"config_file": list(map(str, config_files_of(config_file))), **overrides})
     if faults:
         raise EnsembleError(faults[0])
+    parser = _parser(config_file, overrides)
+    if "given_settings" not in parser:
+        raise EnsembleError(
+            f"bundle must be one that trains members, got {config_file.parent.name}. Run it by itself: python -m "
+            f"monai.bundle run training --config_file {config_file}"
+        )
     try:
-        settings: Settings = _parser(config_file, overrides).get_parsed_content("given_settings")
+        settings: Settings = parser.get_parsed_content("given_settings")
     except RuntimeError as error:  # of MONAI, from the one that says what is wrong
         raise EnsembleError("\n".join(fault_lines(error) or [str(error)])) from error
     return settings

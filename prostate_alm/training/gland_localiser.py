@@ -23,7 +23,7 @@ class Localiser(nn.Module):
         size: its number of voxels along each axis.
     """
 
-    def __init__(self, network: DualPathUNet, *, spacing_mm: float, size: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, *, spacing_mm: float, size: Sequence[int]) -> None:
         super().__init__()
         self.network, self.spacing_mm, self.size = network, spacing_mm, tuple(size)
 

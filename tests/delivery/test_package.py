@@ -209,7 +209,7 @@ def with_card(files: Files, **changes: Any) -> Files:
 
 
 def test_a_newer_format_is_told_from_an_invalid_one(files: Files, repacked: Callable[..., Path]) -> None:
-    assert code_of(repacked(with_card(files, format_version=3, what_version_3_adds="x"))) == "newer_model"
+    assert code_of(repacked(with_card(files, format_version=5, what_version_5_adds="x"))) == "newer_model"
     for changes in (
         {"format_version": 0},
         {"members": 4},

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 
 from prostate_alm.data.convert import convert_study
+from prostate_alm.data.gland import gland_of_file
 from prostate_alm.delivery.card import GridSpec
 from prostate_alm.delivery.preprocess import (
     cropped_channels,
@@ -18,6 +20,7 @@ from prostate_alm.delivery.preprocess import (
     map_on_t2,
     network_input,
     outside_t2_mm,
+    placed_around,
 )
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study
@@ -87,6 +90,30 @@ def test_any_orientation_spacing_and_size_comes_out_as_monai_has_it(transform, s
     data["lesions"] = MetaTensor(torch.zeros(1, *shape), affine=stored)
     expected = without_reader({**data, "label": 0, "sample_id": "one"})["image"][:4]  # the fifth are lesions
     np.testing.assert_allclose(network_input(volumes, GRID).numpy(), expected.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("spacing_mm", "shape"), CASES)
+def test_a_crop_around_the_gland_is_that_of_the_training(tmp_path, spacing_mm, shape, seed):
+    random = np.random.default_rng(seed)
+    affine = _affine(random, spacing_mm) if seed else np.diag([-1.0, 1.0, 1.0, 1.0]) @ np.diag([*spacing_mm, 1.0])
+    affine = affine.astype(np.float32).astype(np.float64)
+    voxels, gland = random.random((4, *shape), dtype=np.float32), np.zeros(shape, np.uint8)
+    gland[
+        tuple(slice(low, low + max(2, size // 4)) for low, size in zip(random.integers(0, shape), shape, strict=True))
+    ] = 1
+    nib.save(nib.Nifti1Image(gland, affine), tmp_path / "gland.nii.gz")
+    parser = ConfigParser()
+    parser.read_config(BUNDLES / "prostate" / "train.json")
+    parser["crop"] = "gland"
+    steps = Compose(parser.get_parsed_content("read_and_normalise")[1:] + parser.get_parsed_content("centre_crop"))
+    data = {"t2": MetaTensor(voxels[:1], affine=affine), "dwi": MetaTensor(voxels[1:], affine=affine)}
+    place = {"file_of_gland": str(tmp_path / "gland.nii.gz"), "label": 0, "sample_id": "one"}
+    t2, *dwi = (Volume(one, affine) for one in voxels)
+    volumes = StudyVolumes(t2, tuple(dwi), B_VALUES, B_VALUES, (False,) * 3, Selection(None, (), None, ()))
+    grid = placed_around(GRID, t2, gland_of_file(tmp_path / "gland.nii.gz").centre_mm)
+    np.testing.assert_allclose(network_input(volumes, grid).numpy(), steps({**data, **place})["image"], atol=2e-4)
+    assert outside_t2_mm(volumes, grid) == outside_t2_mm(volumes, GRID)  # the crop never leaves T2 for the gland
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -75,7 +75,7 @@ def saliency_map(result: StudyResult, model: PackedModel, *, created_at: datetim
         return None
     from prostate_alm.delivery.report.saliency import saliency, smooth_per_cm3
 
-    grid, t2, selection = model.card.grid, result.volumes.t2, result.volumes.selection
+    grid, t2, selection = result.grid or model.card.grid, result.volumes.t2, result.volumes.selection
     total = smooth_per_cm3(saliency(model, result.image), grid.spacing_mm).sum(0).astype(np.float32)
     volume = map_on_t2(total, t2, grid)
     frames = frames_of(selection, selected_evidence(selection))

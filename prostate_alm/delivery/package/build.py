@@ -15,6 +15,7 @@ from prostate_alm.delivery.card import (
     CLASSES_FORMAT_VERSION,
     CONFIDENCE,
     FORMAT_VERSION,
+    GLAND_FORMAT_VERSION,
     LESIONS_FORMAT_VERSION,
     LesionNetworkSpec,
     ModelCard,
@@ -22,6 +23,7 @@ from prostate_alm.delivery.card import (
     StoredOperatingPoint,
     ValidationScores,
 )
+from prostate_alm.delivery.gland import GlandFirst
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.config import merged_config
@@ -52,6 +54,7 @@ def pack_ensemble(
     manifest: Path | None = None,
     licence: Path | None = None,
     key: Path | None = None,
+    gland: GlandFirst | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ModelCard:
@@ -70,6 +73,7 @@ def pack_ensemble(
         manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
         licence: text file with the licence of the weights; None for that of this package.
         key: PEM file of the Ed25519 private key that signs it; None for a pack without a signature.
+        gland: the localiser that members whose crop is around the gland were trained with.
         overwrite: replace an output that is there.
         progress: called with the studies read and in all.
 
@@ -85,7 +89,7 @@ def pack_ensemble(
     sign = None if key is None else read_signing_key(key).sign
     name = output.stem if name is None else name
     _require_arguments(output, name, target_tprs, overwrite=overwrite)
-    ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest, progress=progress)
+    ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest, gland=gland, progress=progress)
     card = make_card(ensemble, target_tprs=target_tprs, name=name, version=version)
     files = {
         archive.METADATA: _json(_metadata(ensemble, card)),
@@ -160,11 +164,14 @@ def make_card(ensemble: TrainedEnsemble, *, target_tprs: Sequence[float], name: 
             logits=tuple(float(found.logits[i]) for i in order),
         ),
         classes=ensemble.classes,
+        gland=ensemble.gland,
         lesions=lesions_spec(ensemble.studies.detections, targets=sorted(target_tprs)) if maps else None,
     )
 
 
 def _format_version(ensemble: TrainedEnsemble) -> int:
+    if ensemble.gland is not None:
+        return GLAND_FORMAT_VERSION
     if isinstance(ensemble.network, LesionNetworkSpec):
         return LESIONS_FORMAT_VERSION
     return FORMAT_VERSION if ensemble.classes is None else CLASSES_FORMAT_VERSION

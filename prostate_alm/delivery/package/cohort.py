@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prostate_alm.data.gland import GlandLocation, gland_of_file, locate_by
 from prostate_alm.data.manifest import Manifest, StudyRecord
 from prostate_alm.delivery.card import GridSpec, LesionNetworkSpec, NetworkSpec, TrainingRange
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.lesions import detections_in
 from prostate_alm.delivery.package.training_range import acquired_b_values, intensity_variation, range_of
-from prostate_alm.delivery.preprocess import cropped_channels, normalised_image
+from prostate_alm.delivery.preprocess import cropped_channels, normalised_image, placed_around
 from prostate_alm.delivery.scores import study_logits
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 from prostate_alm.method.lesion_metrics import Detections
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.training.gland_localiser import Localiser
 from prostate_alm.training.out_of_fold import FoldLogits
 
 LARGEST_DIFFERENCE_SHARE = 0.05
@@ -51,6 +53,7 @@ def read_training_studies(
     grid: GridSpec,
     network: MeanLogits,
     recorded: FoldLogits,
+    localiser: Localiser | None = None,
     progress: Progress = silent,
 ) -> TrainingStudies:
     """Return what the volumes of the training studies say; test studies are not touched.
@@ -62,6 +65,7 @@ def read_training_studies(
         grid: how volumes become the network's input.
         network: the ensemble, with the weights that are packed, in evaluation mode.
         recorded: the members' validation logits as training wrote them.
+        localiser: of members whose crop is around the gland; a mask that somebody drew goes before it.
         progress: called with the studies done and in all.
 
     Returns:
@@ -81,19 +85,26 @@ def read_training_studies(
     detections: list[Detections] = []
     for done, study in enumerate(training, start=1):
         volumes = _read_volumes(study, folder, manifest.b_values_s_per_mm2)
-        channels = cropped_channels(volumes, grid)
+        own_grid = grid if localiser is None else _around_gland(grid, volumes.t2, study, folder, localiser)
+        channels = cropped_channels(volumes, own_grid)
         spacings.append(np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0))
         variations.append(intensity_variation(channels))
         if study.id in recorded:
-            outputs = _outputs(network, normalised_image(channels, grid), members=list(recorded[study.id]))
+            outputs = _outputs(network, normalised_image(channels, own_grid), members=list(recorded[study.id]))
             own = study_logits(outputs, spec).double().numpy()
             logits[study.id] = dict(zip(recorded[study.id], own, strict=True))
             if of_lesions:
-                detections.append(detections_in(outputs, volumes.t2, study, folder=folder, grid=grid))
+                detections.append(detections_in(outputs, volumes.t2, study, folder=folder, grid=own_grid))
         progress(done, len(training))
     _require_near(logits, recorded)
     trained = range_of(training, t2_spacings_mm=spacings, variations=variations)
     return TrainingStudies(trained, logits, recomputed=True, detections=tuple(detections))
+
+
+def _around_gland(grid: GridSpec, t2: Volume, study: StudyRecord, folder: Path, localiser: Localiser) -> GridSpec:
+    """Return the grid of a study as `training.gland_crop.CropToGland` places it."""
+    found = locate_by(localiser, t2) if study.gland is None else gland_of_file(folder / study.gland.path)
+    return placed_around(grid, t2, found.centre_mm) if isinstance(found, GlandLocation) else grid
 
 
 def _read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) -> StudyVolumes:

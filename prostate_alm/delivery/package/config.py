@@ -167,7 +167,6 @@ def _require_known_reading(config: Mapping[str, Any], config_file: Path, bundle:
         "network_def": config["network_def"].get("_target_") == bundle.network,
         "read_and_normalise": [step for step in steps if step != _AROUND_GLAND] == list(bundle.reading),
         "centre_crop": [_step(step) for step in config["centre_crop"]] == [bundle.crop],
-        "crop": config.get("crop", "centre") == "centre",
     }
     for key, is_known in known.items():
         if not is_known:

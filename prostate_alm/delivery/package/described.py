@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from prostate_alm.delivery.card import CARD_KEY, LESIONS_FORMAT_VERSION, ModelCard
+from prostate_alm.delivery.card import CARD_KEY, GLAND_FORMAT_VERSION, ModelCard
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.config import OF_CLASSES, merged_config
@@ -75,13 +75,13 @@ def _is_own(name: str, content: bytes) -> bool:
 def _read_card(content: bytes, name: str) -> ModelCard:
     try:
         card = json.loads(content)[CARD_KEY]
-        newer = card["format_version"] > LESIONS_FORMAT_VERSION
+        newer = card["format_version"] > GLAND_FORMAT_VERSION
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise invalid_model(f"{archive.METADATA} must hold a card, got {type(error).__name__}", name) from error
     if newer:
         raise PackageError(
             "newer_model",
-            f"model must have format version {LESIONS_FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
+            f"model must have format version {GLAND_FORMAT_VERSION} at most, got {card['format_version']} in {name}. "
             "Update prostate-alm.",
         )
     try:

@@ -1,5 +1,6 @@
 """A trained ensemble as packing needs it: its settings, network, weights, and what its members said on validation."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from prostate_alm.data.manifest import Manifest, read_manifest
-from prostate_alm.delivery.card import ClassesSpec, GridSpec, LesionNetworkSpec, NetworkSpec
+from prostate_alm.delivery.card import ClassesSpec, GlandSpec, GridSpec, LesionNetworkSpec, NetworkSpec
+from prostate_alm.delivery.gland import GlandFirst
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
 from prostate_alm.delivery.package.config import BUNDLES, OF_CLASSES, read_specs
-from prostate_alm.delivery.package.network import network_of
+from prostate_alm.delivery.package.network import GLAND, network_of
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results import run_folder
 from prostate_alm.results.folders import MemberFolder
@@ -21,6 +23,7 @@ from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.results.predictions import TEST, read_rows
 from prostate_alm.results.run_folder import ENSEMBLE, EnsembleError, RunFolder, member_name
 from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
+from prostate_alm.training.gland_localiser import WEIGHTS, Localiser, open_localiser
 from prostate_alm.training.lesion_member import drawn_cohort
 from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
 from prostate_alm.training.site_input import find_manifest
@@ -44,6 +47,7 @@ class TrainedEnsemble:
     bundle: Path
     inference: Path
     classes: ClassesSpec | None
+    gland: GlandSpec | None
     training_config: tuple[Path, ...]
     state: dict[str, Tensor]
     studies: TrainingStudies
@@ -56,7 +60,12 @@ class TrainedEnsemble:
 
 
 def read_ensemble(
-    folder: Path, *, bundle: Path | None = None, manifest: Path | None = None, progress: Progress = silent
+    folder: Path,
+    *,
+    bundle: Path | None = None,
+    manifest: Path | None = None,
+    gland: GlandFirst | None = None,
+    progress: Progress = silent,
 ) -> TrainedEnsemble:
     """Read a trained and evaluated ensemble of the prostate or the lesions bundle.
 
@@ -64,6 +73,7 @@ def read_ensemble(
         folder: of the ensemble.
         bundle: folder of its bundle; None for the one that is shipped.
         manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
+        gland: the localiser of members whose crop is around the gland; None of others.
         progress: called with the training studies read and in all.
 
     Raises:
@@ -78,20 +88,15 @@ def read_ensemble(
     manifest = manifest or find_manifest(configs[0]) or Path("data", str(configs[0].get("manifest")))
     cohort = _read_manifest(manifest, configs, members, bundle=name)
     classes = _classes_of(about.get("settings", {}), folder)
-    network, grid = read_specs(
-        files[0],
-        about.get("overrides", {}),
-        bundle=name,
-        b_values_s_per_mm2=cohort.b_values_s_per_mm2,
-        overlays=files[1:],
-        classes=None if classes is None else len(classes.names),
-    )
-    loaded = _load_members(network, members)
+    network, grid = _specs_of(about, files, cohort, classes)
+    localiser, gland_spec = _localiser_of(gland, configs, folder)
+    loaded = _load_members(network, members, localiser, gland_spec)
     studies = read_training_studies(
         cohort,
         manifest.parent,
         spec=network,
         grid=grid,
+        localiser=localiser,
         network=loaded,
         recorded=_read_recorded(members, cohort, classes),
         progress=progress,
@@ -108,10 +113,24 @@ def read_ensemble(
         bundle=bundle,
         inference=(bundle if name == PROSTATE else shipped_bundle(PROSTATE)) / "inference.json",
         classes=classes,
+        gland=gland_spec,
         training_config=files,
         state={name: value.contiguous() for name, value in loaded.state_dict().items()},
         studies=studies,
         out_of_fold=out_of_fold(studies.logits, cohort, critical=None if classes is None else classes.critical),
+    )
+
+
+def _specs_of(
+    about: dict[str, Any], files: tuple[Path, ...], cohort: Manifest, classes: ClassesSpec | None
+) -> tuple[NetworkSpec | LesionNetworkSpec, GridSpec]:
+    return read_specs(
+        files[0],
+        about.get("overrides", {}),
+        bundle=str(about.get("bundle", PROSTATE)),
+        b_values_s_per_mm2=cohort.b_values_s_per_mm2,
+        overlays=files[1:],
+        classes=None if classes is None else len(classes.names),
     )
 
 
@@ -256,8 +275,49 @@ def rates_on_test(ensemble: TrainedEnsemble, threshold: float) -> tuple[int, int
     return sum(positive), len(positive), sum(negative), len(negative)
 
 
-def _load_members(spec: NetworkSpec | LesionNetworkSpec, members: tuple[MemberFolder, ...]) -> MeanLogits:
-    network = network_of(spec, members=len(members))
+def _localiser_of(
+    gland: GlandFirst | None, configs: list[dict[str, Any]], folder: Path
+) -> tuple[Localiser | None, GlandSpec | None]:
+    """Return the localiser of members whose crop is around the gland, and what the card says of it.
+
+    Raises:
+        PackageError: there is none where the members need it, one where they do not, or another than theirs.
+    """
+    crops = {str(config.get("settings", {}).get("crop", "centre")) for config in configs}
+    if crops != {"centre" if gland is None else "gland"}:
+        raise _refused(
+            f"crop must be that of the members' training, got {'no' if gland is None else 'a'} localiser and members "
+            f"cropped around the {' or the '.join(sorted(crops))} in {folder}",
+            "Give --gland FOLDER where they were trained with --crop gland, and only there.",
+        )
+    if gland is None:
+        return None, None
+    try:
+        localiser, about = open_localiser(gland.folder)
+        spec = GlandSpec.model_validate_json(
+            json.dumps({key: about[key] for key in ("features", "strides", "spacing_mm", "size")})
+        )
+    except (ValueError, LookupError) as error:  # pydantic's are ValueErrors
+        raise PackageError("not_packable", " ".join(str(error).split())) from error
+    sha256 = sha256_of_file(gland.folder / WEIGHTS)
+    if others := [config for config in configs if config.get("localiser_sha256", sha256) != sha256]:
+        raise _refused(
+            f"localiser must be the one that the members were trained with, got another in {gland.folder} than that "
+            f"of {len(others)} members",
+            "Give that one.",
+        )
+    return localiser, spec.model_copy(update={"on_doubt": gland.on_doubt})
+
+
+def _load_members(
+    spec: NetworkSpec | LesionNetworkSpec,
+    members: tuple[MemberFolder, ...],
+    localiser: Localiser | None,
+    gland: GlandSpec | None,
+) -> MeanLogits:
+    network = network_of(spec, members=len(members), gland=gland)
+    if localiser is not None:
+        network.get_submodule(GLAND).load_state_dict(localiser.network.state_dict())
     for module, member in zip(network.members, members, strict=True):
         try:
             member.load_weights(module)

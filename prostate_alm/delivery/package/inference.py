@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from prostate_alm.delivery.answers import answer_name, answer_to_json
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.described import DescribedModel
+from prostate_alm.delivery.package.opened import open_described
 from prostate_alm.delivery.predict import answer_reading, read_folder
 from prostate_alm.delivery.scores import member_logits
 from prostate_alm.results.mean_logits import MeanLogits
@@ -39,10 +40,12 @@ class ReadStudy:
 
     def __init__(self, model: DescribedModel) -> None:
         self._model = model
+        opened = None if model.card.gland is None else open_described(model, name=model.card.name)
+        self._localiser = None if opened is None else opened.localiser
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return `reading` and `image` of the folder `study`."""
-        reading = read_folder(Path(data["study"]), self._model)
+        reading = read_folder(Path(data["study"]), self._model, localiser=self._localiser)
         grid = self._model.card.grid
         refused = torch.full((1 + len(grid.b_values_s_per_mm2), *grid.image_size), torch.nan)
         return {"reading": reading, "image": (refused if reading.image is None else reading.image)[None]}

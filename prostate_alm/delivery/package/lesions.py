@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prostate_alm.data.gland import crop_start
 from prostate_alm.data.manifest import StudyRecord
 from prostate_alm.delivery.card import CONFIDENCE, GridSpec, LesionsSpec, StoredLesionPoint
 from prostate_alm.delivery.lesions import mean_map
 from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.preprocess import PlacedGrid
 from prostate_alm.imaging.volume import Volume
 from prostate_alm.method.lesion_metrics import Detections
 from prostate_alm.method.metrics import positives_needed
@@ -53,9 +55,21 @@ def _lesions_on_grid(study: StudyRecord, folder: Path, grid: GridSpec) -> tuple[
     drawn = torch.from_numpy(file.get_fdata(dtype=np.float32))[None]
     turned = Orientation(axcodes="LPS", labels=None)(MetaTensor(drawn, affine=file.affine))
     resampled = Spacing(pixdim=grid.spacing_mm, mode="nearest")(turned)
-    whole = CropLesions(grid.normalised_size)({"lesions": resampled})
+    whole = CropLesions(grid.normalised_size)({"lesions": _around(resampled, grid)})
     cropped = CropStack(grid.image_size)({"image": whole["lesions"]})["image"]
     return np.asarray(cropped[-1]).astype(np.int64), len(np.unique(drawn[drawn > 0]))
+
+
+def _around(lesions: torch.Tensor, grid: GridSpec) -> torch.Tensor:
+    """Return the part of a map (1, X, Y, Z) that a placed grid crops, those that it cuts marked; else all of it."""
+    if not isinstance(grid, PlacedGrid):
+        return lesions
+    from prostate_alm.data.lesion_maps import mark_cut
+
+    rows = zip(lesions.shape[1:], grid.normalised_size, grid.middle, strict=True)
+    starts = [(crop_start(count, size, at), size) if count > size else (0, count) for count, size, at in rows]
+    part = (slice(None), *(slice(start, start + size) for start, size in starts))
+    return mark_cut(lesions, lesions[part])
 
 
 def lesions_spec(cases: Sequence[Detections], *, targets: Sequence[float]) -> LesionsSpec:

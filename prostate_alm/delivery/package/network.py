@@ -4,11 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prostate_alm.delivery.card import CARD_KEY, LesionNetworkSpec, ModelCard, NetworkSpec
+from prostate_alm.delivery.card import CARD_KEY, GlandSpec, LesionNetworkSpec, ModelCard, NetworkSpec
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.training.lesion_network import DualPathUNet
 from prostate_alm.training.networks import CascadeNet
+
+GLAND = "gland"
+"""Name of a localiser's network beside the members."""
 
 
 def member_of(spec: NetworkSpec | LesionNetworkSpec) -> CascadeNet | DualPathUNet:
@@ -20,14 +23,17 @@ def member_of(spec: NetworkSpec | LesionNetworkSpec) -> CascadeNet | DualPathUNe
     )
 
 
-def network_of(spec: NetworkSpec | LesionNetworkSpec, *, members: int) -> MeanLogits:
-    """Return the network of an ensemble, its weights at random.
+def network_of(spec: NetworkSpec | LesionNetworkSpec, *, members: int, gland: GlandSpec | None = None) -> MeanLogits:
+    """Return the network of an ensemble, its weights at random; a localiser's lies beside the members, as `gland`.
 
     >>> spec = NetworkSpec(path_channels=(1, 3), features=(2,), pooling=((2, 2, 2),))
     >>> len(network_of(spec, members=3).members)
     3
     """
-    return MeanLogits([member_of(spec) for _ in range(members)])
+    network = MeanLogits([member_of(spec) for _ in range(members)])
+    if gland is not None:
+        network.add_module(GLAND, member_of(gland.network))
+    return network
 
 
 def blank_network(metadata: Mapping[str, Any]) -> MeanLogits:
@@ -47,4 +53,4 @@ def blank_network(metadata: Mapping[str, Any]) -> MeanLogits:
             "Pack an ensemble with: prostate-alm pack, and run the inference.json in it.",
         )
     checked = ModelCard.model_validate_json(json.dumps(metadata[CARD_KEY]))
-    return network_of(checked.network, members=checked.members)
+    return network_of(checked.network, members=checked.members, gland=checked.gland)

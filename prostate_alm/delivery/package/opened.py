@@ -14,11 +14,12 @@ from torch import Tensor
 from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.package import archive
 from prostate_alm.delivery.package.archive import PackageError
-from prostate_alm.delivery.package.described import describe_package, invalid_model
-from prostate_alm.delivery.package.network import member_of, network_of
+from prostate_alm.delivery.package.described import DescribedModel, describe_package, invalid_model
+from prostate_alm.delivery.package.network import GLAND, member_of, network_of
 from prostate_alm.delivery.package.trust import Trust
 from prostate_alm.delivery.prediction import ModelIdentity
 from prostate_alm.results.mean_logits import MeanLogits
+from prostate_alm.training.gland_localiser import Localiser
 
 _TENSORS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage"}
 _INDEX_BYTES = 2 << 20  # of the list of tensors; a thousand members of the default network have 1.5 MB
@@ -32,6 +33,7 @@ class PackedModel:
     card: ModelCard
     identity: ModelIdentity
     network: MeanLogits
+    localiser: Localiser | None = None
 
 
 def open_package(path: Path, *, trust: Trust | None = None) -> PackedModel:
@@ -51,12 +53,29 @@ def open_package(path: Path, *, trust: Trust | None = None) -> PackedModel:
         PackageError: not a packed model, or one that is unsafe, incomplete, tampered with, not trusted, newer than this
             package, or whose parts do not fit together; `code` tells which.
     """
-    described = describe_package(path, trust=trust)
-    state = _read_weights(described.weights, path.name)
-    _require_fit(state, described.card, path.name)
-    network = network_of(described.card.network, members=described.card.members)
+    return open_described(describe_package(path, trust=trust), name=path.name)
+
+
+def open_described(described: DescribedModel, *, name: str) -> PackedModel:
+    """Open a packed model that was described before; see `open_package`.
+
+    Args:
+        described: of `describe_package`.
+        name: of its file, for messages.
+    """
+    card = described.card
+    state = _read_weights(described.weights, name)
+    _require_fit(state, card, name)
+    network = network_of(card.network, members=card.members, gland=card.gland)
     network.load_state_dict(state)
-    return PackedModel(described.card, described.identity, network.eval().requires_grad_(False))
+    network.eval().requires_grad_(False)
+    return PackedModel(card, described.identity, network, _localiser(network, card))
+
+
+def _localiser(network: MeanLogits, card: ModelCard) -> Localiser | None:
+    if card.gland is None:
+        return None
+    return Localiser(network.get_submodule(GLAND), spacing_mm=card.gland.spacing_mm, size=card.gland.size)
 
 
 def _read_weights(content: bytes, name: str) -> dict[str, Tensor]:
@@ -101,6 +120,9 @@ def _require_fit(state: dict[str, Tensor], card: ModelCard, name: str) -> None:
     expected = {
         f"members.{number}.{key}": value.shape for number in range(card.members) for key, value in member.items()
     }
+    if card.gland is not None:
+        own = member_of(card.gland.network).state_dict()
+        expected |= {f"{GLAND}.{key}": value.shape for key, value in own.items()}
     if {key: value.shape for key, value in state.items()} != expected:
         raise invalid_model(f"weights must be those of {card.members} members as the card describes, got others", name)
     for key, value in state.items():

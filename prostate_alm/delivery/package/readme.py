@@ -32,7 +32,7 @@ def _what(ensemble: TrainedEnsemble, card: ModelCard) -> str:
         f"{_listed(f'{b:g}' for b in card.grid.b_values_s_per_mm2)} s/mm², trained {trained} with the loss "
         f"`{settings.get('loss', 'unknown')}`, each on another part of the cohort. {_logit(card)} "
         f"Volumes are resampled to {_by(card.grid.spacing_mm)} mm and cropped to "
-        f"{_by(card.grid.image_size)} voxels around the centre."
+        f"{_by(card.grid.image_size)} voxels around the {'centre' if card.gland is None else 'gland'}."
     )
 
 

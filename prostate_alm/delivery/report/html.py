@@ -166,7 +166,7 @@ def _shown(result: StudyResult, model: PackedModel, words: Words) -> Shown:
     if not isinstance(answer, Prediction) or result.volumes is None or result.image is None:
         return Shown()
     moved = saliency(model, result.image)
-    views = study_views(result.volumes, model.card.grid, saliency=moved, lesions=result.lesions)
+    views = study_views(result.volumes, result.grid or model.card.grid, saliency=moved, lesions=result.lesions)
     page = Drawing(views, model.card, answer, words)
     with matplotlib.rc_context(_STYLE):
         candidates = (_lesions(page),) if views.peaks else ()

@@ -95,7 +95,9 @@ def _draw_answer(figure: Figure, result: StudyResult, model: PackedModel, words:
     answer, card = result.answer, model.card
     if not isinstance(answer, Prediction) or result.volumes is None or result.image is None:
         raise ValueError("result must hold volumes and image, got none in draw_page. Take that of predict_folder.")
-    views = study_views(result.volumes, card.grid, saliency=saliency(model, result.image), lesions=result.lesions)
+    views = study_views(
+        result.volumes, result.grid or card.grid, saliency=saliency(model, result.image), lesions=result.lesions
+    )
     panels.compose_slices(_part(figure, _SLICES), views, card, words)
     panels.compose_inputs(_part(figure, _INPUTS), views, answer, words)
     panels.compose_charts_narrow(_part(figure, _CHARTS), card, answer, words)
