@@ -16,21 +16,30 @@ MEAN, DEVIATION = 0.5, 0.25
 """What brings grey values in [0, 1] to about zero mean and unit variance."""
 
 
+IN_MEMORY_BYTES = 1 << 29
+"""As much of images as a loader holds; a cohort that is larger stays where it lies, mapped from the disk."""
+
+
 class TensorLoader:
     """Batches of images that are held in memory: of 8 bits, brought to about zero mean and unit variance, or of floats.
 
     A data loader copies one sample at a time and, with workers, between processes; for images of a few kilobytes that
     takes longer than the network. Here a batch is one indexing operation.
 
+    Images that together have more than `in_memory_bytes` are read batch by batch, each when its turn comes: what
+    `VolumeCache` maps from the disk then needs no memory but that of a batch. The numbers are the same.
+
     Args:
         samples: each with `image` (C, ...), uint8 or float32, `label` (0 or 1) and `sample_id`; at least one.
         batches: where the batches come from; None takes samples in order, `batch_size` at a time.
         batch_size: number of samples in a batch where `batches` is None.
         augment: changes the images of each batch.
-        device: where the images are kept.
+        device: where the images are kept, or brought to batch by batch.
+        in_memory_bytes: most bytes of all images that are kept there.
 
     Raises:
-        ValueError: there is no sample, or a data set draws at random: it would be drawn once for all epochs.
+        ValueError: there is no sample, images differ in shape, or a data set draws at random: it would be drawn once
+            for all epochs.
 
     >>> samples = [{"image": torch.full((1, 2, 2), 255, dtype=torch.uint8), "label": 1, "sample_id": "a"}]
     >>> next(iter(TensorLoader(samples)))["image"].unique()
@@ -45,6 +54,7 @@ class TensorLoader:
         batch_size: int = 256,
         augment: Augment | None = None,
         device: str = "cpu",
+        in_memory_bytes: int = IN_MEMORY_BYTES,
     ) -> None:
         if not samples:
             raise ValueError("samples must not be empty, got none in TensorLoader")
@@ -53,16 +63,37 @@ class TensorLoader:
                 f"samples of a TensorLoader must have transforms that are not random, got {name}: it would be drawn "
                 "once for all epochs. Name monai.data.DataLoader as the dataloader, or give `augment`."
             )
-        read = list(samples)
-        self._images = torch.stack([sample["image"].as_subclass(Tensor) for sample in read]).to(device)  # (N, C, ...)
-        self._labels = torch.tensor([sample["label"] for sample in read])
-        self._ids = [sample["sample_id"] for sample in read]
+        self._samples, self._device = samples, device
+        first = _image(samples[0])
+        is_held = first.nbytes * len(samples) <= in_memory_bytes
+        held = torch.empty(len(samples) if is_held else 0, *first.shape, dtype=first.dtype)  # (N, C, ...)
+        labels: list[Any] = []
+        self._ids: list[str] = []
+        for row, sample in enumerate(samples):
+            image = _image(sample)
+            if image.shape != first.shape:
+                raise ValueError(
+                    f"images must have one shape, got {tuple(first.shape)} and {tuple(image.shape)} of "
+                    f"{sample['sample_id']}. Crop or pad them to one."
+                )
+            if is_held:
+                held[row] = image
+            labels.append(sample["label"])
+            self._ids.append(sample["sample_id"])
+        self._images = held.to(device) if is_held else None
+        self._labels = torch.tensor(labels)
         self._rows = [
             list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)
         ]
         self._batches = batches
         self._augment = augment
         self._random = torch.Generator()
+
+    def _read(self, rows: list[int]) -> Tensor:
+        """Return the images of some samples, (B, C, ...)."""
+        if self._images is not None:
+            return self._images[rows]
+        return torch.stack([_image(self._samples[row]) for row in rows]).to(self._device)
 
     def set_seed(self, seed: int) -> None:
         """Choose the order of the batches and the augmentation of the coming epoch."""
@@ -75,10 +106,15 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for rows in self._rows if self._batches is None else self._batches:
-            image = _normalised(self._images[rows])  # (B, C, ...)
+            image = _normalised(self._read(rows))  # (B, C, ...)
             if self._augment is not None:
                 image = self._augment(image, self._random)
             yield {"image": image, "label": self._labels[rows], "sample_id": [self._ids[row] for row in rows]}
+
+
+def _image(sample: dict[str, Any]) -> Tensor:
+    image: Tensor = sample["image"].as_subclass(Tensor)
+    return image
 
 
 def random_transforms(transforms: Iterable[Any]) -> list[str]:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import monai
 import numpy as np
@@ -62,14 +62,15 @@ class VolumeCache:
         self._transform = Compose(copy.deepcopy(list(transforms)))  # so that those of the caller stay unused
         self._progress = progress
 
-    def images(self, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def images(self, samples: Sequence[dict[str, Any]]) -> "CachedImages":
         """Return samples with their `image` (C, ...), memory-mapped; what is not in the cache is made first.
 
         Args:
             samples: each with `volumes_sha256`, `label`, `sample_id` and what the transforms need.
 
         Returns:
-            Samples of `image` (a tensor that must not be written to), `label` and `sample_id`.
+            Samples of `image` (a tensor that must not be written to), `label` and `sample_id`. A file is mapped when
+            its sample is asked for, and for as long as somebody has the image: a cohort need not fit into memory.
 
         Raises:
             OSError: the folder cannot be written.
@@ -79,7 +80,7 @@ class VolumeCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):
                 self._make(missing)
-        return [self._sample(sample) for sample in samples]
+        return CachedImages(self, samples)
 
     def path(self, sample: dict[str, Any]) -> Path:
         """Return where the image of a sample lies, or will lie."""
@@ -101,11 +102,35 @@ class VolumeCache:
         except (FileNotFoundError, ValueError, EOFError):
             return None
 
-    def _sample(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def sample(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return a sample with its image, which is in the cache; see `images`.
+
+        Raises:
+            OSError: it is not.
+        """
         image = self._read(sample)
         if image is None:
             raise OSError(f"image must be in the cache, got none at {self.path(sample)}. Do not delete it meanwhile.")
         return {"image": torch.from_numpy(image), "label": sample["label"], "sample_id": sample["sample_id"]}
+
+
+class CachedImages(Sequence[dict[str, Any]]):
+    """The samples of `VolumeCache.images`."""
+
+    def __init__(self, cache: VolumeCache, samples: Sequence[dict[str, Any]]) -> None:
+        self._cache, self._samples = cache, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "CachedImages": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, Any] | CachedImages":
+        if isinstance(index, slice):
+            return CachedImages(self._cache, self._samples[index])
+        return self._cache.sample(self._samples[index])
 
 
 def _write(path: Path, image: NDArray[Any]) -> None:

@@ -116,3 +116,25 @@ def test_the_same_seed_gives_the_same_blocks_and_another_one_others() -> None:
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_images_that_are_read_batch_by_batch_are_those_that_are_held() -> None:
+    samples = make_samples(30)
+    whole = sum(sample["image"].nbytes for sample in samples)
+    batches = StratifiedBatchSampler([sample["label"] for sample in samples], 8, seed=1)
+    loaders = [TensorLoader(samples, batches, augment=mirror_and_shift, in_memory_bytes=n) for n in (whole, whole - 1)]
+    for epoch in (3, 4):
+        seen = []
+        for loader in loaders:
+            loader.set_seed(epoch)
+            seen.append(list(loader))
+        for held, read in zip(*seen, strict=True):
+            assert torch.equal(held["image"], read["image"])
+            assert torch.equal(held["label"], read["label"])
+            assert held["sample_id"] == read["sample_id"]
+
+
+def test_images_of_different_sizes_are_refused() -> None:
+    samples = [{"image": torch.zeros(channels, 4, 4), "label": 0, "sample_id": str(channels)} for channels in (3, 1)]
+    with pytest.raises(ValueError, match=r"images must have one shape, got \(3, 4, 4\) and \(1, 4, 4\) of 1"):
+        TensorLoader(samples, batch_size=1)
