@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from prostate_alm.data import recipe, synthetic
 from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, write_masks
 from prostate_alm.phantom.cohort import make_cohort
@@ -63,11 +65,28 @@ def lesion_cohort(dicom_cohort: Path, once: Once) -> Path:
     """Return the manifest of the 20 synthetic studies with their lesions and glands."""
 
     def fill(folder: Path) -> None:
-        masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
+        with one_process():
+            masks = write_masks(folder / "masks", SyntheticCohort(studies=20, seed=0, masks=True))
         studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv", masks_dir=masks)
-        build_manifest(studies, CohortPlan(folder / "lesions.json", test_share=0.3), workers=2)
+        build_manifest(studies, CohortPlan(folder / "lesions.json", test_share=0.3))
 
     return once("lesions", fill) / "lesions.json"
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Make synthetic cohorts in this process: to start another takes as long as to read ten studies."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (recipe, synthetic):
+            patch.setattr(module, "available_workers", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def in_one_process() -> Iterator[None]:
+    """Make the synthetic cohorts of a test file in this process."""
+    with one_process():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,16 @@ import torch
 from prostate_alm.cli import main
 from prostate_alm.doctor.findings import Finding, run_checks
 from prostate_alm.doctor.hardware import check_hardware, in_words
-from prostate_alm.doctor.installation import check_bundles, check_extras, check_packages, check_python
+from prostate_alm.doctor.installation import (
+    Tool,
+    check_bundles,
+    check_extras,
+    check_packages,
+    check_python,
+    check_tools,
+)
 from prostate_alm.doctor.places import check_folder, check_places
 from prostate_alm.doctor.services import Node, check_orthanc, check_tracking
-from prostate_alm.doctor.tools import Tool, check_tools
 from prostate_alm.training.dtype import fastest_dtype
 
 ORTHANC = {"ApiVersion": 24, "Name": "Orthanc", "Version": "1.12.6", "CheckRevisions": True}

@@ -81,7 +81,7 @@ def _examine(options: argparse.Namespace) -> int:
 
 
 def _checks(options: argparse.Namespace) -> "dict[str, Check]":
-    from prostate_alm.doctor import hardware, installation, places, tools
+    from prostate_alm.doctor import hardware, installation, places
 
     if options.orthanc is not None:
         from prostate_alm.delivery.orthanc.client import checked_url
@@ -96,7 +96,7 @@ def _checks(options: argparse.Namespace) -> "dict[str, Check]":
         "disk": partial(places.check_places, options.output),
         "tracking": _tracking,
         "orthanc": partial(_orthanc, options.orthanc),
-        "programs": tools.check_tools,
+        "programs": installation.check_tools,
     }
 
 

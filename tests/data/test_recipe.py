@@ -14,6 +14,7 @@ from prostate_alm.cli import main
 from prostate_alm.data.manifest import read_manifest
 from prostate_alm.data.recipe import make_from_recipe, read_recipe
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifest"
 TINY: dict[str, Any] = {"recipe_version": 1, "phantom_version": 1, "cohort": {"studies": 20, "seed": 0}}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from prostate_alm.data.cohorts.mask_files import masks_in
 from prostate_alm.data.manifest import check_files, read_manifest
@@ -13,6 +14,8 @@ from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort, ensure_s
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 from prostate_alm.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
 
 def test_what_is_missing_is_made_and_then_found(dicom_cohort: Path, cohort: Path, tmp_path: Path) -> None:
