@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import monai.bundle
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import ndimage
 from prostate_alm.cli import main
 from prostate_alm.data.manifest import Manifest, read_manifest
 from prostate_alm.delivery.answers import answer_from_json, answer_schema, answer_to_json
+from prostate_alm.delivery.beside import file_beside, lacks_files, write_beside
 from prostate_alm.delivery.card import LESIONS_FORMAT_VERSION, GridSpec
 from prostate_alm.delivery.gland import GlandLocation
 from prostate_alm.delivery.lesions import LesionFindings, find_lesions, mean_map
@@ -346,3 +348,24 @@ def test_what_cannot_be_packed_is_told_in_a_line(ensemble: Path, lesion_cohort: 
     copy.write_bytes(lesion_cohort.read_bytes())  # the manifest without its volumes
     with pytest.raises(PackageError, match="volumes and lesions of the training studies must lie beside the manifest"):
         pack_ensemble(ensemble, tmp_path / "p.zip", manifest=copy)
+
+
+def test_what_goes_back_into_the_study_is_what_the_answer_says(
+    result: StudyResult, model: PackedModel, dicom_cohort: Path, positive: str, tmp_path: Path
+) -> None:
+    answer: Any = result.answer
+    assert answer.lesions
+    assert result.lesions is not None
+    study = dicom_cohort / positive
+    files = write_beside(result, model, tmp_path, study_dir=study, kinds=["sr", "saliency"])
+    assert sorted(path.suffixes[-2] for path in files) == [".map", ".saliency", ".seg", ".sr"]
+    assert not lacks_files(answer, tmp_path, kinds=["sr", "saliency"])
+    segments = highdicom.seg.segread(file_beside(answer, tmp_path, "seg"))
+    found = segments.get_volume(combine_segments=True)
+    counts = np.bincount(result.lesions.labels.ravel(), minlength=len(answer.lesions) + 1)[1:]
+    assert np.bincount(found.array.ravel(), minlength=len(counts) + 1)[1:].tolist() == counts.tolist()
+    report = highdicom.sr.srread(file_beside(answer, tmp_path, "sr"))
+    groups = report.content.get_planar_roi_measurement_groups()
+    assert [tuple(group.roi.value[0]) for group in groups] == [
+        pytest.approx(one.position_mm, abs=1e-4) for one in answer.lesions
+    ]
