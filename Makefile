@@ -9,7 +9,7 @@ PORT ?= 5000
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo train test test-slow lint docs ui pins sbom docker-pins clean
+.PHONY: demo train test tests test-slow lint docs ui pins sbom docker-pins clean
 
 train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 	$(BIN)/python -m monai.bundle run training --config_file bundles/prostate/train.json $(ARGS)
@@ -19,7 +19,9 @@ demo: .venv/run.stamp  ## answer two synthetic studies with the model that comes
 
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: .venv/dev.stamp lint  ## what must hold
+test: lint tests  ## what must hold; with --jobs 2 side by side
+
+tests: .venv/dev.stamp
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: .venv/dev.stamp  ## whole tutorials, ensembles and clusters; before a release, and after changes to training or delivery

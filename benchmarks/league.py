@@ -38,10 +38,10 @@ from prostate_alm.data.cifar10_draws import draw_member
 from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
+from prostate_alm.dtype import fastest_dtype
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 from prostate_alm.method.metrics import auc, fpr_at_tpr
-from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.networks import CascadeNet
 
 DRAWS, MEMBERS, EPOCHS = range(3), range(5), 100

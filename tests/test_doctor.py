@@ -29,7 +29,7 @@ from prostate_alm.doctor.installation import (
 )
 from prostate_alm.doctor.places import check_folder, check_places
 from prostate_alm.doctor.services import Node, check_orthanc, check_tracking
-from prostate_alm.training.dtype import fastest_dtype
+from prostate_alm.dtype import fastest_dtype
 
 ORTHANC = {"ApiVersion": 24, "Name": "Orthanc", "Version": "1.12.6", "CheckRevisions": True}
 

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from prostate_alm.training.dtype import fastest_dtype
+from prostate_alm.dtype import fastest_dtype
 
 _ROUNDS = 3
 _SHAPES: dict[str, tuple[int, ...]] = {"2D": (32, 16, 16, 16), "3D": (4, 16, 20, 20, 10)}

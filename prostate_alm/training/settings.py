@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
+from prostate_alm.dtype import fastest_dtype
 from prostate_alm.method.losses import LOSSES, Maker, make_loss, parameters_of
 from prostate_alm.training.command_line import bundle_arguments, named_arguments
 from prostate_alm.training.config_keys import (
@@ -20,7 +21,6 @@ from prostate_alm.training.config_keys import (
     evaluating_workflow,
     require_read_keys,
 )
-from prostate_alm.training.dtype import fastest_dtype
 from prostate_alm.training.samples import Samples
 from prostate_alm.whole_files import sha256_of_file
 

@@ -105,8 +105,7 @@ def test_compose_pins_what_it_pulls_and_knows_no_password() -> None:
 
 def test_images_are_pinned_by_what_their_registries_say(tmp_path: Path) -> None:
     """A program in the place of docker answers as `docker buildx imagetools inspect --format` does."""
-    for name in ("pins.py", "Dockerfile", "compose.yaml"):
-        shutil.copy(DOCKER / name, tmp_path)
+    shutil.copytree(DOCKER, tmp_path, dirs_exist_ok=True)
     program = tmp_path / "docker"
     script, environment = [sys.executable, str(tmp_path / "pins.py")], {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     before = (tmp_path / "compose.yaml").read_text()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from prostate_alm.training.dtype import fastest_dtype
+from prostate_alm.dtype import fastest_dtype
 from prostate_alm.training.networks import CascadeNet
 from prostate_alm.training.precision import AutocastInferer
 
