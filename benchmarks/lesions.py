@@ -1,11 +1,13 @@
 """Members of the lesions bundle with and without the constraint: false positives per case at high lesion sensitivity.
 
-    OMP_NUM_THREADS=1 python benchmarks/lesions.py MANIFEST OUTPUT_DIR [--losses dice_bce bce] [--members 3]
+    OMP_NUM_THREADS=1 python benchmarks/lesions.py MANIFEST OUTPUT_DIR [--losses bce] [--members 3] [--set mu0=100]
 
 Each member is trained by the bundle as it is, from the first step with the constraint or without, and leaves its maps
 of the test studies; a member that is there is not trained again, so that a stopped run goes on. An ensemble is the mean
 of its members' maps. Intervals are of 2000 resamples of the test studies, paired between with and without. The table
 of what OUTPUT_DIR holds goes to standard output, or to a CSV file with `--csv`; `--members 0` only makes the table.
+`--set` overrides keys of the bundle, of the members with the constraint only: a folder for each choice, to which the
+files of the baselines may be linked.
 """
 
 import argparse
@@ -56,13 +58,16 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", default=["dice_bce", "bce"])
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    overrides = {key: float(value) for key, value in (pair.split("=") for pair in options.overrides)}
     for member, loss, alm in itertools.product(range(options.members), options.losses, (False, True)):
         file = maps_of(options.output_dir, loss, alm, member)
         if not file.exists():
-            train(options.manifest, file, loss=loss, alm=alm, member=member, epochs=options.epochs)
+            given = {"loss": loss, "alm": alm, "member": member, "alm_epochs": options.epochs}
+            train(options.manifest, file, given | (overrides if alm else {}))
             print(file.stem, "trained", file=sys.stderr, flush=True)
     rows = [row for loss in options.losses for row in compared(options.output_dir, loss)]
     if not rows:
@@ -77,8 +82,7 @@ def maps_of(folder: Path, loss: str, alm: bool, member: int) -> Path:
     return folder / f"{loss}-{'alm' if alm else 'baseline'}-{member}.npz"
 
 
-def train(manifest: Path, file: Path, *, loss: str, alm: bool, member: int, epochs: int) -> None:
-    given = {"loss": loss, "alm": alm, "member": member, "alm_epochs": epochs}
+def train(manifest: Path, file: Path, given: dict[str, object]) -> None:
     places = {"output_dir": str(file.with_suffix("")), "cache_dir": str(file.parent / "cache"), "tracking_uri": "none"}
     workflow = ConfigWorkflow(
         config_file=str(shipped_bundle("lesions") / "train.json"),
