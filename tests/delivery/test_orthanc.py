@@ -142,7 +142,9 @@ def test_ten_studies_are_answered_once_though_server_and_watcher_are_killed(
     assert server.modalities(refused) == {"MR": 5}
     assert (entry_of(server, refused).state, entry_of(server, refused).code) == ("set_aside", "no_diffusion")
     assert begun <= STUDIES + 3  # what the two kills cut off is begun again, nothing else
-    assert (second.returncode, errors) == (0, "")
+    assert second.returncode == 0
+    # a server may close an idle connection while a request is on its way, which is tried again and told
+    assert [line for line in errors.splitlines() if "trying again" not in line] == []
     for name in names if tools.DICOMWEB.exists() else []:
         (found,) = server.get(f"/dicom-web/studies/{tools.uid(name)}/series?Modality=SR")
         assert found["0020000D"]["Value"] == [tools.uid(name)]
