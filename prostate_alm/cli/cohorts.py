@@ -3,10 +3,13 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, Parser, add_group, say
 from prostate_alm.progress import progress_bar
+
+if TYPE_CHECKING:
+    from prostate_alm.data.build import CohortPlan
 
 
 def add_plan(parser: Parser) -> None:
@@ -20,6 +23,21 @@ def add_plan(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a manifest that is there")
     parser.add_argument("--workers", type=int, metavar="N", help="largest number of processes (default: one per core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def chosen_plan(options: argparse.Namespace) -> "CohortPlan":
+    """Return what the options of `add_plan` say of the manifest."""
+    from prostate_alm.data.build import CohortPlan
+
+    return CohortPlan(
+        options.output,
+        source=options.source,
+        label_definition=options.label_definition,
+        licence=options.licence,
+        test_share=options.test_share,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
 
 
 def add_lesions_beside_label(parser: Parser) -> None:
@@ -122,21 +140,12 @@ def _masks_of(manifest: Any) -> dict[str, Any]:
 
 
 def _import_collection(options: argparse.Namespace) -> int:
-    from prostate_alm.data.build import CohortPlan
     from prostate_alm.data.cohorts.collection import import_collection
     from prostate_alm.parallel import available_workers
 
     result = import_collection(
         _read(options),
-        CohortPlan(
-            options.output,
-            source=options.source,
-            label_definition=options.label_definition,
-            licence=options.licence,
-            test_share=options.test_share,
-            seed=options.seed,
-            overwrite=options.overwrite,
-        ),
+        chosen_plan(options),
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),
     )

@@ -2,9 +2,17 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from prostate_alm.cli.cohorts import add_export, add_import, add_lesions_beside_label, add_plan, print_build
+from prostate_alm.cli.cohorts import (
+    add_export,
+    add_import,
+    add_lesions_beside_label,
+    add_plan,
+    chosen_plan,
+    print_build,
+)
 from prostate_alm.cli.parser import OK, SOME_FAILED, USAGE_ERROR, Commands, add_group, add_rules, print_error, say
 from prostate_alm.progress import progress_bar
 
@@ -167,22 +175,13 @@ def _make_manifest(options: argparse.Namespace) -> int:
 
 
 def _build_manifest(options: argparse.Namespace) -> int:
-    from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
+    from prostate_alm.data.build import DicomCohort, build_manifest
     from prostate_alm.imaging.rulebook import chosen_rules
     from prostate_alm.parallel import available_workers
 
     result = build_manifest(
         DicomCohort(options.dicom_dir, options.labels, masks_dir=options.masks, rules=chosen_rules(options.rules)),
-        CohortPlan(
-            options.output,
-            source=options.source,
-            label_definition=options.label_definition,
-            licence=options.licence,
-            test_share=options.test_share,
-            seed=options.seed,
-            overwrite=options.overwrite,
-            lesions_make_label=not options.lesions_beside_label,
-        ),
+        replace(chosen_plan(options), lesions_make_label=not options.lesions_beside_label),
         workers=available_workers() if options.workers is None else options.workers,
         progress=progress_bar("reading studies", unit="study"),
     )

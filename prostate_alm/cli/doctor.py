@@ -50,7 +50,7 @@ def add_bundle(commands: Commands) -> None:
         '--config_file "$(prostate-alm bundle path prostate)/train.json"',
         examples="bundle path prostate",
     )
-    path.add_argument("name", metavar="NAME", help="prostate, lesions or cifar10")
+    path.add_argument("name", metavar="NAME", help="prostate, lesions, gland or cifar10")
     path.set_defaults(action=_print_path)
 
 

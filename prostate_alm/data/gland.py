@@ -199,16 +199,29 @@ def volume_of_file(path: Path) -> Volume:
     return Volume(image.get_fdata(dtype=np.float32), image.affine)
 
 
-def crop_start(samples: int, size: int, at: float) -> int:
-    """Return the first sample of a crop of `size` around the sample number `at`, moved so far that it lies within all.
+def voxel_at(place_mm: Sequence[float], affine_ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the indices (3,) of the voxel at a place in the patient's coordinates, LPS; they need not be whole.
+
+    >>> voxel_at((-6.0, -4.0, 9.0), np.diag([2.0, 2.0, 3.0, 1.0])).tolist()
+    [3.0, 2.0, 3.0]
+    """
+    indices: NDArray[np.float64] = np.linalg.solve(affine_ras_mm, LPS_TO_RAS @ np.append(place_mm, 1))[:3]
+    return indices
+
+
+def crop_slice(samples: int, size: int, at: float) -> slice:
+    """Return the crop of an axis to `size` samples around the sample number `at`, moved so far that it lies within all.
 
     Args:
-        samples: number of samples, at least `size`.
+        samples: number of samples; all of them where they are no more than `size`.
         size: of the crop.
         at: number of the sample in its middle; need not be whole.
 
-    >>> crop_start(10, 4, 4.5), crop_start(10, 4, 8.0), crop_start(10, 4, 1.0)
-    (3, 6, 0)
+    >>> crop_slice(10, 4, 4.5), crop_slice(10, 4, 8.0), crop_slice(3, 4, 1.0)
+    (slice(3, 7, None), slice(6, 10, None), slice(0, 3, None))
     """
+    if samples <= size:
+        return slice(0, samples)
     nearest = np.floor(at - (size - 1) / 2 + 0.501)  # a half goes up, though rounding left a little less of it
-    return int(np.clip(nearest, 0, samples - size))
+    start = int(np.clip(nearest, 0, samples - size))
+    return slice(start, start + size)

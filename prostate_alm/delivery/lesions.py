@@ -78,10 +78,8 @@ def find_lesions(
         gland: where the gland lies; None where nobody knows, and candidates then have neither side nor level.
     """
     found = lesion_candidates(logits, floor_logit=threshold)
-    labels, affine = (
-        labels_on_t2(found.numbers.astype(np.uint8), t2, grid),
-        LPS_TO_RAS @ t2.affine_ras_mm,
-    )  # its own inverse
+    labels = labels_on_t2(found.numbers.astype(np.uint8), t2, grid)
+    affine = LPS_TO_RAS @ t2.affine_ras_mm  # its own inverse: RAS to LPS
     first, step = image_placement(t2, grid)
     peaks = np.column_stack([first + found.peaks * step, np.ones(len(found.peaks))])  # (C, 4), voxels turned to LPS
     peaks_mm = (peaks @ (LPS_TO_RAS @ lps_affine(t2)[0]).T)[:, :3]

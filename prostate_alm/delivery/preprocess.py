@@ -14,9 +14,8 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from prostate_alm.data.gland import crop_start
+from prostate_alm.data.gland import crop_slice, voxel_at
 from prostate_alm.delivery.card import GridSpec
-from prostate_alm.imaging.geometry import LPS_TO_RAS
 from prostate_alm.imaging.volume import StudyVolumes, Volume
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -47,7 +46,7 @@ def placed_around(grid: GridSpec, t2: Volume, centre_mm: tuple[float, float, flo
         `training.gland_crop.CropToGland`.
     """
     _, first, step = _samples(t2, grid)
-    voxel = np.linalg.solve(lps_affine(t2)[0], LPS_TO_RAS @ np.append(centre_mm, 1))[:3]
+    voxel = voxel_at(centre_mm, lps_affine(t2)[0])
     x, y, z = ((voxel - first) / step).tolist()
     return PlacedGrid(**grid.model_dump(), middle=(x, y, z))
 
@@ -239,7 +238,7 @@ def _middle(samples: int, size: int, *, around: float | None = None) -> NDArray[
     (array([2, 3, 4]), array([-1,  0,  1,  2,  3]), array([3, 4, 5]), array([4, 5, 6]))
     """
     if around is not None and samples > size:
-        return crop_start(samples, size, around) + np.arange(size)
+        return np.arange(samples)[crop_slice(samples, size, around)]
     start = max(samples // 2 - size // 2, 0) if samples >= size else -((size - samples) // 2)
     return start + np.arange(size)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from monai.transforms import SpatialCrop
 
-from prostate_alm.data.gland import GlandLocation, crop_start, gland_of_file, locate_by, volume_of_file
+from prostate_alm.data.gland import GlandLocation, crop_slice, gland_of_file, locate_by, volume_of_file, voxel_at
 from prostate_alm.data.lesion_maps import mark_cut
 from prostate_alm.data.manifest import StudyRecord
 from prostate_alm.training.gland_localiser import WEIGHTS, Localiser, open_localiser
@@ -17,8 +17,6 @@ from prostate_alm.training.samples import Sample
 from prostate_alm.whole_files import sha256_of_file
 
 logger = logging.getLogger(__name__)
-
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 def with_glands(
@@ -90,15 +88,9 @@ class CropToGland:
         gland = _located(sample)
         if gland is None:
             return dict(sample)
-        affine_ras_mm = np.asarray(sample["t2"].affine, dtype=np.float64)
-        centre_ras_mm = np.append(_LPS_TO_RAS * gland.centre_mm, 1)
-        at = np.linalg.solve(affine_ras_mm, centre_ras_mm)[:3]
-        shape = sample["t2"].shape[1:]
-        slices = [
-            slice(start := crop_start(count, size, middle), start + size) if count > size else slice(0, count)
-            for count, size, middle in zip(shape, self.size, at, strict=True)
-        ]
-        crop = SpatialCrop(roi_slices=slices)
+        at = voxel_at(gland.centre_mm, np.asarray(sample["t2"].affine, dtype=np.float64))
+        axes = zip(sample["t2"].shape[1:], self.size, at, strict=True)
+        crop = SpatialCrop(roi_slices=[crop_slice(*axis) for axis in axes])
         cropped = {key: crop(sample[key]) for key in self.keys}
         if "lesions" in cropped:
             cropped["lesions"] = mark_cut(sample["lesions"], cropped["lesions"])

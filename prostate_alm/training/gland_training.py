@@ -26,7 +26,7 @@ from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort
 from prostate_alm.training.cohort_member import cohort_in, silence_missing_decoders
 from prostate_alm.training.gland_localiser import SPEC, WEIGHTS, Localiser
 from prostate_alm.training.lesion_network import DualPathUNet
-from prostate_alm.whole_files import replacing, write_text_atomically
+from prostate_alm.whole_files import replacing, sha256_of_file, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def write_localiser(samples: GlandSamples, network: DualPathUNet, *, spec: Mappi
     about = {
         **spec,
         "manifest": samples.manifest.name,
-        "manifest_sha256": hashlib.sha256(samples.manifest.read_bytes()).hexdigest(),
+        "manifest_sha256": sha256_of_file(samples.manifest),
         "figures": figures,
         "versions": {name: version(name) for name in ("prostate-alm", "torch", "monai")},
     }

@@ -9,7 +9,7 @@ from prostate_alm.data.gland import (
     TWO,
     GlandLocation,
     coarse_image,
-    crop_start,
+    crop_slice,
     locate_gland,
     on_coarse_grid,
     place_of,
@@ -92,6 +92,6 @@ def test_a_crop_lies_within_and_its_middle_as_near_as_can_be(samples: int, size:
     for at in np.linspace(-3, samples + 3, 97):
         starts = np.arange(samples - size + 1)
         best = np.abs(starts + (size - 1) / 2 - at).min()
-        start = crop_start(samples, size, at)
+        start = crop_slice(samples, size, at).start
         assert 0 <= start <= samples - size
         assert abs(start + (size - 1) / 2 - at) <= best + 0.01

@@ -14,6 +14,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from pydicom.dataset import Dataset
 
 from prostate_alm.delivery.dicom import codes
+from prostate_alm.delivery.dicom.evidence import PRODUCT
 from prostate_alm.delivery.dicom.frames import PlacedLesions, label_of
 from prostate_alm.delivery.dicom.objects import (
     LONG_STRING,
@@ -77,7 +78,7 @@ def segmentation_of(model: ModelIdentity, lesions: PlacedLesions, *, created_at:
 
 def _segments(model: ModelIdentity, lesions: PlacedLesions) -> Iterator[SegmentDescription]:
     algorithm = AlgorithmIdentificationSequence(
-        name=plain_text(f"prostate-alm: {model.name}", LONG_STRING),
+        name=plain_text(f"{PRODUCT}: {model.name}", LONG_STRING),
         family=codes.ARTIFICIAL_INTELLIGENCE,
         version=plain_text(model.version, LONG_STRING),
         parameters={"sha256": model.sha256},

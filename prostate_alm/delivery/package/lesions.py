@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prostate_alm.data.gland import crop_start
+from prostate_alm.data.gland import crop_slice
 from prostate_alm.data.manifest import StudyRecord
 from prostate_alm.delivery.card import CONFIDENCE, GridSpec, LesionsSpec, StoredLesionPoint
 from prostate_alm.delivery.lesions import mean_map
@@ -67,8 +67,7 @@ def _around(lesions: torch.Tensor, grid: GridSpec) -> torch.Tensor:
     from prostate_alm.data.lesion_maps import mark_cut
 
     rows = zip(lesions.shape[1:], grid.normalised_size, grid.middle, strict=True)
-    starts = [(crop_start(count, size, at), size) if count > size else (0, count) for count, size, at in rows]
-    part = (slice(None), *(slice(start, start + size) for start, size in starts))
+    part = (slice(None), *(crop_slice(*row) for row in rows))
     return mark_cut(lesions, lesions[part])
 
 
