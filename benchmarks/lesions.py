@@ -7,7 +7,8 @@ of the test studies; a member that is there is not trained again, so that a stop
 of its members' maps. Intervals are of 2000 resamples of the test studies, paired between with and without. The table
 of what OUTPUT_DIR holds goes to standard output, or to a CSV file with `--csv`; `--members 0` only makes the table.
 `--set` overrides keys of the bundle, of the members with the constraint only: a folder for each choice, to which the
-files of the baselines may be linked.
+files of the baselines may be linked. `--pool` adds rows of the mean over the losses and over the cohorts of other such
+folders: a resample draws among the studies of all cohorts, and takes what all losses say of a study together.
 """
 
 import argparse
@@ -51,6 +52,14 @@ class Case(NamedTuple):
     detections: tuple[Detections, Detections]
 
 
+class Study(NamedTuple):
+    """What the ensembles of each loss said of a study, and whose cohort it is of."""
+
+    cohort: int
+    label: int
+    cases: tuple[Case, ...]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
@@ -59,6 +68,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--pool", nargs="+", type=Path, default=[], metavar="DIR")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -69,9 +79,11 @@ def main() -> None:
             given = {"loss": loss, "alm": alm, "member": member, "alm_epochs": options.epochs}
             train(options.manifest, file, given | (overrides if alm else {}))
             print(file.stem, "trained", file=sys.stderr, flush=True)
-    rows = [row for loss in options.losses for row in compared(options.output_dir, loss)]
+    rows = [row for loss in options.losses for row in compared([options.output_dir], [loss])]
     if not rows:
         raise SystemExit(f"{options.output_dir} must hold a member with and one without the constraint, got neither")
+    if options.pool:
+        rows += compared([options.output_dir, *options.pool], options.losses)
     with options.csv.open("w", newline="") if options.csv else sys.stdout as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -108,30 +120,56 @@ def train(manifest: Path, file: Path, given: dict[str, object]) -> None:
     )
 
 
-def compared(folder: Path, loss: str) -> Iterator[dict[str, str]]:
-    """Yield a row for each figure: without, with, the change, and its interval; of members that are there in both."""
-    both = [sorted(folder.glob(f"{loss}-{kind}-*.npz")) for kind in ("baseline", "alm")]
-    numbers = set.intersection(*({path.stem.rpartition("-")[2] for path in paths} for paths in both))
-    if not numbers:
+def compared(folders: Sequence[Path], losses: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield a row for each figure, the mean over cohorts and losses: without, with, the change, and its interval."""
+    members, studies = studies_in(folders, losses)
+    if not members:
         return
-    files = [[path for path in paths if path.stem.rpartition("-")[2] in numbers] for paths in both]
-    cases = cases_of(*files)
-    positive = [case.label == 1 for case in cases]
+    positive = [study.label == 1 for study in studies]
+    words_of = {"cohorts": str(len(folders)), "loss": " ".join(losses), "members": str(members)}
     for name, figure in figures().items():
-        without, with_ = figure(cases, 0), figure(cases, 1)
-        row = {
-            "loss": loss,
-            "members": str(len(numbers)),
-            "figure": name,
-            "without": words(without),
-            "with": words(with_),
-        }
+        without, with_ = (mean_figure(studies, figure=figure, which=which) for which in (0, 1))
+        row = words_of | {"figure": name, "without": words(without), "with": words(with_)}
         try:
-            change = interval_over_cases(cases, partial(difference, figure), positive=positive)
+            change = interval_over_cases(studies, partial(mean_change, figure=figure), positive=positive)
         except ValueError:  # infinite in both
             yield row | {"change": "", "low": "", "high": ""}
         else:
             yield row | {"change": words(with_ - without), "low": words(change.low), "high": words(change.high)}
+
+
+def studies_in(folders: Sequence[Path], losses: Sequence[str]) -> tuple[int, list[Study]]:
+    """Return how many members are there with and without the constraint, of all losses, and what they say together."""
+    numbers = set.intersection(*(numbers_in(folder, loss) for folder, loss in itertools.product(folders, losses)))
+    studies = []
+    for cohort, folder in enumerate(folders if numbers else ()):
+        arms = [
+            [[maps_of(folder, loss, alm, one) for one in sorted(numbers)] for alm in (False, True)] for loss in losses
+        ]
+        said = zip(*(cases_of(*files) for files in arms), strict=True)
+        studies += [Study(cohort, cases[0].label, cases) for cases in said]
+    return len(numbers), studies
+
+
+def numbers_in(folder: Path, loss: str) -> set[int]:
+    """Return the members of a loss that are there with and without the constraint."""
+    arms = [folder.glob(f"{loss}-{kind}-*.npz") for kind in ("baseline", "alm")]
+    return set.intersection(*({int(path.stem.rpartition("-")[2]) for path in paths} for paths in arms))
+
+
+def files_of(folder: Path, loss: str, members: Sequence[int]) -> list[list[Path]]:
+    """Return the files of the members without the constraint, and of those with it."""
+    return [[maps_of(folder, loss, alm, member) for member in members] for alm in (False, True)]
+
+
+def mean_figure(studies: Sequence[Study], *, figure: Figure, which: int) -> float:
+    """Return the mean of a figure over cohorts and losses."""
+    cohorts = [[study.cases for study in studies if study.cohort == cohort] for cohort in {s.cohort for s in studies}]
+    return float(np.mean([figure(cases, which) for cohort in cohorts for cases in zip(*cohort, strict=True)]))
+
+
+def mean_change(studies: Sequence[Study], *, figure: Figure) -> float:
+    return mean_figure(studies, figure=figure, which=1) - mean_figure(studies, figure=figure, which=0)
 
 
 def figures() -> dict[str, Figure]:
@@ -149,10 +187,6 @@ def precision(cases: Sequence[Case], which: int) -> float:
 
 def case_auc(cases: Sequence[Case], which: int) -> float:
     return auc(np.array([case.label for case in cases]), np.array([case.logits[which] for case in cases]))
-
-
-def difference(figure: Figure, cases: Sequence[Case]) -> float:
-    return figure(cases, 1) - figure(cases, 0)
 
 
 def cases_of(baseline: Sequence[Path], constrained: Sequence[Path]) -> list[Case]:
