@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_alm.data.recipe import read_recipe
 from prostate_alm.data.splits import split_patients
-from prostate_alm.data.synthetic import SyntheticCohort
+from prostate_alm.data.synthetic import SyntheticCohort, read_recipe
 from prostate_alm.method.metrics import auc
 from prostate_alm.phantom.cohort import observer_auc, plan_study
 from prostate_alm.phantom.reader import equivocal_probability

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
-from prostate_alm.data.recipe import make_from_recipe, read_recipe
-from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort
+from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort, make_from_recipe, read_recipe
 from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test
 
 OTHER, AS_ACQUIRED = "b-50-400-800", "b-50-400-800-as-acquired"

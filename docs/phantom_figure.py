@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from prostate_alm.data.recipe import read_recipe
+from prostate_alm.data.synthetic import read_recipe
 from prostate_alm.phantom.cohort import PhantomStudy, StoredVolume, plan_study, render_study
 
 FIGURES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one line of log elsewhere."""
+"""What a terminal shows: progress of long work (elsewhere a line of log), and the text of strangers made safe."""
 
 import logging
 import sys
@@ -42,3 +42,12 @@ def progress_bar(name: str, *, unit: str = "") -> Progress:
             bar.close()
 
     return show
+
+
+def printable(text: str) -> str:
+    r"""Return a text without what steers a terminal: names of files, packs and studies are those of strangers.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from prostate_alm.data import recipe, synthetic
+from prostate_alm.data import synthetic
 from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, write_masks
 from prostate_alm.phantom.cohort import make_cohort
@@ -77,8 +77,7 @@ def lesion_cohort(dicom_cohort: Path, once: Once) -> Path:
 def one_process() -> Iterator[None]:
     """Make synthetic cohorts in this process: to start another takes as long as to read ten studies."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (recipe, synthetic):
-            patch.setattr(module, "available_workers", lambda: 1)
+        patch.setattr(synthetic, "available_workers", lambda: 1)
         yield
 
 

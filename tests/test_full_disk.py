@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from prostate_alm.full_disk import full_disk_line
+from prostate_alm.whole_files import full_disk_line
 
 
 def test_python_and_sqlite_say_so_however_deep_it_lies(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_installed_program_finds_its_bundles_from_anywhere(environment: Path
 def test_installed_names_of_plans_and_recipes_hold_in_any_folder(environment: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from prostate_alm.data.recipe import read_recipe\n"
+        "from prostate_alm.data.synthetic import read_recipe\n"
         "from prostate_alm.shipped import find_plan, find_recipe\n"
         "from prostate_alm.experiments.plan import read_plan\n"
         "for given in ('prostate/default', 'bundles/cifar10/experiments/first.json'):\n"

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from prostate_alm.printable import printable
+from prostate_alm.progress import printable
 
 
 def test_no_control_character_of_unicode_is_left_but_lines_and_tabs() -> None:

@@ -21,7 +21,7 @@ from prostate_alm.cli.parser import (
     say,
 )
 from prostate_alm.extras import MissingExtraError
-from prostate_alm.full_disk import full_disk_line
+from prostate_alm.whole_files import full_disk_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -161,7 +161,7 @@ def _add_make(group: Commands) -> None:
 
 
 def _make_manifest(options: argparse.Namespace) -> int:
-    from prostate_alm.data.recipe import difference_in_words, make_and_check, record_checksums
+    from prostate_alm.data.synthetic import difference_in_words, make_and_check, record_checksums
 
     if options.record:
         say(record_checksums(options.recipe, options.folder, progress=progress_bar))

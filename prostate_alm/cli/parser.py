@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
-from prostate_alm.printable import printable
+from prostate_alm.progress import printable
 
 OK, SOME_REFUSED, USAGE_ERROR = 0, 1, 2
 SOME_FAILED = SOME_REFUSED

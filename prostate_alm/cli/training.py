@@ -192,9 +192,9 @@ def _evaluate_sites(options: argparse.Namespace) -> int:
 
 
 def _print_ensemble(folder: Path, metrics: dict[str, Any]) -> None:
-    from prostate_alm.training.ensemble_text import to_text
+    from prostate_alm.training.comparison import figures_to_text
 
-    say(to_text(metrics))
+    say(figures_to_text(metrics))
     say(f"results: {folder}")
 
 

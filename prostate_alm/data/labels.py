@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prostate_alm.data.manifest import ManifestError, fault_of_findings, repeats
 from prostate_alm.imaging.files import files_below
-from prostate_alm.imaging.identifiers import identifiers_of
+from prostate_alm.imaging.folder import identifiers_of
 
 COLUMNS = ("id", "label")
 OPTIONAL_COLUMNS = ("patient", "split", "finding")

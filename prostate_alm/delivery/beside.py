@@ -15,7 +15,7 @@ from prostate_alm.delivery.answers import answer_name
 from prostate_alm.delivery.dicom.encoding import encoded
 from prostate_alm.delivery.prediction import Answer, Refused
 from prostate_alm.delivery.report.words import Words, english, report_head
-from prostate_alm.imaging.identifiers import identifiers_of
+from prostate_alm.imaging.folder import identifiers_of
 from prostate_alm.whole_files import write_bytes_atomically
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.scores import calibrated, classes_answer, critical_logits, member_logits, study_logits
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
-from prostate_alm.imaging.identifiers import Identifiers, identifiers_of
+from prostate_alm.imaging.folder import Identifiers, identifiers_of
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.selection import Refusal, Selection
 from prostate_alm.imaging.study import explain_study

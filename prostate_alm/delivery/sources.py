@@ -17,7 +17,7 @@ from prostate_alm.delivery.medium import stage_medium
 from prostate_alm.delivery.unpack import looks_like_zip, unpack
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.files import files_below
-from prostate_alm.imaging.identifiers import identifiers_of
+from prostate_alm.imaging.folder import identifiers_of
 from prostate_alm.whole_files import sha256_of_file
 
 DICOMDIR = "DICOMDIR"

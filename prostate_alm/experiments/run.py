@@ -28,7 +28,7 @@ from prostate_alm.experiments.grid import (
 from prostate_alm.experiments.plan import Plan, start_or_continue
 from prostate_alm.experiments.progress import Clock, OnProgress, Standing
 from prostate_alm.results.run_folder import CHECKPOINT, ENSEMBLE, METRICS, RunFolder, member_name
-from prostate_alm.training.member_task import MemberTask
+from prostate_alm.training.fanout import MemberTask
 from prostate_alm.whole_files import write_text_atomically
 
 if TYPE_CHECKING:

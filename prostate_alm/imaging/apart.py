@@ -18,7 +18,7 @@ from multiprocessing.connection import Pipe as make_pipe
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prostate_alm.imaging.limits import LIMITS
+from prostate_alm.imaging.scan import LIMITS
 
 if sys.platform != "win32":
     import resource

@@ -10,10 +10,10 @@ from prostate_alm.imaging.dicom import Instance, Series, StudyRefused
 from prostate_alm.imaging.files import LINKED_FOLDER
 from prostate_alm.imaging.geometry import POSITION_TOLERANCE_MM, Stack, stack_images
 from prostate_alm.imaging.pixels import Fault
-from prostate_alm.imaging.planes import size_fault
 from prostate_alm.imaging.protocol import difference, is_enough
 from prostate_alm.imaging.rulebook import Rules
 from prostate_alm.imaging.rules import Judgement, is_diffusion_by_name, listed, modality_word, trace_b_values
+from prostate_alm.imaging.scan import LIMITS, OverLimitError, require_at_most
 from prostate_alm.imaging.selection import Refusal, Selection, image_stacks, skip_reasons
 
 
@@ -39,6 +39,20 @@ def value_refusal(selection: Selection) -> Refusal | None:
     fault = _display_values(diffusion, {one.series.manufacturer for one in selection.dwi})
     fault = fault or size_fault(image for _, images in stacks for image in images)
     return None if fault is None else _refusal(fault, "the images that are used")
+
+
+def size_fault(images: Iterable[Instance]) -> Fault | None:
+    """Return which of `LIMITS` the matrix or the voxels of images exceed, before anything is allocated for them."""
+    voxels = 0
+    try:
+        for one in images:
+            require_at_most(max(one.rows, one.columns), LIMITS.matrix, "rows or columns")
+            voxels += one.rows * one.columns
+        require_at_most(voxels, LIMITS.voxels, "voxels")
+    except OverLimitError as error:
+        rule, found = str(error).split(", got ")
+        return Fault("oversized_study", rule, found, "Send the original series.")
+    return None
 
 
 def _uneven(images: Sequence[Instance]) -> Fault | None:

@@ -9,21 +9,22 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
-from prostate_alm.imaging.bvalue import find_b_value, sequence_name
 from prostate_alm.imaging.files import FileHeader, read_header
 from prostate_alm.imaging.header import ANATOMIC_REGION, Header, headers_of
 from prostate_alm.imaging.kinds import (
     component_of,
     contrast_of,
+    find_b_value,
     gradient_of,
     own_name,
     phase_encoding,
     planned_slices,
     scanning_sequence,
+    sequence_name,
 )
-from prostate_alm.imaging.limits import OverLimitError
 from prostate_alm.imaging.pixels import Pixels, pixels_of
 from prostate_alm.imaging.rulebook import Rules
+from prostate_alm.imaging.scan import OverLimitError
 
 Numbers = tuple[float, ...]
 EMPTY, NOT_DICOM = "empty", "not DICOM"

@@ -23,9 +23,9 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from prostate_alm.imaging.header import Layer, as_text
-from prostate_alm.imaging.limits import LIMITS, require_at_most
 from prostate_alm.imaging.scan import (
     EXPLICIT,
+    LIMITS,
     UNDEFINED_LENGTH,
     BreaksOffError,
     DamagedError,
@@ -33,6 +33,7 @@ from prostate_alm.imaging.scan import (
     Places,
     Scanner,
     encoding_at,
+    require_at_most,
 )
 
 LINKED_FOLDER = "a linked folder is not followed"

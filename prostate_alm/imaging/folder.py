@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from pydicom.errors import InvalidDicomError
 
 from prostate_alm.imaging.apart import StoppedError, call_apart
 from prostate_alm.imaging.dicom import EMPTY, NOT_DICOM, Folder, Instance, Series, Skipped, read_file
-from prostate_alm.imaging.files import UNREADABLE_FOLDER, entries_below, require_folder
+from prostate_alm.imaging.files import UNREADABLE_FOLDER, entries_below, read_header, require_folder
+from prostate_alm.imaging.header import Header
 from prostate_alm.imaging.kinds import image_kind
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.signal import read_signal
@@ -200,4 +202,44 @@ def _order(instance: Instance) -> tuple[int, str, int, bool, str]:
         instance.pixels.frame,
         not instance.pixels.is_complete,
         repr(instance),  # paths are not part of it
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """The identifiers in a file, each '' where it has none."""
+
+    study_uid: str = ""
+    series_uid: str = ""
+    patient_id: str = field(default="", repr=False)
+    accession_number: str = field(default="", repr=False)
+    is_directory: bool = False  # a DICOMDIR
+
+
+def identifiers_of(path: Path) -> Identifiers | None:
+    """Return the identifiers in a file, none where it is damaged; None where it is not DICOM.
+
+    It is read in the process that reads (`apart.py`), so that no file can do harm.
+    """
+    try:
+        return call_apart(_identifiers, path)
+    except StoppedError:
+        return Identifiers()
+
+
+def _identifiers(path: Path) -> Identifiers | None:
+    try:
+        with path.open("rb") as file:
+            found = read_header(file)
+    except InvalidDicomError:
+        return None
+    except Exception:  # whatever a damaged file provokes; reading the study will say so
+        return Identifiers()
+    header = Header((found.top,))
+    return Identifiers(
+        study_uid=header.text("StudyInstanceUID"),
+        series_uid=header.text("SeriesInstanceUID"),
+        patient_id=header.text("PatientID"),
+        accession_number=header.text("AccessionNumber"),
+        is_directory=found.is_directory,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
+from prostate_alm.imaging.dicom import Instance, StudyRefused
 from prostate_alm.imaging.files import data_set_at, inflated
 from prostate_alm.imaging.pixels import Fault, Pixels
+
+Stacks = Sequence[tuple[str, Sequence[Instance]]]
+"""Images that lie above each other, with their place in words."""
 
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _NO_FRAMES = frozenset((0xC4, 0xC8, 0xCC))  # tables and extensions among the numbers of frame headers
@@ -259,3 +263,42 @@ def _is_one_byte_of_padding(warning: str) -> bool:
     """Return whether a decoder warns of the byte that makes a segment even, which some writers compress, too."""
     lengths = re.search(r"padding - ([0-9]+) vs\. ([0-9]+) bytes", warning)
     return lengths is not None and int(lengths[1]) - int(lengths[2]) == 1
+
+
+def planes_of(stacks: Stacks) -> list[NDArray[np.float32]]:
+    """Return the signal of each stack of images, (K, rows, columns).
+
+    Raises:
+        StudyRefused: they cannot be decoded, or cannot be a scanner's signal.
+    """
+    return [_stack(place, images) for place, images in stacks]
+
+
+def _stack(place: str, images: Sequence[Instance]) -> NDArray[np.float32]:
+    reader = SignalReader()
+    planes = np.empty((len(images), images[0].rows, images[0].columns), dtype=np.float32)
+    for plane, one in zip(planes, images, strict=True):
+        plane[:] = _signal(one, reader, place=f"{place}, image {one.instance_number}")
+    try:
+        with np.errstate(invalid="ignore"):
+            require_signal(planes)
+    except FaultError as error:
+        raise StudyRefused(error.fault.code, error.fault.at(place)) from error
+    return planes
+
+
+def _signal(instance: Instance, reader: SignalReader, *, place: str) -> NDArray[np.float32]:
+    """Return the signal of one image, (rows, columns)."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+            return reader.read(instance.pixels, rows=instance.rows, columns=instance.columns)
+    except FaultError as error:
+        raise StudyRefused(error.fault.code, error.fault.at(place)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # each decoder plug-in has its own exceptions
+        raise StudyRefused(
+            "undecodable_pixels",
+            f"pixel data must be decodable, got {type(error).__name__} in {place}. "
+            "Send it uncompressed, or install a decoder for its transfer syntax.",
+        ) from error

@@ -11,12 +11,14 @@ import numpy as np
 import SimpleITK
 from numpy.typing import NDArray
 
+from prostate_alm.imaging.apart import StoppedError, call_apart
+from prostate_alm.imaging.checks import size_fault
 from prostate_alm.imaging.dicom import Series, StudyRefused
 from prostate_alm.imaging.geometry import Stack, stack_images
-from prostate_alm.imaging.planes import read_planes
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.rules import trace_images
 from prostate_alm.imaging.selection import Selection, image_stacks
+from prostate_alm.imaging.signal import Stacks, planes_of
 from prostate_alm.imaging.study import explain_study
 
 sitk: Any = SimpleITK  # its annotations are incomplete
@@ -241,11 +243,22 @@ def _resampled(volume: Volume, reference: Volume, interpolator: int) -> Volume:
 
 def _assembled(stacks: Sequence[tuple[str, Stack]]) -> list[Volume]:
     """Return stacks, each with its place in words, as volumes."""
-    planes = read_planes([(place, stack.instances) for place, stack in stacks])  # (K, R, C) each
+    planes = _planes([(place, stack.instances) for place, stack in stacks])  # (K, R, C) each
     return [
         Volume(one[:, ::-1].transpose(2, 1, 0), stack.affine_ras_mm)
         for one, (_, stack) in zip(planes, stacks, strict=True)
     ]
+
+
+def _planes(stacks: Stacks) -> list[NDArray[np.float32]]:
+    """Return the signal of each stack, read in the process that reads; larger ones than `LIMITS` are refused before."""
+    fault = size_fault(image for _, images in stacks for image in images)
+    if fault is not None:
+        raise StudyRefused(fault.code, fault.at("the images that are used"))
+    try:
+        return call_apart(planes_of, stacks)
+    except StoppedError as error:
+        raise StudyRefused(error.code, error.reason) from error
 
 
 def _itk_grid(volume: Volume) -> tuple[list[float], list[float], list[float]]:

@@ -72,9 +72,6 @@ def lesion_contrast(conspicuity: float, *, difficulty: float) -> float:
     Returns:
         The contrast within [0, 1]; 0 at c = 0 and 1 at c = 1 for every difficulty.
 
-    Reference:
-        `docs/phantom.md`, the section on difficulty.
-
     >>> lesion_contrast(1.0, difficulty=0.7)
     1.0
     """
@@ -89,12 +86,6 @@ def draw_anatomy(verdict: Verdict, rng: np.random.Generator, *, difficulty: floa
         verdict: kind of study and true conspicuity.
         rng: source of randomness; advanced.
         difficulty: within [0, 3]; strengthens the distractors, up to 1, and weakens equivocal lesions.
-
-    Returns:
-        The structures in painting order.
-
-    Reference:
-        `docs/phantom.md`, the section on anatomy.
 
     >>> verdict = Verdict("no lesion", 0.0, 0.0, 0)
     >>> draw_anatomy(verdict, np.random.default_rng(0), difficulty=0.25).lesion is None

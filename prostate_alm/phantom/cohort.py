@@ -53,9 +53,6 @@ def write_study(study: PhantomStudy, directory: Path) -> Path:
         study: the study.
         directory: an absent or empty folder; made where absent.
 
-    Returns:
-        `directory`.
-
     Raises:
         ValueError: where the folder already holds something.
 
@@ -84,9 +81,6 @@ def study_series(study: PhantomStudy) -> list[Series]:
 
     Returns:
         Localizer, sagittal and axial T2, one or several diffusion series, ADC map, computed high-b series.
-
-    Reference:
-        `docs/phantom.md`, the section on the files.
 
     >>> [series.role for series in study_series(make_study(1))][:3]
     ['localizer', 't2 sagittal', 't2 axial']
@@ -147,9 +141,6 @@ def make_cohort(
 
     Raises:
         ValueError: for a parameter out of range, or where the folder holds a cohort of other parameters.
-
-    Reference:
-        `docs/phantom.md`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -36,9 +36,6 @@ def render_masks(plan: StudyPlan) -> PhantomMasks:
     Returns:
         Label maps of 0 and 1; lesions are clipped by the gland, as they are painted.
 
-    Reference:
-        `docs/phantom.md`, the section on masks.
-
     >>> from prostate_alm.phantom.study import plan_study
     >>> masks = render_masks(plan_study(5))
     >>> bool(masks.lesions.any()), bool((masks.lesions <= masks.gland).all())

@@ -76,12 +76,6 @@ def draw_protocol(rng: np.random.Generator) -> Protocol:
     Args:
         rng: source of randomness; advanced.
 
-    Returns:
-        The protocol.
-
-    Reference:
-        `docs/phantom.md`, the section on the files.
-
     >>> draw_protocol(np.random.default_rng(0)).b_value_form in B_VALUE_FORMS
     True
     """
@@ -107,9 +101,6 @@ def sequence_header(
         protocol: whose manner of writing.
         b_value_s_per_mm2: b-value of a diffusion stack, if it has one.
         acquired_s_per_mm2: the b-values that the study acquired.
-
-    Returns:
-        The elements.
 
     Reference:
         DICOM PS3.3 C.8.3.1 (MR Image Module).

@@ -69,14 +69,8 @@ def check_difficulty(difficulty: float) -> float:
     Args:
         difficulty: 0 (plain) to 1 (barely possible), no unit.
 
-    Returns:
-        The same number as a float.
-
     Raises:
         ValueError: outside [0, 1], or not a number.
-
-    Reference:
-        `docs/phantom.md`, the section on difficulty.
 
     >>> check_difficulty(0.25)
     0.25
@@ -97,14 +91,8 @@ def reader_noise_sd(difficulty: float) -> float:
     Args:
         difficulty: within [0, 1].
 
-    Returns:
-        The standard deviation, in units of conspicuity.
-
     Raises:
         ValueError: for a difficulty outside [0, 1].
-
-    Reference:
-        `docs/phantom.md`, the section on the label.
 
     >>> round(reader_noise_sd(0.5), 3)
     0.18
@@ -126,9 +114,6 @@ def equivocal_probability(conspicuity: NDArray[np.float64], difficulty: float) -
 
     Raises:
         ValueError: for a difficulty outside [0, 1].
-
-    Reference:
-        `docs/phantom.md`, the section on the label.
 
     >>> equivocal_probability(np.array([0.0, 0.6, 1.0]), 0.0).round(3).tolist()
     [0.0, 1.0, 0.0]
@@ -217,9 +202,6 @@ def draw_verdict(label: int, rng: np.random.Generator, *, difficulty: float, les
     Raises:
         ValueError: for another label, a difficulty outside [0, 1] or other lesions.
 
-    Reference:
-        `docs/phantom.md`, the section on the label.
-
     >>> draw_verdict(1, np.random.default_rng(0), difficulty=0.0).kind
     'equivocal'
     """
@@ -249,14 +231,8 @@ def label_of(index: int, *, seed: int, positive_share: float) -> int:
         seed: seed of the cohort, >= 0.
         positive_share: s, strictly between 0 and 1.
 
-    Returns:
-        0 or 1.
-
     Raises:
         ValueError: for an index < 1, a negative seed or a share outside (0, 1).
-
-    Reference:
-        `docs/phantom.md`, the section on the label.
 
     >>> sum(label_of(index, seed=0, positive_share=0.3) for index in range(1, 61))
     18

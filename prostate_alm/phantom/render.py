@@ -56,7 +56,6 @@ TISSUES = {
     "lesion": Tissue(0.90, 92.0, 0.55),
 }
 
-
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 # One array (slices, rows, columns) for each property of `Tissue`, and the share of the voxel inside the prostate.
@@ -174,9 +173,6 @@ def render(anatomy: Anatomy, grid: Grid, *, properties: tuple[str, ...]) -> Tiss
 
     Returns:
         The tissue maps, and `gland_share`; air where nothing is.
-
-    Reference:
-        `docs/phantom.md`, the section on physics.
 
     >>> anatomy = Anatomy((), Structure("air", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), None, 0)
     >>> grid = centred_grid(np.zeros(3), np.eye(3), spacing_mm=(1.0, 1.0, 3.0), shape=(1, 1, 1))

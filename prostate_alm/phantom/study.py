@@ -149,9 +149,6 @@ def plan_study(
     Raises:
         ValueError: for a parameter out of range.
 
-    Reference:
-        `docs/phantom.md`.
-
     >>> [plan_study(index).label for index in range(1, 11)].count(1)
     3
     """
@@ -197,14 +194,8 @@ def make_study(
         b_values_s_per_mm2: at least two, rising, within [0, 5000].
         protocol: how the study is written; drawn from the seed where it is None.
 
-    Returns:
-        The study, with its truth.
-
     Raises:
         ValueError: for a parameter out of range.
-
-    Reference:
-        `docs/phantom.md`.
 
     >>> study = make_study(1, seed=0)
     >>> study.plan.identifier, len(study.diffusion.traces), study.t2.pixels.dtype.name
@@ -229,8 +220,6 @@ def render_study(plan: StudyPlan) -> PhantomStudy:
     Returns:
         The study; the same plan gives the same pixels.
 
-    Reference:
-        `docs/phantom.md`.
     """
     return PhantomStudy(
         plan=plan,
@@ -246,12 +235,6 @@ def render_diffusion(plan: StudyPlan) -> DiffusionVolumes:
 
     Args:
         plan: what `plan_study` drew.
-
-    Returns:
-        Traces, ADC map and computed high-b volume.
-
-    Reference:
-        `docs/phantom.md`, the section on physics.
 
     >>> len(render_diffusion(plan_study(1)).traces)
     3

@@ -15,7 +15,7 @@ from prostate_alm.method.class_metrics import require_critical
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.cifar10_member import DOWNLOAD_FOLDER, ImageSettings, digest_of
 from prostate_alm.training.member import Member, open_trained
-from prostate_alm.training.samples import Sample, Samples
+from prostate_alm.training.settings import Sample, Samples
 
 
 class Cifar10ClassesSettings(ImageSettings):

@@ -14,8 +14,7 @@ from prostate_alm.data.cifar10 import ImageSet, class_number, locate_cifar10, re
 from prostate_alm.data.cifar10_draws import draw_member, draw_test, sample_ids
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.member import Member, open_trained, prepare
-from prostate_alm.training.samples import Sample, Samples
-from prostate_alm.training.settings import Settings
+from prostate_alm.training.settings import Sample, Samples, Settings
 
 DOWNLOAD_FOLDER = Path("data")
 IMAGE_SIZE_PX = (32, 32)

@@ -14,7 +14,7 @@ from prostate_alm.method.class_losses import CLASS_LOSSES, make_class_loss
 from prostate_alm.method.class_metrics import require_critical
 from prostate_alm.training.cohort_member import CohortSettings, silence_missing_decoders
 from prostate_alm.training.member import Member, open_trained
-from prostate_alm.training.samples import Samples
+from prostate_alm.training.settings import Samples
 
 
 class CohortClassesSettings(CohortSettings):

@@ -9,15 +9,13 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest, require_channels
-from prostate_alm.data.recipe import make_from_recipe
 from prostate_alm.data.splits import split_at_ratio, split_member
-from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort, ensure_synthetic_cohort
+from prostate_alm.data.synthetic import DEFAULT_COHORT, SyntheticCohort, ensure_synthetic_cohort, make_from_recipe
 from prostate_alm.data.volume_cache import require_fixed
 from prostate_alm.progress import progress_bar
 from prostate_alm.training.gland_crop import localiser_sha256, with_glands
 from prostate_alm.training.member import Member, open_trained, prepare
-from prostate_alm.training.samples import Sample, Samples
-from prostate_alm.training.settings import Settings
+from prostate_alm.training.settings import Sample, Samples, Settings
 from prostate_alm.whole_files import sha256_of_file
 
 _TEST_DRAW = 0

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prostate_alm.full_disk import full_disk_line
-from prostate_alm.printable import printable
+from prostate_alm.progress import printable
+from prostate_alm.whole_files import full_disk_line
 
 USAGE_ERROR = 2
 """Exit code for a fault of the caller."""

@@ -36,8 +36,7 @@ from prostate_alm.results.run_folder import (
     changed_keys,
 )
 from prostate_alm.training import results
-from prostate_alm.training.class_scores import ClassScores, Metric
-from prostate_alm.training.scores import TPR_LEVELS_PERCENT
+from prostate_alm.training.scores import TPR_LEVELS_PERCENT, ClassScores, Figure
 
 MEMBERS_MIN = 2
 RESAMPLES = 1000
@@ -242,7 +241,7 @@ def _class_intervals(scores: ClassScores | None) -> dict[str, list[float]]:
 
 
 def _class_bootstrap(
-    first: ClassScores, scores: Sequence[ClassScores], of_columns: Callable[[Metric], Metric]
+    first: ClassScores, scores: Sequence[ClassScores], of_columns: Callable[[Figure], Figure]
 ) -> dict[str, Interval]:
     """Return the intervals of the figures of each critical class; the columns of all `scores` side by side."""
     found = {}
@@ -294,7 +293,7 @@ def compare_scores(scores: Scores, other: Scores) -> dict[str, Any]:
     return comparison
 
 
-def _class_difference(metric: Metric, labels: Floats, columns: Floats) -> float:
+def _class_difference(metric: Figure, labels: Floats, columns: Floats) -> float:
     ours, theirs = np.hsplit(columns, 2)
     return metric(labels, ours) - metric(labels, theirs)
 

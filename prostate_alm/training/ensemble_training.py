@@ -17,8 +17,7 @@ from prostate_alm.shipped import SET_BY_THE_ENSEMBLE, TRAINING_CONFIG, config_fi
 from prostate_alm.training.command_line import fault_lines, literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, evaluate_ensemble
-from prostate_alm.training.fanout import Executor, run_tasks, standing_told
-from prostate_alm.training.member_task import MemberTask
+from prostate_alm.training.fanout import Executor, MemberTask, run_tasks, standing_told
 from prostate_alm.training.settings import Settings
 
 logger = logging.getLogger(__name__)

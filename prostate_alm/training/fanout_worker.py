@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NoReturn
 
-from prostate_alm.printable import printable
+from prostate_alm.progress import printable
 from prostate_alm.training.command_line import INTERRUPTED, fault_lines, first_cause, tell_crashes_in_full, tells_faults
 
 

@@ -13,7 +13,7 @@ from prostate_alm.data.gland import GlandLocation, crop_slice, gland_of_file, lo
 from prostate_alm.data.lesion_maps import mark_cut
 from prostate_alm.data.manifest import StudyRecord
 from prostate_alm.training.gland_localiser import WEIGHTS, Localiser, open_localiser
-from prostate_alm.training.samples import Sample
+from prostate_alm.training.settings import Sample
 from prostate_alm.whole_files import sha256_of_file
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from prostate_alm.method.losses import Maker
 from prostate_alm.training.cohort_member import CohortSettings, member_samples, silence_missing_decoders
 from prostate_alm.training.map_losses import MAP_LOSSES, make_map_loss
 from prostate_alm.training.member import Member, open_trained
-from prostate_alm.training.samples import Sample, Samples
+from prostate_alm.training.settings import Sample, Samples
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,7 @@ from prostate_alm.training.command_line import bundle_arguments, named_arguments
 from prostate_alm.training.config_keys import config_files
 from prostate_alm.training.distributed import is_leader, leader_first
 from prostate_alm.training.engines import Training
-from prostate_alm.training.samples import Sample, Samples
-from prostate_alm.training.settings import Settings, bundle_configuration, parameters, read_settings
+from prostate_alm.training.settings import Sample, Samples, Settings, bundle_configuration, parameters, read_settings
 
 OUTPUT_ROOT = Path("outputs")
 

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 
 from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_false_negatives, roc_points
 from prostate_alm.results.predictions import CLASS, LOGIT
-from prostate_alm.training.class_scores import ClassScores
-from prostate_alm.training.scores import RankingMetrics, fpr_at_high_tpr
+from prostate_alm.training.scores import ClassScores, RankingMetrics, fpr_at_high_tpr
 
 logger = logging.getLogger(__name__)
 

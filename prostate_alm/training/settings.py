@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -21,8 +22,25 @@ from prostate_alm.training.config_keys import (
     evaluating_workflow,
     require_read_keys,
 )
-from prostate_alm.training.samples import Samples
 from prostate_alm.whole_files import sha256_of_file
+
+Sample = dict[str, Any]
+"""`label` (0 or 1, or the number of one of several classes), `sample_id`, and what transforms make the image from."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a member.
+
+    `test_extra` are the positives that a test set of the class ratio leaves out; `test` and `test_extra` together are
+    all test samples. `identity` says in `config.json` which data these are.
+    """
+
+    train: list[Sample]
+    validation: list[Sample]
+    test: list[Sample]
+    test_extra: list[Sample]
+    identity: dict[str, str]
 
 
 class Settings(BaseModel, ABC):

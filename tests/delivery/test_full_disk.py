@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prostate_alm.cli import main
-from prostate_alm.full_disk import full_disk_line
+from prostate_alm.whole_files import full_disk_line
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
 Fill = Callable[[int], Path]

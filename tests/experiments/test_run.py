@@ -12,7 +12,7 @@ from prostate_alm.experiments.plan import Plan
 from prostate_alm.experiments.progress import Standing
 from prostate_alm.experiments.run import run_experiment
 from prostate_alm.training import ensemble, fanout
-from prostate_alm.training.member_task import MemberTask, TaskEnd
+from prostate_alm.training.fanout import MemberTask, TaskEnd
 
 POISON = "a test metric: the choice must not depend on it"
 GRID: dict[str, Any] = {

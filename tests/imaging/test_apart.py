@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prostate_alm.imaging.apart import StoppedError, call_apart
-from prostate_alm.imaging.limits import LIMITS
+from prostate_alm.imaging.scan import LIMITS
 
 
 def test_arrays_come_back_whole_and_may_be_changed():

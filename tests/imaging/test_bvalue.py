@@ -7,9 +7,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from prostate_alm.imaging.bvalue import find_b_value, is_b_value_range
 from prostate_alm.imaging.files import read_header
 from prostate_alm.imaging.header import Header, headers_of
+from prostate_alm.imaging.kinds import find_b_value, is_b_value_range
 
 SIEMENS, GE = "SIEMENS MR HEADER", "GEMS_PARM_01"
 PHILIPS, UIH = "Philips Imaging DD 001", "Image Private Header"

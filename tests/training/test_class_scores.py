@@ -13,11 +13,9 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from prostate_alm.method.class_metrics import critical_scores, mean_rest_accuracy, rest_error_at_tpr
 from prostate_alm.results.run_folder import EnsembleError
 from prostate_alm.training import ensemble, results
-from prostate_alm.training.class_scores import ClassScores
-from prostate_alm.training.comparison import compare_ensembles
+from prostate_alm.training.comparison import compare_ensembles, figures_to_text
 from prostate_alm.training.comparison import to_text as as_table
-from prostate_alm.training.ensemble_text import to_text
-from prostate_alm.training.scores import ClassMetrics, RankingMetrics
+from prostate_alm.training.scores import ClassMetrics, ClassScores, RankingMetrics
 
 K = 4
 
@@ -146,7 +144,7 @@ def test_its_figures_are_those_of_the_mean_and_the_differences_are_paired(ensemb
             assert intervals[name][0] <= figures[name] <= intervals[name][1]
             assert against[f"{name}_difference"] == pytest.approx(expected - before)
             assert against[f"{name}_difference_low"] < against[f"{name}_difference_high"]
-    shown = next(line for line in to_text(metrics).splitlines() if line.startswith("rest error at tpr80 "))
+    shown = next(line for line in figures_to_text(metrics).splitlines() if line.startswith("rest error at tpr80 "))
     change = 100 * against["rest_error_at_tpr80_difference"]
     assert f" {100 * figures['rest_error_at_tpr80']:.1f} [" in shown
     assert shown.endswith(f"difference {change:+.1f}")

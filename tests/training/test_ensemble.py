@@ -11,8 +11,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from prostate_alm.results.run_folder import EnsembleError
+from prostate_alm.training.comparison import figures_to_text
 from prostate_alm.training.ensemble import evaluate_ensemble
-from prostate_alm.training.ensemble_text import to_text
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -89,7 +89,7 @@ def test_one_test_positive_is_no_reason_to_lose_the_ensemble(tmp_path: Path, wri
     assert "test" not in metrics["against_baseline"]
     assert metrics["against_baseline"]["test_all_positives"]["p_value"] <= 1  # with the extra ones there are enough
     assert metrics["ensemble"]["test"]["positives"] == 1
-    assert "DeLong" not in to_text(metrics)
+    assert "DeLong" not in figures_to_text(metrics)
 
 
 def test_the_baseline_is_compared_on_the_same_samples(pair: tuple[Path, Path]) -> None:
@@ -103,7 +103,7 @@ def test_the_baseline_is_compared_on_the_same_samples(pair: tuple[Path, Path]) -
             assert against[name][f"{key}_difference"] == pytest.approx(difference)
             assert against[name][f"{key}_difference_low"] <= difference <= against[name][f"{key}_difference_high"]
         assert 0 <= against[name]["p_value"] <= 1
-    assert "bce-baseline" in to_text(alm)
+    assert "bce-baseline" in figures_to_text(alm)
 
 
 def test_an_interrupted_member_is_left_out_and_named(tmp_path: Path, write_member: Callable[..., Path]) -> None:

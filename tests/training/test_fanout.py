@@ -14,9 +14,8 @@ import pytest
 
 from prostate_alm.data.cifar10 import write_stand_in
 from prostate_alm.results.run_folder import RunFolder
-from prostate_alm.training.fanout import run_tasks, standing
+from prostate_alm.training.fanout import MemberTask, TaskEnd, run_tasks, standing
 from prostate_alm.training.fanout_worker import run_bundle_command
-from prostate_alm.training.member_task import MemberTask, TaskEnd
 
 CONFIG_FILE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10" / "train.json"
 

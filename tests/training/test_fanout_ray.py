@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from prostate_alm.data.cifar10 import write_stand_in
-from prostate_alm.training.fanout import run_tasks
-from prostate_alm.training.member_task import MemberTask
+from prostate_alm.training.fanout import MemberTask, run_tasks
 
 CONFIG_FILE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10" / "train.json"
 SHORT = {"train_majority": 20, "validation_majority": 10, "batch_size": 16, "alm_epochs": 1, "tracking_uri": "none"}

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.data.cohorts.collection import Case, Collection
+from prostate_alm.data.cohorts.collection import Case, Collection, Row, read_table, usable
 from prostate_alm.data.cohorts.image_files import AdcStudy, DwiStudy
-from prostate_alm.data.cohorts.table import Row, read_table, usable
 from prostate_alm.data.convert import StudySource
 from prostate_alm.data.labels import Label
 from prostate_alm.data.manifest import ManifestError

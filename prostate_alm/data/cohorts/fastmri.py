@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prostate_alm.data.cohorts.collection import Case, Collection
-from prostate_alm.data.cohorts.table import Row, find_table, read_table, study_folders, usable
+from prostate_alm.data.cohorts.collection import Case, Collection, Row, find_table, read_table, study_folders, usable
 from prostate_alm.data.convert import DicomStudy
 from prostate_alm.data.labels import Label
 from prostate_alm.imaging.volume import MODEL_B_VALUES_S_PER_MM2

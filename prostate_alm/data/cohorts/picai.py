@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from prostate_alm.data.cohorts.collection import Case, Collection
+from prostate_alm.data.cohorts.collection import Case, Collection, Row, find_table, read_table, study_folders, usable
 from prostate_alm.data.cohorts.image_files import AdcStudy
 from prostate_alm.data.cohorts.mask_files import MaskFile, MaskFiles
-from prostate_alm.data.cohorts.table import Row, find_table, read_table, study_folders, usable
 from prostate_alm.data.labels import Label
 from prostate_alm.data.manifest import ManifestError
 

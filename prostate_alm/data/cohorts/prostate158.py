@@ -13,10 +13,9 @@ together are the gland.
 
 from pathlib import Path
 
-from prostate_alm.data.cohorts.collection import Case, Collection
+from prostate_alm.data.cohorts.collection import Case, Collection, Row, read_table, usable
 from prostate_alm.data.cohorts.image_files import AdcStudy, read_volume
 from prostate_alm.data.cohorts.mask_files import MaskFile, MaskFiles
-from prostate_alm.data.cohorts.table import Row, read_table, usable
 from prostate_alm.data.labels import Label
 from prostate_alm.imaging.dicom import StudyRefused
 

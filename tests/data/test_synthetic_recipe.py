@@ -12,7 +12,7 @@ import pytest
 
 from prostate_alm.cli import main
 from prostate_alm.data.manifest import read_manifest
-from prostate_alm.data.recipe import make_from_recipe, read_recipe
+from prostate_alm.data.synthetic import make_from_recipe, read_recipe
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 SHIPPED = Path(__file__).resolve().parents[2] / "data_manifest"
