@@ -171,12 +171,13 @@ def circle(graph: dict[str, set[str]]) -> str:
 
 
 def errors_in(tree: ast.Module) -> Iterator[bool]:
-    """Yield for each error of the caller whether its text has something filled in."""
+    """Yield for each error of the caller whether its text has something filled in, or is given it beside."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-            texts = [one for one in node.exc.args if isinstance(one, ast.JoinedStr | ast.Constant | ast.Call)]
-            if any(isinstance(one, ast.JoinedStr | ast.Constant) for one in texts):
-                yield any(isinstance(one, ast.JoinedStr | ast.Call) for one in texts)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            given = node.exc.args
+            is_text = [isinstance(one, ast.Constant) and isinstance(one.value, str) for one in given]
+            if any(is_text) or any(isinstance(one, ast.JoinedStr | ast.Call) for one in given):
+                yield any(not isinstance(one, ast.Constant) for one in given)
 
 
 def subjects() -> list[Path]:

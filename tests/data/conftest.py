@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import quick_dicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
@@ -88,7 +89,7 @@ def _write_series(folder: Path, seed: int, description: str, number: int, b_valu
         image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
         image.PixelData = np.round(plane).astype("<u2").tobytes()
         name = f"1-{index + 1:02d}-{b_value or 0:g}.dcm"
-        image.save_as(folder / name, enforce_file_format=True)
+        quick_dicom.save(image, folder / name)
 
 
 def _uid(name: str) -> str:

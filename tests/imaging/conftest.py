@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick_dicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
@@ -116,7 +117,7 @@ def save(folder: Path, images: Iterable[Dataset]) -> Path:
     """Write the images under names that say nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(images):
-        image.save_as(folder / f"{index:04d}", enforce_file_format=True)
+        quick_dicom.save(image, folder / f"{index:04d}")
     return folder
 
 
