@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_model, add_rules, say
 
 if TYPE_CHECKING:
+    from prostate_alm.delivery.orthanc.answer import Extra
     from prostate_alm.delivery.orthanc.client import OrthancNode
     from prostate_alm.delivery.orthanc.watch import Outcome, Watcher
 
@@ -51,6 +52,7 @@ def add_watch(commands: Commands) -> None:
     watch.add_argument(
         "--report-refusals", action="store_true", help="store a report with code and reason in a refused study, too"
     )
+    watch.add_argument("--saliency", action="store_true", help="store the map of what the model looked at, too")
     watch.add_argument("--redo", action="append", default=[], metavar="STUDY", help="Orthanc's identifier of a study")
     watch.add_argument("--user", metavar="NAME", help=f"of the server (default: ${USER_VARIABLE})")
     watch.add_argument(
@@ -87,7 +89,7 @@ def _watch(options: argparse.Namespace) -> int:
             target_tpr=options.target_tpr,
             rules=chosen_rules(options.rules),
             words=words,
-            reports_refusals=options.report_refusals,
+            extras=_extras(options),
         ),
         model_sha256=model.identity.sha256,
         pace=pace,
@@ -101,6 +103,11 @@ def _watch(options: argparse.Namespace) -> int:
         return _run(watcher, options)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _extras(options: argparse.Namespace) -> "list[Extra]":
+    asked: dict[Extra, bool] = {"refusals": options.report_refusals, "saliency": options.saliency}
+    return [extra for extra, is_asked in asked.items() if is_asked]
 
 
 def _beat(heartbeat: Path | None) -> None:

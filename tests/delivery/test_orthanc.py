@@ -382,6 +382,11 @@ def test_a_packed_model_answers_from_the_command_line(
     assert main([*arguments, "--redo", study]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert server.modalities(study) == counts
+    for _ in range(2):  # asked for, what the model looked at is stored beside what is there, once
+        assert main([*arguments, "--saliency", "--redo", study]) == 0
+        server.settle()
+        assert server.modalities(study) == counts | {"OT": 2}
+    capsys.readouterr()
     assert "SR" not in server.modalities(refused)
     for _ in range(2):  # asked for, a refusal is told in the study itself, once
         assert main([*arguments, "--report-refusals", "--redo", refused]) == 1

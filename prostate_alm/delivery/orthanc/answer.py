@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 from pydicom.dataset import Dataset
 
 from prostate_alm.delivery.dicom.capture import secondary_capture
 from prostate_alm.delivery.dicom.evidence import EvidenceError
-from prostate_alm.delivery.dicom.results import report_objects
+from prostate_alm.delivery.dicom.results import report_objects, saliency_map
 from prostate_alm.delivery.dicom.sr import structured_report
 from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, Response
 from prostate_alm.delivery.package.opened import PackedModel
@@ -19,6 +21,8 @@ from prostate_alm.delivery.report.page import draw_page
 from prostate_alm.delivery.report.words import Words
 from prostate_alm.imaging.rulebook import Rules
 
+Extra = Literal["refusals", "saliency"]
+
 
 def responder(
     model: PackedModel,
@@ -26,7 +30,7 @@ def responder(
     target_tpr: float | None = None,
     rules: Rules | None = None,
     words: Words | None = None,
-    reports_refusals: bool = False,
+    extras: Collection[Extra] = (),
 ) -> Respond:
     """Return what answers a study with a model: structured report and secondary capture, without identifiers in pixels.
 
@@ -37,7 +41,8 @@ def responder(
         target_tpr: which of the stored operating points decides; None for the model's default.
         rules: how series are chosen; None for the default ones.
         words: language and label of the page; English without a label when None.
-        reports_refusals: a refused study gets a structured report with code and reason, where it is one study.
+        extras: "refusals": a refused study gets a structured report with code and reason, where it is one study;
+            "saliency": an answered one gets the map of what the model looked at.
 
     Raises:
         ValueError: the model has no such operating point.
@@ -50,10 +55,12 @@ def responder(
         if isinstance(result.answer, Refused):
             if result.answer.code == UNEXPECTED:
                 raise AnswerError(result.answer.reason)
-            objects = _refusal(result, folder) if reports_refusals else ()
+            objects = _refusal(result, folder) if "refusals" in extras else ()
             return Response(result.answer.code, result.answer.reason, objects)
         page = draw_page(result, model, words)
-        return Response(ANSWERED, objects=(*report_objects(result).values(), secondary_capture(result, page)))
+        objects = (*report_objects(result).values(), secondary_capture(result, page))
+        saliency = saliency_map(result, model) if "saliency" in extras else None
+        return Response(ANSWERED, objects=objects if saliency is None else (*objects, saliency))
 
     return respond
 
