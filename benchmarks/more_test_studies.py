@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/more_test_studies.py EXPERIMENT_DIR MANIFEST --trained-on JSON [--jobs 2]
 
-Applies every finished ensemble (`prostate-alm ensemble evaluate --manifest`) to the test studies of MANIFEST and
-prints, for each class ratio of the training, AUC and FPR in percent of each loss without and with the constraint, and
-the mean difference with a 95 % bootstrap interval over the studies, the same resample for all losses. The interval
-holds the chance of the test studies alone, not that of the training. What is done in EXPERIMENT_DIR is not done again.
+Packs every finished ensemble, trained on the cohort JSON, applies it to the test studies of MANIFEST as `prostate-alm
+sites` does, and prints, for each class ratio of the training, AUC and FPR in percent of each loss without and with the
+constraint, and the mean difference with a 95 % bootstrap interval over the studies, the same resample for all losses.
+The interval holds the chance of the test studies alone, not that of the training. What is done in EXPERIMENT_DIR is not
+done again.
 """
 
 import argparse
+import csv
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from prostate_alm.delivery.package.build import pack_ensemble
+from prostate_alm.delivery.package.opened import open_package
+from prostate_alm.delivery.sites import evaluate_sites, write_predictions
 from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
-from prostate_alm.results.run_folder import PREDICTIONS
-from prostate_alm.training.ensemble import read_predictions
-from prostate_alm.training.site_shift import SITES, evaluate_sites
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "AUC": auc,
@@ -49,11 +51,15 @@ def main() -> None:
 
 def predictions(folder: Path, *, manifest: Path, trained_on: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels and mean logits (N,) of an ensemble on the test studies of a manifest."""
-    file = folder / SITES / manifest.stem / PREDICTIONS
+    pack, file = folder / "packed.zip", folder / f"site-{manifest.stem}.csv"
+    if not pack.is_file():
+        pack_ensemble(folder, pack, manifest=trained_on)
     if not file.is_file():
-        evaluate_sites(folder, [manifest], trained_on=trained_on)
-    scores = read_predictions(file)
-    return scores.labels.astype(int), scores.mean
+        model = open_package(pack)
+        write_predictions(evaluate_sites(model, [manifest])[1], model.card, file)
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return np.array([int(row["label"]) for row in rows]), np.array([float(row["logit"]) for row in rows])
 
 
 def table(ratio: str, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:

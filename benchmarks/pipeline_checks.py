@@ -54,9 +54,9 @@ def rows(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
         chosen = (f"--read_and_normalise#{concatenation()}#keys", [key], "--network_def#path_channels", [channels])
         yield name, own_figures(train(options, options.manifest, f"outputs-{key}", *chosen))
     without = blanked(options, "without-prostate", lambda distance: distance <= 1)
-    yield "the same ensemble, prostate blanked", site_figures(usual, without)
+    yield "the same ensemble, prostate blanked", site_figures(usual, without, own=options.manifest)
     only = blanked(options, "prostate-only", lambda distance: distance > 1)
-    yield "the same ensemble, all but the prostate blanked", site_figures(usual, only)
+    yield "the same ensemble, all but the prostate blanked", site_figures(usual, only, own=options.manifest)
     yield "trained and tested with the prostate blanked", own_figures(train(options, without, "outputs"))
     for number in range(options.shuffles):
         path = shuffled(options.manifest, seed=number)
@@ -69,9 +69,10 @@ def concatenation() -> int:
     return next(at for at, step in enumerate(steps) if step["_target_"].endswith("ConcatItemsd"))
 
 
-def run(*arguments: object) -> None:
+def run(*arguments: object) -> str:
+    """Run a command of prostate-alm as a user does and return what it prints."""
     command = [sys.executable, "-m", "prostate_alm.cli", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def train(options: argparse.Namespace, manifest: Path, outputs: str, *overrides: object) -> Path:
@@ -88,11 +89,14 @@ def own_figures(folder: Path) -> dict[str, Any]:
     return {key: test[key] for key in ("auc", "positives", "negatives")} | {"low": low, "high": high}
 
 
-def site_figures(folder: Path, manifest: Path) -> dict[str, Any]:
-    run("ensemble", "evaluate", folder, "--manifest", manifest)
-    metrics = json.loads((folder / "sites" / manifest.stem / "metrics.json").read_text())
-    area = metrics["auc"]
-    counts = {key: metrics[key] for key in ("positives", "negatives")}
+def site_figures(folder: Path, manifest: Path, *, own: Path) -> dict[str, Any]:
+    """Return the figures of an ensemble of the cohort `own`, packed, on the test studies of a manifest."""
+    pack = folder / "packed.zip"
+    if not pack.is_file():
+        run("pack", folder, "--manifest", own, "--output", pack)
+    figures = json.loads(run("sites", pack, manifest, "--json"))["sites"][manifest.stem]
+    area = figures["auc"]
+    counts = {key: figures[key] for key in ("positives", "negatives")}
     return counts | {"auc": area["estimate"], "low": area["low"], "high": area["high"]}
 
 

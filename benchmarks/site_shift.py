@@ -4,26 +4,25 @@
 
 Run from the repository root; what is not an option here is a setting of the bundle. Makes the cohort of RECIPE in
 WORK_DIR, acquired at the model's 100/600/1000 s/mm², and the same studies acquired at 50/400/800 (checked: same labels,
-same T2 volumes), whose b-values are computed. Trains an ensemble on the first and applies it to the test studies of
-both; and, for what harmonisation is worth, to the second cohort's images as they were acquired, under a manifest that
-says that they were the model's b-values. Prints figures per site, and the paired differences to the first with 95 %
-intervals: the AUC by DeLong's test and a bootstrap over studies, FPR and TPR at the threshold of the ensemble's own
-validation. What is done in WORK_DIR is not done again; another recipe needs another folder.
+same T2 volumes), whose b-values are computed. Trains and packs an ensemble on the first and applies it to the test
+studies of both; and, for what harmonisation is worth, to the second cohort's images as they were acquired, under a
+manifest that says that they were the model's b-values. Prints figures per site, and the paired differences to the first
+with 95 % intervals: the AUC by DeLong's test and a bootstrap over studies, FPR and TPR at the threshold of the pack.
+What is done in WORK_DIR is not done again; another recipe needs another folder.
 """
 
 import argparse
 import csv
-import json
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort, make_from_recipe, read_recipe
+from prostate_alm.delivery.package.described import describe_package
 from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test
 
 OTHER, AS_ACQUIRED = "b-50-400-800", "b-50-400-800-as-acquired"
@@ -40,11 +39,11 @@ def main() -> None:
     here = make_from_recipe(options.recipe, options.work_dir)
     harmonised, as_acquired = make_other_site(options.work_dir, read_recipe(options.recipe).cohort)
     require_same_studies(read_manifest(here), read_manifest(harmonised))
-    folder = train(here, options.members, settings)
-    print(run("ensemble", "evaluate", folder, "--manifest", harmonised, "--manifest", as_acquired))
+    pack, table = train(here, options.members, settings), options.work_dir / "sites.csv"
+    print(run("sites", pack, here, harmonised, as_acquired, "--output", table, "--overwrite"))
+    logits, threshold = read_rows(table), describe_package(pack).card.operating_point(TARGET_TPR).threshold
     for site in (OTHER, AS_ACQUIRED):
-        metrics = json.loads((folder / "sites" / site / "metrics.json").read_text())
-        print(f"\n{site} - {here.stem}, {to_text(*paired(folder, site), metrics)}")
+        print(f"\n{site} - {here.stem}, {to_text(*paired(logits, here.stem, site), threshold)}")
 
 
 def run(*arguments: object) -> str:
@@ -79,33 +78,39 @@ def require_same_studies(first: Manifest, second: Manifest) -> None:
 
 
 def train(manifest: Path, members: int, settings: list[str]) -> Path:
-    outputs = manifest.parent / "outputs"
+    """Return the pack of an ensemble of a cohort; train and pack what is not there."""
+    outputs, pack = manifest.parent / "outputs", manifest.with_name(f"{manifest.stem}.zip")
     folder = outputs / "prostate" / manifest.stem / "bce-alm"
     if not (folder / "metrics.json").is_file():
         where = ("--manifest", manifest, "--output", outputs, "--tracking_uri", "none")
         run("ensemble", "train", "bundles/prostate", "--members", members, *where, *settings)
-    return folder
+    if not pack.is_file():
+        run("pack", folder, "--manifest", manifest, "--output", pack)
+    return pack
 
 
-def paired(folder: Path, site: str) -> tuple[np.ndarray, np.ndarray]:
+def paired(logits: dict[str, dict[str, tuple[int, float]]], own: str, site: str) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (N,) and the logits (N, 2) of the same test studies, acquired at the model's b-values and not."""
-    here, there = (read_rows(path / "predictions.csv") for path in (folder, folder / "sites" / site))
+    here, there = logits[own], logits[site]
     labels = np.array([here[key][0] for key in here])
     return labels, np.array([(here[key][1], there[key][1]) for key in here])
 
 
-def read_rows(path: Path) -> dict[str, tuple[int, float]]:
+def read_rows(path: Path) -> dict[str, dict[str, tuple[int, float]]]:
+    """Return label and logit of each study by site."""
+    found: dict[str, dict[str, tuple[int, float]]] = {}
     with path.open(newline="", encoding="utf-8") as stream:
-        return {row["sample_id"]: (int(row["label"]), float(row["logit"])) for row in csv.DictReader(stream)}
+        for row in csv.DictReader(stream):
+            found.setdefault(row["site"], {})[row["sample_id"]] = int(row["label"]), float(row["logit"])
+    return found
 
 
-def to_text(labels: np.ndarray, logits: np.ndarray, metrics: dict[str, Any]) -> str:
-    point = next(p for p in metrics["operating_points"] if abs(p["target_tpr"] - TARGET_TPR) < 1e-9)
+def to_text(labels: np.ndarray, logits: np.ndarray, threshold: float) -> str:
     test = delong_test(labels, logits[:, 1], logits[:, 0])
     differences = {
         "AUC": difference_of_auc,
-        "TPR": partial(difference_of_rate, threshold=point["threshold"], label=1),
-        "FPR": partial(difference_of_rate, threshold=point["threshold"], label=0),
+        "TPR": partial(difference_of_rate, threshold=threshold, label=1),
+        "FPR": partial(difference_of_rate, threshold=threshold, label=0),
     }
     lines = [f"{labels.sum()} positives and {(1 - labels).sum()} negatives, points of percent:"]
     for name, difference in differences.items():

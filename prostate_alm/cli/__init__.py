@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prostate_alm import __version__
-from prostate_alm.cli import completion, data, demo, doctor, drift, pack, predict, serve_once, training, watch
+from prostate_alm.cli import completion, data, demo, doctor, packs, predict, serve_once, training, watch
 from prostate_alm.cli.parser import (
     INTERRUPTED,
     READER_GONE,
@@ -96,10 +96,11 @@ def command_line() -> Parser:
     data.add_manifest(commands)
     training.add_ensemble(commands)
     training.add_experiment(commands)
-    pack.add_pack(commands)
+    packs.add_pack(commands)
+    packs.add_sites(commands)
     predict.add_predict(commands)
     serve_once.add_serve_once(commands)
-    drift.add_drift(commands)
+    packs.add_drift(commands)
     watch.add_watch(commands)
     doctor.add_bundle(commands)
     doctor.add_doctor(commands)

@@ -79,6 +79,11 @@ def add_group(commands: Commands, name: str, text: str) -> Commands:
 def add_model(parser: Parser) -> None:
     """Add the options that say which packed model is opened, and whose models are."""
     parser.add_argument("--model", type=Path, required=True, metavar="ZIP", help="packed model, see prostate-alm pack")
+    add_trust(parser)
+
+
+def add_trust(parser: Parser) -> None:
+    """Add the option that says whose packed models are opened."""
     parser.add_argument(
         "--trust",
         type=Path,

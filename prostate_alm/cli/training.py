@@ -44,23 +44,14 @@ def add_ensemble(commands: Commands) -> None:
 def _add_evaluate(group: Commands) -> None:
     evaluate = group.add_parser(
         "evaluate",
-        help="combine the finished members of an ensemble, or apply them to other cohorts",
+        help="combine the finished members of an ensemble",
         description="Combine the finished members in DIR, compare them with the baseline of the same loss, and write "
-        "metrics.json, predictions.csv, members.csv and roc.png into DIR. With --manifest: apply the members of an "
-        "evaluated ensemble to the test studies of other cohorts, and write DIR/sites/NAME/metrics.json and "
-        "predictions.csv: AUC, rates at the thresholds that the ensemble's own validation gave, and calibration.",
-        examples="ensemble evaluate outputs/prostate/mine/bce-alm\n"
-        "ensemble evaluate outputs/prostate/mine/bce-alm --manifest data_manifest/theirs.json",
+        "metrics.json, predictions.csv, members.csv and roc.png into DIR. Other cohorts are for the packed ensemble: "
+        "see prostate-alm sites.",
+        examples="ensemble evaluate outputs/prostate/mine/bce-alm",
     )
     evaluate.add_argument("directory", type=Path, metavar="DIR", help="e.g. outputs/cifar10-0-1/1-9/bce-alm")
     evaluate.add_argument("--baseline", type=Path, metavar="DIR", help="ensemble to compare with")
-    evaluate.add_argument(
-        "--manifest", type=Path, action="append", metavar="JSON", help="another cohort; may be given several times"
-    )
-    evaluate.add_argument(
-        "--trained-on", type=Path, metavar="JSON", help="cohort of the training, where it is not found by its name"
-    )
-    evaluate.add_argument("--bundle", type=find_bundle, metavar="BUNDLE", help="with --manifest (default: prostate)")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(action=_evaluate_ensemble)
 
@@ -153,10 +144,6 @@ def _train_ensemble(options: argparse.Namespace) -> int:
 
 
 def _evaluate_ensemble(options: argparse.Namespace) -> int:
-    if options.manifest:
-        return _evaluate_sites(options)
-    if options.trained_on or options.bundle:
-        raise ValueError("--trained-on and --bundle must come with --manifest, got none. Give --manifest JSON")
     from prostate_alm.training.ensemble import evaluate_ensemble
     from prostate_alm.training.ensemble_training import baseline_of
 
@@ -165,29 +152,6 @@ def _evaluate_ensemble(options: argparse.Namespace) -> int:
         say(json.dumps(metrics, indent=1))
     else:
         _print_ensemble(options.directory, metrics)
-    return OK
-
-
-def _evaluate_sites(options: argparse.Namespace) -> int:
-    from prostate_alm.training.site_shift import SITES, evaluate_sites, to_text
-
-    if options.baseline:
-        raise ValueError(
-            f"--baseline must be given without --manifest, got {options.baseline}. Evaluate both ensembles on the "
-            "manifest, one after the other."
-        )
-    report = evaluate_sites(
-        options.directory,
-        options.manifest,
-        bundle=options.bundle,
-        trained_on=options.trained_on,
-        progress=progress_bar("reading studies", unit="study"),
-    )
-    if options.json:
-        say(json.dumps(report, indent=1))
-    else:
-        say(to_text(report))
-        say(f"results: {options.directory / SITES}")
     return OK
 
 

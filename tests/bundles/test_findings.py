@@ -17,7 +17,6 @@ from prostate_alm.training.cohort_classes_member import CohortClassesSettings
 from prostate_alm.training.cohort_member import member_samples
 from prostate_alm.training.ensemble_training import read_bundle_settings
 from prostate_alm.training.settings import read_settings
-from prostate_alm.training.site_input import read_trained_on
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
 FINDINGS = ("none", "unmistakable", "equivocal")
@@ -146,17 +145,3 @@ def test_a_cohort_that_does_not_have_the_classes_is_told(cohort: Path, graded: P
 def test_the_command_refuses_what_the_overlay_does_not_read(graded: Path) -> None:
     with pytest.raises(EnsembleError, match="override must be a key of the config file, got --majority"):
         read_bundle_settings(BUNDLE / "findings.json", {"manifest": str(graded), "majority": 1})
-
-
-def test_an_ensemble_of_findings_is_not_applied_to_sites(tmp_path: Path) -> None:
-    member = tmp_path / "member-00"
-    member.mkdir()
-    about = {"bundle": "prostate", "settings": {"findings": list(FINDINGS), "critical": [2]}}
-    (tmp_path / "ensemble.json").write_text(json.dumps(about))
-    (tmp_path / "metrics.json").write_text('{"members": [0]}')
-    (member / "config.json").write_text("{}")
-    (member / "metrics.json").write_text("{}")
-    with pytest.raises(
-        EnsembleError, match=r"must tell two classes apart to be applied to manifests, got one with .*2"
-    ):
-        read_trained_on(tmp_path, bundle=None, manifest=None)

@@ -17,6 +17,7 @@ import torch
 from conftest import BUNDLE, LICENCE, MEMBERS, write_cohort
 from pydantic import ValidationError
 from scipy.special import log_softmax, softmax
+from sklearn.metrics import roc_auc_score
 
 from prostate_alm.cli import main
 from prostate_alm.data.manifest import read_manifest, write_manifest
@@ -29,6 +30,7 @@ from prostate_alm.delivery.package.described import describe_package
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.report.saliency import blurred, integrated_gradients, saliency
+from prostate_alm.delivery.sites import evaluate_sites
 from prostate_alm.method.operating_point import choose_operating_point
 from prostate_alm.shipped import shipped_bundle
 from prostate_alm.training.networks import CascadeNet
@@ -324,6 +326,13 @@ def test_what_a_pack_cannot_repeat_is_refused(tmp_path: Path) -> None:
     (copy / "findings.json").write_text("{}")
     with pytest.raises(PackageError, match=r"findings\.json must be the one that the members were trained with"):
         pack_ensemble(other, tmp_path / "c.zip", manifest=other / "cohort.json", bundle=BUNDLE, licence=LICENCE)
+
+
+def test_a_site_is_judged_by_the_critical_class(model: PackedModel, cohort: Path, dicom_cohort: Path) -> None:
+    report, scores = evaluate_sites(model, [cohort])
+    found = scores["cohort"]
+    assert found.logits[0] == pytest.approx(predict_folder(dicom_cohort / found.ids[0], model).answer.logit, abs=1e-4)
+    assert report.sites["cohort"]["auc"]["estimate"] == roc_auc_score(found.labels, found.logits)
 
 
 def test_log_odds_and_softmax_agree() -> None:

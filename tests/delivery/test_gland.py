@@ -22,6 +22,7 @@ from prostate_alm.delivery.package.network import blank_network
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.preprocess import network_input, placed_around
+from prostate_alm.delivery.sites import SiteError, evaluate_sites
 from prostate_alm.training.gland_localiser import SPEC, WEIGHTS, localiser_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -111,6 +112,18 @@ def test_a_pack_may_refuse_in_doubt(ensemble: Path, blind: Path, phantom_study: 
     answer = predict_folder(phantom_study, open_package(tmp_path / "strict.zip")).answer
     assert answer.status == "refused"
     assert answer.code == NOT_FOUND
+
+
+def test_a_site_is_judged_by_the_crops_of_its_answers(model: PackedModel, cohort: Path, dicom_cohort: Path) -> None:
+    around = replace(model, localiser=Ball((31, 20, 12)))
+    _, scores = evaluate_sites(around, [cohort])
+    name, logit = scores["cohort"].ids[0], scores["cohort"].logits[0]
+    answers = [predict_folder(dicom_cohort / name, one).answer for one in (around, model)]
+    assert logit == pytest.approx(answers[0].logit, abs=1e-4)
+    assert logit != pytest.approx(answers[1].logit, abs=1e-3)  # around the middle
+    strict = model.card.model_copy(update={"gland": model.card.gland.model_copy(update={"on_doubt": "refuse"})})
+    with pytest.raises(SiteError, match="must be of both classes, got 0 positive of 0"):  # all refused
+        evaluate_sites(replace(model, card=strict), [cohort])
 
 
 def test_members_are_packed_with_the_crop_of_their_training(

@@ -24,12 +24,13 @@ from prostate_alm.delivery.gland import GlandLocation
 from prostate_alm.delivery.lesions import LesionFindings, find_lesions, mean_map
 from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.build import pack_ensemble
-from prostate_alm.delivery.package.cohort import _read_volumes
+from prostate_alm.delivery.package.cohort import read_volumes
 from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.preprocess import network_input
 from prostate_alm.delivery.scores import member_logits
+from prostate_alm.delivery.sites import SiteError, evaluate_sites
 from prostate_alm.imaging.volume import Volume
 from prostate_alm.method.lesion_candidates import lesion_candidates
 from prostate_alm.method.lesion_metrics import Detections, froc
@@ -69,7 +70,7 @@ def write_ensemble(folder: Path, manifest: Path, *, members: int = 2) -> Path:
     (folder / "ensemble.json").write_text(
         json.dumps({**about, "members": members, "settings": settings, "overrides": overrides})
     )
-    images = {one.id: network_input(_read_volumes(one, manifest.parent, B_VALUES), GRID) for one in cohort.studies}
+    images = {one.id: network_input(read_volumes(one, manifest.parent, B_VALUES), GRID) for one in cohort.studies}
     for number in range(members):
         _write_member(folder / f"member-{number:02d}", number, cohort, manifest, images=images)
     tests = [(one.id, "test", one.label, 0.0, 0.1) for one in cohort.studies if one.split == "test"]
@@ -208,7 +209,7 @@ def test_the_map_is_that_of_the_inference_of_the_bundle(
     workflow.initialize()
     workflow.run()
     expected = nib.load(tmp_path / "maps" / positive / "t2_lesions.nii.gz").get_fdata()
-    volumes = _read_volumes(study, lesion_cohort.parent, B_VALUES)
+    volumes = read_volumes(study, lesion_cohort.parent, B_VALUES)
     outputs = member_logits(model.network, network_input(volumes, GRID)[None])[0, :1]
     found = find_lesions(mean_map(outputs, volumes.t2, GRID), volumes.t2, GRID, threshold=0.0)
     assert expected.max() > 0.5
@@ -369,3 +370,32 @@ def test_what_goes_back_into_the_study_is_what_the_answer_says(
     assert [tuple(group.roi.value[0]) for group in groups] == [
         pytest.approx(one.position_mm, abs=1e-4) for one in answer.lesions
     ]
+
+
+def test_a_site_is_judged_by_its_cases_and_by_its_candidates(
+    model: PackedModel, lesion_cohort: Path, dicom_cohort: Path, capsys: pytest.CaptureFixture[str], pack: Path
+) -> None:
+    report, scores = evaluate_sites(model, [lesion_cohort])
+    (name, figures), found = next(iter(report.sites.items())), scores[lesion_cohort.stem]
+    answers = {key: predict_folder(dicom_cohort / key, model).answer for key in found.ids}
+    assert found.logits.tolist() == pytest.approx([answer.logit for answer in answers.values()], abs=1e-4)
+    target = model.card.default_target_tpr
+    point = next(one for one in figures["lesion_points"] if one["target_sensitivity"] == target)
+    hits, others = 0, 0
+    for study in read_manifest(lesion_cohort).studies:
+        if study.id in answers:  # a phantom has one lesion at most
+            mask = nib.load(lesion_cohort.parent / study.lesions.path)
+            affine_lps = RAS_TO_LPS @ mask.affine
+            away_mm = ndimage.distance_transform_edt(np.asarray(mask.dataobj) == 0, sampling=mask.header.get_zooms())
+            within = [_at(away_mm, affine_lps, one.position_mm) <= 3 for one in answers[study.id].lesions]
+            hits += any(within)
+            others += len(within) - any(within)
+    assert (point["lesions"], point["sensitivity"]["estimate"]) == (figures["positives"], hits / figures["positives"])
+    assert point["false_positives_per_case"] == others / len(answers)
+    assert main(["sites", str(pack), str(lesion_cohort)]) == 0
+    assert f"{name} (own): candidates find {100 * hits / point['lesions']:.1f} [" in capsys.readouterr().out
+
+
+def test_a_site_without_drawn_lesions_is_refused(model: PackedModel, cohort: Path) -> None:
+    with pytest.raises(SiteError, match="must have lesions that were drawn for a model of lesions, got none of 20"):
+        evaluate_sites(model, [cohort])

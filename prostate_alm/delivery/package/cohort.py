@@ -84,7 +84,7 @@ def read_training_studies(
     spacings, variations = [], []
     detections: list[Detections] = []
     for done, study in enumerate(training, start=1):
-        volumes = _read_volumes(study, folder, manifest.b_values_s_per_mm2)
+        volumes = read_volumes(study, folder, manifest.b_values_s_per_mm2)
         own_grid = grid if localiser is None else _around_gland(grid, volumes.t2, study, folder, localiser)
         channels = cropped_channels(volumes, own_grid)
         spacings.append(np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0))
@@ -107,7 +107,8 @@ def _around_gland(grid: GridSpec, t2: Volume, study: StudyRecord, folder: Path, 
     return placed_around(grid, t2, found.centre_mm) if isinstance(found, GlandLocation) else grid
 
 
-def _read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) -> StudyVolumes:
+def read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) -> StudyVolumes:
+    """Return the volumes of a study as its manifest holds them, on the grid of T2."""
     import nibabel as nib  # takes half a second, which opening a pack need not wait for
 
     t2, dwi = (nib.load(folder / file.path) for file in (study.t2, study.dwi))

@@ -26,10 +26,10 @@ from prostate_alm.shipped import TRAINING_CONFIG, shipped_bundle
 from prostate_alm.training.gland_localiser import WEIGHTS, Localiser, open_localiser
 from prostate_alm.training.lesion_member import drawn_cohort
 from prostate_alm.training.out_of_fold import FoldLogits, OutOfFold, out_of_fold, read_validation_logits
-from prostate_alm.training.site_input import find_manifest
 from prostate_alm.whole_files import sha256_of_file
 
 PROSTATE, LESIONS = BUNDLES
+_MANIFEST_FOLDERS = (Path("data"), Path("data_manifest"))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_ensemble(
     name = str(about.get("bundle", PROSTATE))
     bundle = bundle or shipped_bundle(name)
     files = _training_config(bundle, configs, members)
-    manifest = manifest or find_manifest(configs[0]) or Path("data", str(configs[0].get("manifest")))
+    manifest = manifest or _recorded_manifest(configs[0])
     cohort = _read_manifest(manifest, configs, members, bundle=name)
     classes = _classes_of(about.get("settings", {}), folder)
     network, grid = _specs_of(about, files, cohort, classes)
@@ -222,6 +222,13 @@ def _used(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the checksums of the config files of a member, by name."""
     files: dict[str, str] = config.get("config_files", {})
     return files
+
+
+def _recorded_manifest(config: Mapping[str, Any]) -> Path:
+    """Return the manifest with the name and the checksum that training recorded; where there is none, its name."""
+    paths = [folder / str(config.get("manifest")) for folder in _MANIFEST_FOLDERS]
+    found = [path for path in paths if path.is_file() and sha256_of_file(path) == config.get("manifest_sha256")]
+    return next(iter(found), paths[0])
 
 
 def _read_manifest(
