@@ -42,6 +42,7 @@ from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
 from prostate_alm.method.batch import Batch
+from prostate_alm.method.bootstrap import draw_rows, percentile_interval
 from prostate_alm.method.class_losses import ClassLoss, make_class_loss
 from prostate_alm.method.class_metrics import one_against_rest
 from prostate_alm.method.critical import CriticalClasses, log_odds
@@ -348,8 +349,8 @@ def table_rows(
     found = changes(reduced, labels, None)  # (classes, 2, columns)
     random = np.random.default_rng(0)
     drawn = np.array([changes(reduced, labels, random) for _ in range(RESAMPLES)])  # (resamples, classes, 2, columns)
-    low, high = np.quantile(drawn[:, :, 1] - drawn[:, :, 0], [0.025, 0.975], axis=0)
-    low_mean, high_mean = np.quantile((drawn[:, :, 1] - drawn[:, :, 0]).mean(axis=1), [0.025, 0.975], axis=0)
+    changed = np.moveaxis(drawn[:, :, 1] - drawn[:, :, 0], 0, -1)  # (classes, columns, resamples)
+    (low, high), (low_mean, high_mean) = percentile_interval(changed), percentile_interval(changed.mean(axis=0))
     draws = len(pairs[0])
     rows = [
         row_of(loss, str(c), draws, column, found[c, :, i], (low[c, i], high[c, i]))
@@ -389,7 +390,7 @@ def changes(
     """Return the figures without and with the constraint, the mean over the draws, (classes, 2, columns)."""
     rows, picked = np.arange(len(labels)), np.arange(len(reduced[0]))
     if random is not None:
-        rows = np.concatenate([random.choice(own, len(own)) for own in (np.flatnonzero(labels == c) for c in CLASSES)])
+        rows = draw_rows(random, [np.flatnonzero(labels == c) for c in CLASSES])
         picked = random.integers(len(picked), size=len(picked))
     return np.array(
         [

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
+from prostate_alm.method.bootstrap import bootstrap_interval
+from prostate_alm.method.metrics import auc, fpr_at_tpr
 
 
 def main() -> None:

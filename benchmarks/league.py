@@ -41,6 +41,7 @@ from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
 from prostate_alm.dtype import fastest_dtype
+from prostate_alm.method.bootstrap import draw_rows, percentile_interval
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 from prostate_alm.method.metrics import auc, fpr_at_tpr
@@ -359,14 +360,13 @@ def intervals(pair: list[list[tuple[NDArray[np.int64], Logits]]]) -> tuple[NDArr
     classes = [np.flatnonzero(labels == value) for value in (0, 1)]
     changes = []
     for _ in range(RESAMPLES):
-        rows = np.concatenate([random.choice(one, len(one)) for one in classes])
+        rows = draw_rows(random, classes)
         draws = random.integers(len(pair[0]), size=len(pair[0]))
         without, with_ = (
             np.mean([figures(one[draw][0][rows], one[draw][1][rows]) for draw in draws], axis=0) for one in pair
         )
         changes.append(with_ - without)
-    low, high = np.quantile(changes, [0.025, 0.975], axis=0)
-    return low, high
+    return percentile_interval(np.array(changes).T)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 
+from prostate_alm.method.bootstrap import interval_over_cases
 from prostate_alm.method.lesion_metrics import (
     Detections,
     false_positives_at_sensitivity,
-    interval_over_cases,
     lesion_average_precision,
 )
 from prostate_alm.method.lesions import case_logits

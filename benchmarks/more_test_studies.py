@@ -22,7 +22,8 @@ import numpy as np
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.opened import open_package
 from prostate_alm.delivery.sites import evaluate_sites, write_predictions
-from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
+from prostate_alm.method.bootstrap import bootstrap_interval
+from prostate_alm.method.metrics import auc, fpr_at_tpr
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "AUC": auc,

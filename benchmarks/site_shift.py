@@ -23,7 +23,8 @@ import numpy as np
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, ensure_cohort, make_from_recipe, read_recipe
 from prostate_alm.delivery.package.described import describe_package
-from prostate_alm.method.metrics import auc, bootstrap_interval, delong_test
+from prostate_alm.method.bootstrap import bootstrap_interval
+from prostate_alm.method.metrics import auc, delong_test
 
 OTHER, AS_ACQUIRED = "b-50-400-800", "b-50-400-800-as-acquired"
 OTHER_B_VALUES = (50.0, 400.0, 800.0)

@@ -25,9 +25,10 @@ from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.preprocess import cropped_channels, normalised_image
 from prostate_alm.delivery.scores import calibrated, critical_logits, member_logits, study_logits
 from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.method.bootstrap import bootstrap_interval
 from prostate_alm.method.calibration import PlattScaling, calibration_quality
 from prostate_alm.method.lesion_metrics import Detections
-from prostate_alm.method.metrics import Interval, auc, bootstrap_interval
+from prostate_alm.method.metrics import Interval, auc
 from prostate_alm.method.operating_point import binomial_interval
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import sha256_of_file, write_text_atomically

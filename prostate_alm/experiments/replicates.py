@@ -10,19 +10,12 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.experiments.bootstrap import (
-    Floats,
-    figures,
-    mean_figures_of_draws,
-    percentile_interval,
-    rank,
-    resample,
-)
 from prostate_alm.experiments.effects import MEAN, Effect, all_effects
 from prostate_alm.experiments.grid import Cell, Training, side_folder
 from prostate_alm.experiments.paper_tables import loss_names, rate_columns
 from prostate_alm.experiments.plan import PLAN_FILE, Plan, Task
 from prostate_alm.experiments.tables import TRAININGS, Results
+from prostate_alm.method.bootstrap import Floats, draw_counts, percentile_interval, rank, ranking_figures
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.predictions import TEST, read_rows
 from prostate_alm.results.run_folder import METRICS, PREDICTIONS
@@ -223,7 +216,7 @@ def _pool(differences: Sequence[Sequence[Floats]], *, seed: int) -> _Pool:
     """
     means = np.stack([np.mean(own, axis=0) for own in differences])  # (R, columns, 1 + B)
     cells = np.stack([one[:, 0] for own in differences for one in own])
-    counts = resample(np.random.default_rng([seed, len(means)]), len(means), resamples=means.shape[-1] - 1)
+    counts = draw_counts(np.random.default_rng([seed, len(means)]), len(means), resamples=means.shape[-1] - 1)
     values = 100.0 * np.einsum("rb,rcb->cb", counts, means) / len(means)
     low, high = percentile_interval(values[:, 1:])
     return _Pool(values[:, 0], low, high, len(means), len(cells), (cells > 0).sum(axis=0))
@@ -254,7 +247,7 @@ class _TestImages:
     """
 
     def __init__(self, columns: Sequence[str], *, resamples: int, seed: int) -> None:
-        self._columns = columns
+        self._rates = columns[1:]  # the AUC comes first
         self._resamples, self._random = resamples, np.random.default_rng(seed)
         self._first: tuple[Path, list[_Identity]] | None = None
 
@@ -279,12 +272,14 @@ class _TestImages:
         is_positive = np.array([label == "1" for *_, label in identities])
         positive, negative = logits[is_positive], logits[~is_positive]
         ranking = rank(positive, negative, negative_counts=self._negatives)
-        found = {split: figures(ranking, counts, columns=self._columns) for split, counts in self._positives.items()}
+        found = {
+            split: ranking_figures(ranking, counts, rates=self._rates) for split, counts in self._positives.items()
+        }
         if "test_all_positives" in found:
             counts = self._positives["test_all_positives"]
-            mean = mean_figures_of_draws(ranking, counts, size=self._at_ratio, columns=self._columns)
+            mean = ranking_figures(ranking, counts, size=self._at_ratio, rates=self._rates)
             whole = rank(positive, negative, negative_counts=self._negatives[:, :1])
-            mean[:, 0] = figures(whole, self._fixed_draws, columns=self._columns).mean(axis=1)
+            mean[:, 0] = ranking_figures(whole, self._fixed_draws, rates=self._rates).mean(axis=1)
             found["test_draws"] = mean
         return found
 
@@ -292,10 +287,10 @@ class _TestImages:
         """Draw the resamples; `splits` are those of the positives, `test` before `test_extra`."""
         positives, at_ratio = len(splits), splits.count("test")
         self._at_ratio = at_ratio
-        self._negatives = resample(self._random, images - positives, resamples=self._resamples)
-        of_all = resample(self._random, positives, resamples=self._resamples)
+        self._negatives = draw_counts(self._random, images - positives, resamples=self._resamples)
+        of_all = draw_counts(self._random, positives, resamples=self._resamples)
         of_test = np.zeros_like(of_all)
-        of_test[:at_ratio] = resample(self._random, at_ratio, resamples=self._resamples)
+        of_test[:at_ratio] = draw_counts(self._random, at_ratio, resamples=self._resamples)
         self._positives = {"test": of_test}
         if at_ratio < positives:
             self._positives["test_all_positives"] = of_all

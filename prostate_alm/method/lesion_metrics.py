@@ -1,21 +1,19 @@
 """How well candidates find lesions: FROC, false positives per case at a sensitivity, precision; ties are exact."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from prostate_alm.method.lesion_candidates import Candidates
-from prostate_alm.method.metrics import Interval, positives_needed
+from prostate_alm.method.metrics import positives_needed
 
 LEAST_OVERLAP = 0.1
 
 Floats = NDArray[np.float64]
-Case = TypeVar("Case")
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,61 +173,6 @@ def lesion_average_precision(cases: Sequence[Detections]) -> float:
     hits = _at_least(found, thresholds)
     precision = hits / (hits + _at_least(false_positives, thresholds))
     return float(np.sum(np.diff(hits, prepend=0) * precision) / len(found))
-
-
-def interval_over_cases(
-    cases: Sequence[Case],
-    metric: Callable[[Sequence[Case]], float],
-    *,
-    positive: Sequence[bool],
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Return a metric with its percentile bootstrap interval over cases; those with and without lesions by themselves.
-
-    For the difference of two models give pairs of their detections as cases and a metric that subtracts.
-
-    Args:
-        cases: whatever `metric` takes a sequence of.
-        metric: such as `lambda drawn: false_positives_at_sensitivity(drawn, 0.95)`.
-        positive: for each case whether it has a lesion; at least one has.
-        confidence: coverage asked, in (0, 1).
-        resamples: number of resamples, at least 1.
-        seed: the same seed gives the same interval.
-
-    Returns:
-        The metric of all cases and the bounds, which are values of resamples: an infinite one stays infinite.
-
-    Raises:
-        ValueError: an argument is out of range, or a resample has no value.
-
-    Reference:
-        Efron and Tibshirani 1993, section 13.3.
-
-    >>> cases = [Detections(np.array([1.0]), np.array([2.0])), Detections(np.array([]), np.array([]))]
-    >>> interval_over_cases(cases, lambda c: false_positives_at_sensitivity(c, 1), positive=[True, False], resamples=9)
-    Interval(estimate=0.5, low=0.5, high=0.5)
-    """
-    if not (0 < confidence < 1 and resamples >= 1 and len(positive) == len(cases) and any(positive)):
-        raise ValueError(
-            "confidence must be in (0, 1), resamples at least 1 and one flag per case, one of them true, got "
-            f"{confidence}, {resamples} and {len(positive)} flags of {len(cases)} cases in interval_over_cases"
-        )
-    flags = np.asarray(positive, dtype=bool)
-    classes = [members for members in (np.flatnonzero(flags), np.flatnonzero(~flags)) if len(members)]
-    random = np.random.default_rng(seed)
-    drawn = np.empty(resamples)
-    for index in range(resamples):
-        rows = np.concatenate([random.choice(members, len(members)) for members in classes])
-        drawn[index] = metric([cases[row] for row in rows])
-    if np.isnan(drawn).any():
-        raise ValueError(
-            "a metric must have a value in every resample, got none in "
-            f"{int(np.isnan(drawn).sum())} of {resamples} in interval_over_cases. Is it a difference of infinite ones?"
-        )
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return Interval(float(metric(cases)), float(low), float(high))
 
 
 def _pooled(cases: Sequence[Detections]) -> tuple[Floats, Floats]:

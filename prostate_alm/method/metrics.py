@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,64 +234,17 @@ def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
     return DeLongResult(auc_a, auc_b, z, math.erfc(abs(z) / math.sqrt(2)))
 
 
-def bootstrap_interval(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    *,
-    metric: Callable[[Any, Any], float],
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Return a metric with its percentile bootstrap interval; each class is resampled by itself.
-
-    For the difference of two models give both scores as columns and a metric that subtracts, which pairs the
-    samples: ``metric=lambda y, s: auc(y, s[:, 0]) - auc(y, s[:, 1])``.
-
-    Args:
-        labels: (n,), 0 or 1, at least one of each.
-        scores: (n,) or (n, models), finite.
-        metric: called as ``metric(labels, scores)``.
-        confidence: coverage asked, in (0, 1).
-        resamples: number of resamples, at least 1.
-        seed: the same seed gives the same interval.
-
-    Returns:
-        The metric of all samples and the bounds.
-
-    Raises:
-        ValueError: an argument is wrong, or a class is absent.
-
-    Reference:
-        Efron and Tibshirani 1993, section 13.3.
-
-    >>> bootstrap_interval([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], metric=auc, resamples=20)
-    Interval(estimate=1.0, low=1.0, high=1.0)
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence!r} in bootstrap_interval")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples!r} in bootstrap_interval")
-    truth, values = _checked(labels, scores, columns=True)
-    estimate = float(metric(truth, values))
-    classes = [np.flatnonzero(truth), np.flatnonzero(~truth)]
-    random = np.random.default_rng(seed)
-    drawn = np.empty(resamples)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TooFewPositivesWarning)  # said once, by the estimate
-        for index in range(resamples):
-            rows = np.concatenate([random.choice(members, len(members)) for members in classes])
-            drawn[index] = metric(truth[rows], values[rows])
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high))
-
-
 def _array(values: ArrayLike) -> NDArray[Any]:
     detach = getattr(values, "detach", None)  # a torch tensor; numpy has no bfloat16
     return np.asarray(values if detach is None else detach().cpu().double().numpy())
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike, *, columns: bool = False) -> tuple[NDArray[np.bool_], Floats]:
+def checked(labels: ArrayLike, scores: ArrayLike, *, columns: bool = False) -> tuple[NDArray[np.bool_], Floats]:
+    """Return which samples are positive, and their scores; with `columns` those of several models, too.
+
+    Raises:
+        ValueError: a label, a score or a shape is wrong, or a class is absent.
+    """
     truth, values = _array(labels), _array(scores)
     if truth.ndim != 1 or values.ndim != 1 + (columns and values.ndim == 2) or len(truth) != len(values):
         raise ValueError(
@@ -316,7 +268,7 @@ def _checked(labels: ArrayLike, scores: ArrayLike, *, columns: bool = False) -> 
 
 def _by_class(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """Return copies of the scores of the positives and of the negatives."""
-    positive, values = _checked(labels, scores)
+    positive, values = checked(labels, scores)
     return values[positive], values[~positive]
 
 

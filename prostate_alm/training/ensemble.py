@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prostate_alm.method.bootstrap import bootstrap_interval
 from prostate_alm.method.class_metrics import critical_scores
 from prostate_alm.method.metrics import (
     Interval,
     TooFewPositivesWarning,
     auc,
-    bootstrap_interval,
     delong_test,
     fpr_at_false_negatives,
     fpr_at_tpr,

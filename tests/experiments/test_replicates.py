@@ -12,7 +12,6 @@ import pytest
 
 from prostate_alm.cli import main
 from prostate_alm.experiments import pooled_report, run
-from prostate_alm.experiments.bootstrap import Floats
 from prostate_alm.experiments.effects import MEAN
 from prostate_alm.experiments.paper_tables import RATE_COLUMNS, paper_effects
 from prostate_alm.experiments.plan import Plan, start_or_continue
@@ -26,7 +25,8 @@ from prostate_alm.experiments.replicates import (
     replicate_of,
 )
 from prostate_alm.experiments.run import ExperimentReport
-from prostate_alm.method.metrics import auc, bootstrap_interval, fpr_at_tpr
+from prostate_alm.method.bootstrap import Floats, bootstrap_interval
+from prostate_alm.method.metrics import auc, fpr_at_tpr
 from prostate_alm.training.results import summarise, summarise_extra
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "cifar10" / "experiments" / "default.json"

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prostate_alm.experiments.bootstrap import figures, mean_figures_of_draws, missed_at, rank, resample
 from prostate_alm.experiments.grid import cells, runs_in_all, runs_to_do, search
 from prostate_alm.experiments.paper_tables import COHORT_COLUMNS, Key, loss_names, paper_table
 from prostate_alm.experiments.plan import Plan, in_numbers, read_plan, start_or_continue
 from prostate_alm.experiments.pooled_report import write_pooled_report
 from prostate_alm.experiments.report import write_report
 from prostate_alm.method.losses import LOSSES
-from prostate_alm.method.metrics import auc, fpr_at_false_negatives
 from prostate_alm.training.results import summarise, summarise_extra
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "prostate"
@@ -170,22 +168,6 @@ def test_the_report_says_what_is_missing(report: Path) -> None:
     assert "| ALM with A-ML | 96.88 (96.88) | 10.9 (10.9) | 7.8 (7.8) |" in text
     assert "| table1 | 1:8 | alm | MSFE | not trained yet |" in text
     assert "| MSFE | 90.82 (90.82) | 23.4 (23.4) | 20.3 (20.3) |" in text
-
-
-def test_resampled_rates_at_false_negatives_are_those_of_the_metrics() -> None:
-    random = np.random.default_rng(3)
-    positive, negative = np.round(random.normal(1, 1, 9), 1), np.round(random.normal(0, 1, 20), 1)
-    drawn, among = resample(random, 9, resamples=20), resample(random, 20, resamples=20)
-    ranking = rank(positive, negative, negative_counts=among)
-    found = figures(ranking, drawn, columns=COHORT_COLUMNS)
-    labels = np.repeat([1, 0], [9, 20])
-    for place in range(21):
-        scores = np.concatenate([np.repeat(positive, drawn[:, place]), np.repeat(negative, among[:, place])])
-        expected = [auc(labels, scores), *(fpr_at_false_negatives(labels, scores, count) for count in (0, 1))]
-        np.testing.assert_allclose(found[:, place], expected, rtol=1e-14)
-    whole = mean_figures_of_draws(ranking, drawn, size=9, columns=COHORT_COLUMNS)
-    np.testing.assert_allclose(whole, found, rtol=1e-12)
-    assert [missed_at("fpr_at_fn1", positives) for positives in (1, 2, 30)] == [0, 1, 1]
 
 
 def write_predictions(root: Path, seed: int) -> None:

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from prostate_alm.method.metrics import (
     TooFewPositivesWarning,
     auc,
-    bootstrap_interval,
     delong_test,
     fpr_at_false_negatives,
     fpr_at_tpr,
@@ -213,36 +212,6 @@ def test_p_values_are_uniform_when_the_models_are_equally_good():
     assert 2 <= small <= 20  # 10 expected; binomial 99.9 % limits
 
 
-def test_bootstrap_interval_agrees_with_the_delong_variance():
-    labels, scores = sample(400, 11)
-    found = bootstrap_interval(labels, scores, metric=auc, resamples=500)
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    psi = (positive[:, None] > negative).astype(float)
-    deviation = math.sqrt(psi.mean(1).var(ddof=1) / len(positive) + psi.mean(0).var(ddof=1) / len(negative))
-    assert found.estimate == auc(labels, scores)
-    assert found.low < found.estimate < found.high
-    assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
-    assert bootstrap_interval(labels, scores, metric=auc, resamples=50) == bootstrap_interval(
-        labels, scores, metric=auc, resamples=50
-    )
-    narrow = bootstrap_interval(labels, scores, metric=auc, resamples=500, confidence=0.5)
-    assert found.low < narrow.low < narrow.high < found.high
-
-
-def test_bootstrap_pairs_the_columns_of_two_models():
-    labels, scores = sample(200, 12)
-    both = np.stack([scores, scores + 1e-9], axis=1)  # the same ranking, so the paired difference is 0
-    found = bootstrap_interval(labels, both, metric=lambda y, s: auc(y, s[:, 0]) - auc(y, s[:, 1]), resamples=30)
-    assert (found.low, found.high) == (0.0, 0.0)
-
-
-def test_bootstrap_says_only_once_that_positives_are_few():
-    labels, scores = sample(60, 13)
-    with pytest.warns(TooFewPositivesWarning) as caught:
-        bootstrap_interval(labels, scores, metric=lambda y, s: fpr_at_tpr(y, s, 0.99), resamples=10)
-    assert len(caught) == 1
-
-
 @pytest.mark.parametrize(
     "metric", [auc, lambda y, s: fpr_at_tpr(y, s, 0.9), lambda y, s: partial_auc_above_tpr(y, s, 0.8)]
 )
@@ -306,10 +275,3 @@ def test_partial_auc_range(tpr):
 def test_false_negatives_out_of_range(missed):
     with pytest.raises(ValueError, match=r"false_negatives must be a whole number from 0 to 0, .* got"):
         fpr_at_false_negatives([0, 1], [0, 1], missed)
-
-
-def test_bootstrap_parameters_out_of_range():
-    with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\), got 1.0"):
-        bootstrap_interval([0, 1], [0, 1], metric=auc, confidence=1.0)
-    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
-        bootstrap_interval([0, 1], [0, 1], metric=auc, resamples=0)
