@@ -199,9 +199,8 @@ def add_experiment(commands: Commands) -> None:
 
 
 def _run_experiment(options: argparse.Namespace) -> int:
-    from prostate_alm.experiments.plan import read_plan
+    from prostate_alm.experiments.plan import read_plan, replicate_of
     from prostate_alm.experiments.progress import show_standing
-    from prostate_alm.experiments.replicates import replicate_of
     from prostate_alm.experiments.run import run_experiment
 
     logging.getLogger("prostate_alm").setLevel(logging.INFO)  # where there is no terminal, progress is lines of log
@@ -227,15 +226,11 @@ def _run_experiment(options: argparse.Namespace) -> int:
 
 
 def _report_experiment(options: argparse.Namespace) -> int:
-    from prostate_alm.experiments.pooled_report import write_pooled_report
     from prostate_alm.experiments.report import write_report
 
     first, *others = options.directories
-    if others:
-        output = options.output or first / "report-pooled"
-        paths = write_pooled_report(options.directories, output, progress=progress_bar("comparing ensembles"))
-    else:
-        paths = write_report(first, options.output or first / "report")
+    output = options.output or first / ("report-pooled" if others else "report")
+    paths = write_report(options.directories, output, progress=progress_bar("comparing ensembles"))
     files = [str(path) for path in paths]
     say(json.dumps(files, indent=1) if options.json else "\n".join(files))
     return OK

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from prostate_alm.experiments.plan import Plan, Task, pair_as_name
 from prostate_alm.results.run_folder import member_name
 
-Training = Literal["baseline", "alm"]
+Arm = Literal["baseline", "alm"]
+ARMS: tuple[Arm, Arm] = ("baseline", "alm")
+"""Trained with the loss alone, or with the constraint beside it."""
 
 Look = Callable[[Path], "float | Literal['failed'] | None"]
 """Validation AUC of a member's folder, relative to the root; "failed" when it failed; None while it is not finished."""
@@ -122,10 +124,10 @@ def cells(plan: Plan) -> Iterator[Cell]:
                 yield Cell(pair, ratio, loss)
 
 
-def side_folder(plan: Plan, cell: Cell, *, training: Training) -> Path:
+def side_folder(plan: Plan, cell: Cell, *, arm: Arm) -> Path:
     """Return the folder of an ensemble relative to the root: `cifar10-0-1/1-9/a_fl-alm`, `prostate/1-8/bce-alm`."""
     experiment = plan.dataset if cell.pair is None else f"{plan.dataset}-{pair_as_name(cell.pair)}"
-    return Path(experiment, f"1-{cell.ratio}", f"{cell.loss}-{training}")
+    return Path(experiment, f"1-{cell.ratio}", f"{cell.loss}-{arm}")
 
 
 def search(plan: Plan, cell: Cell, *, look: Look) -> CellState:
@@ -137,14 +139,14 @@ def search(plan: Plan, cell: Cell, *, look: Look) -> CellState:
         look: finds a member's validation AUC by its folder; nothing else of a result is ever seen here.
     """
     loss_stage = _stage(plan, _loss_candidates(plan, cell), searched=tuple(plan.losses[cell.loss]), look=look)
-    baseline = Side(side_folder(plan, cell, training="baseline"), (loss_stage,), is_whole=True)
+    baseline = Side(side_folder(plan, cell, arm="baseline"), (loss_stage,), is_whole=True)
     if not plan.has_alm(cell.loss):
         return CellState(cell, baseline, None)
     return CellState(cell, baseline, _alm_side(plan, cell, base=loss_stage.known, look=look))
 
 
 def _alm_side(plan: Plan, cell: Cell, *, base: Candidate | None, look: Look) -> Side:
-    folder = side_folder(plan, cell, training="alm")
+    folder = side_folder(plan, cell, arm="alm")
     if base is None:
         return Side(folder, (), is_whole=False)
     first = plan.alm.delta[0]
@@ -159,7 +161,7 @@ def _alm_side(plan: Plan, cell: Cell, *, base: Candidate | None, look: Look) -> 
 
 
 def _loss_candidates(plan: Plan, cell: Cell) -> list[Candidate]:
-    folder = side_folder(plan, cell, training="baseline")
+    folder = side_folder(plan, cell, arm="baseline")
     all_parameters = plan.loss_candidates(cell.loss, cell.ratio)
     common = {
         **plan.settings,

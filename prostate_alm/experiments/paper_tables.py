@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from prostate_alm.experiments.plan import Task, in_numbers
+from prostate_alm.method.bootstrap import RATES
+from prostate_alm.results.metric_names import METRIC_NAMES, MetricName
 
-RATE_COLUMNS = ("test_auc", "fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
+RATE_COLUMNS = ("test_auc", *RATES)
 """Columns of tables 2, 5 and 6, in percent."""
 
 COHORT_COLUMNS = ("test_auc", "fpr_at_fn0", "fpr_at_fn1")
@@ -17,8 +19,10 @@ COHORT_COLUMNS = ("test_auc", "fpr_at_fn0", "fpr_at_fn1")
 CLASS_COLUMNS = ("test_auc", *(f"rest_error_at_tpr{tpr}" for tpr in (80, 90, 95)), "fpr_at_tpr95", "balanced_accuracy")
 """Columns where all classes are told apart and one is critical, in percent; the paper has no such table."""
 
-RISING = frozenset({"test_auc", "balanced_accuracy"})
-"""Columns that are better the greater they are."""
+
+def metric_of(column: str) -> MetricName:
+    """Return what a column is called."""
+    return METRIC_NAMES[column.removeprefix("test_")]
 
 
 def loss_names() -> MappingProxyType[str, str]:
@@ -47,7 +51,7 @@ class Key(NamedTuple):
 
     ratio: int
     loss: str
-    training: str
+    arm: str
     column: str
 
 
@@ -64,10 +68,10 @@ def paper_table(name: str) -> MappingProxyType[Key, float]:
     text = files("prostate_alm.experiments").joinpath("paper_tables.json").read_text(encoding="utf-8")
     table = json.loads(text)[name]
     figures: dict[Key, float] = {}
-    for class_ratio, loss, training, *cells in table["rows"]:
+    for class_ratio, loss, arm, *cells in table["rows"]:
         ratio = int(class_ratio.removeprefix("1:"))
         named = cells[0] if isinstance(cells[0], dict) else dict(zip(table["columns"], cells, strict=True))
-        figures |= {Key(ratio, loss, training, column): in_numbers(cell, ratio) for column, cell in named.items()}
+        figures |= {Key(ratio, loss, arm, column): in_numbers(cell, ratio) for column, cell in named.items()}
     return MappingProxyType(figures)
 
 

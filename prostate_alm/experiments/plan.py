@@ -224,6 +224,21 @@ def read_plan(path: Path) -> Plan:
     return plan.model_copy(update={"bundle": bundle})
 
 
+def replicate_of(plan: Plan, *, seed: int) -> Plan:
+    """Return the same plan with another seed.
+
+    Args:
+        plan: any plan.
+        seed: at least 0.
+
+    Raises:
+        ValueError: the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed} in the replicate of {plan.name}. Give another one.")
+    return plan.model_copy(update={"seed": seed})
+
+
 def _parsed(text: str, path: Path) -> Plan:
     try:
         return Plan.model_validate(json.loads(text))

@@ -3,41 +3,23 @@
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prostate_alm.experiments.effects import MEAN, Effect, all_effects
-from prostate_alm.experiments.grid import Cell, Training, side_folder
-from prostate_alm.experiments.paper_tables import loss_names, rate_columns
+from prostate_alm.experiments.effects import MEAN, Effect, compared_losses, effects_of
+from prostate_alm.experiments.grid import ARMS, Arm, Cell
+from prostate_alm.experiments.paper_tables import rate_columns
 from prostate_alm.experiments.plan import PLAN_FILE, Plan, Task
-from prostate_alm.experiments.tables import TRAININGS, Results
+from prostate_alm.experiments.tables import Results
 from prostate_alm.method.bootstrap import Floats, draw_counts, percentile_interval, rank, ranking_figures
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.predictions import TEST, read_rows
-from prostate_alm.results.run_folder import METRICS, PREDICTIONS
+from prostate_alm.results.run_folder import METRICS, PREDICTIONS, changed_keys
 
 RESAMPLES, TEST_DRAWS = 1000, 100
-
-
-@dataclass(frozen=True)
-class Replicate:
-    """An experiment: its folder and what is in it."""
-
-    root: Path
-    results: Results
-
-    @property
-    def seed(self) -> int:
-        """The seed, which tells replicates apart."""
-        return self.results.plan.seed
-
-    def folder(self, cell: Cell, training: Training) -> Path:
-        """Return the folder of an ensemble."""
-        return self.root / side_folder(self.results.plan, cell, training=training)
 
 
 @dataclass(frozen=True)
@@ -46,61 +28,33 @@ class Gap:
 
     seed: int
     cell: Cell
-    training: Training
+    arm: Arm
     is_absent: bool
     reason: str
 
 
-@dataclass(frozen=True)
-class PooledEffect(Effect):
-    """The mean effect over replicates; its interval is over replicates and test images.
-
-    `replicates` says how many have the loss, or any loss for `MEAN`; `cells` how many pairs of (loss, replicate) are in
-    the mean, and `rises` in how many of them the figure rose.
-    """
-
-    replicates: int = 0
-    cells: int = 0
-    rises: int = 0
-
-
-def replicate_of(plan: Plan, *, seed: int) -> Plan:
-    """Return the same plan with another seed.
-
-    Args:
-        plan: any plan.
-        seed: at least 0.
-
-    Raises:
-        ValueError: the seed is negative.
-    """
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed} in the replicate of {plan.name}. Give another one.")
-    return plan.model_copy(update={"seed": seed})
-
-
-def read_replicates(roots: Sequence[Path]) -> list[Replicate]:
+def read_replicates(roots: Sequence[Path]) -> list[Results]:
     """Return the experiments in these folders, by seed.
 
     Args:
-        roots: folders of experiments of one plan, each with its own seed.
+        roots: the folder of an experiment, or those of several of one plan, each with its own seed.
 
     Raises:
         ValueError: one line when a folder is no experiment, or they differ in more or less than their seed.
     """
-    replicates = [Replicate(root, Results(root)) for root in roots]
-    if of_classes := [one for one in replicates if one.results.plan.critical is not None]:
+    replicates = [Results(root) for root in roots]
+    if len(roots) > 1 and (of_classes := [one for one in replicates if one.plan.critical is not None]):
         raise ValueError(
             f"replicates must be of plans of two classes to be pooled, got one of several in {of_classes[0].root}: "
             "what is pooled is computed from one logit. Report them one by one."
         )
     for root in roots[1:]:
         _check_same_plan(root / PLAN_FILE, roots[0] / PLAN_FILE)
-    by_seed = sorted(replicates, key=lambda replicate: replicate.seed)
+    by_seed = sorted(replicates, key=lambda one: one.plan.seed)
     for one, other in itertools.pairwise(by_seed):
-        if one.seed == other.seed:
+        if one.plan.seed == other.plan.seed:
             raise ValueError(
-                f"replicates must have different seeds, got {one.seed} in {one.root} and in {other.root}. "
+                f"replicates must have different seeds, got {one.plan.seed} in {one.root} and in {other.root}. "
                 "Give each experiment once, and run others with: prostate-alm experiment run --seed"
             )
     return by_seed
@@ -109,8 +63,7 @@ def read_replicates(roots: Sequence[Path]) -> list[Replicate]:
 def _check_same_plan(path: Path, first: Path) -> None:
     """Refuse plans that differ in anything but their seed."""
     record, expected = (json.loads(one.read_text(encoding="utf-8")) for one in (path, first))
-    changed = sorted(key for key in record.keys() | expected.keys() if record.get(key) != expected.get(key))
-    for key in changed:
+    for key in changed_keys(record, expected):
         if key != "seed":
             raise ValueError(
                 f"replicates must be of plans that differ in their seed only, got another {key} "
@@ -118,14 +71,14 @@ def _check_same_plan(path: Path, first: Path) -> None:
             )
 
 
-def find_gaps(replicates: Sequence[Replicate]) -> list[Gap]:
+def find_gaps(replicates: Sequence[Results]) -> list[Gap]:
     """Return what is missing of the ensembles that are compared, in the order of the replicates and the plan."""
     return [
-        Gap(replicate.seed, cell, training, is_absent, reason)
-        for replicate in replicates
-        for cell in _compared(replicate.results.plan)
-        for training in TRAININGS
-        for is_absent, reason in [_gap(replicate, cell, training)]
+        Gap(results.plan.seed, cell, arm, is_absent, reason)
+        for results in replicates
+        for cell in _compared(results.plan)
+        for arm in ARMS
+        for is_absent, reason in [_gap(results, cell, arm)]
         if reason
     ]
 
@@ -133,13 +86,12 @@ def find_gaps(replicates: Sequence[Replicate]) -> list[Gap]:
 def _compared(plan: Plan) -> Iterator[Cell]:
     for pair in plan.tasks:
         for ratio in sorted(plan.ratios):
-            yield from (Cell(pair, ratio, loss) for loss in loss_names() if loss in plan.losses and plan.has_alm(loss))
+            yield from (Cell(pair, ratio, loss) for loss in compared_losses(plan))
 
 
-def _gap(replicate: Replicate, cell: Cell, training: Training) -> tuple[bool, str]:
+def _gap(results: Results, cell: Cell, arm: Arm) -> tuple[bool, str]:
     """Return whether an ensemble cannot be used, and what there is to say of it; empty when all is there."""
-    folder = replicate.folder(cell, training)
-    reason = replicate.results.why_missing(cell.pair, cell.ratio, cell.loss, training)
+    folder, reason = results.folder(cell, arm), results.why_missing(cell, arm)
     if not (folder / METRICS).is_file():
         return True, reason
     if not (folder / PREDICTIONS).is_file():
@@ -148,8 +100,8 @@ def _gap(replicate: Replicate, cell: Cell, training: Training) -> tuple[bool, st
 
 
 def pooled_effects(
-    replicates: Sequence[Replicate], *, resamples: int = RESAMPLES, seed: int = 0, progress: Progress = silent
-) -> list[PooledEffect]:
+    replicates: Sequence[Results], *, resamples: int = RESAMPLES, seed: int = 0, progress: Progress = silent
+) -> list[Effect]:
     """Return ALM minus baseline for all pairs, test sets, class ratios and columns, of each loss and on average.
 
     An effect is the mean over the replicates; for `MEAN` it is taken in each replicate over the losses that it has. In
@@ -170,13 +122,13 @@ def pooled_effects(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples} in pooled_effects. Draw some.")
-    known = all_effects(replicates[0].results)  # all cells of the plan, with the paper's figures
-    groups = dict.fromkeys((effect.pair, effect.ratio) for effect in known)
+    plan = replicates[0].plan
+    groups = list(itertools.product(plan.tasks, sorted(plan.ratios)))
     pools = {}
     for number, (pair, ratio) in enumerate(groups, start=1):
         pools[pair, ratio] = _pool_group(replicates, pair, ratio, resamples=resamples, seed=seed)
         progress(number, len(groups))
-    return [_with_pool(effect, pools[effect.pair, effect.ratio], known) for effect in known]
+    return effects_of(plan, lambda known: _with_pool(known, pools[known.pair, known.ratio]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,10 +144,10 @@ class _Pool:
 
 
 def _pool_group(
-    replicates: Sequence[Replicate], pair: Task | None, ratio: int, *, resamples: int, seed: int
+    replicates: Sequence[Results], pair: Task | None, ratio: int, *, resamples: int, seed: int
 ) -> dict[tuple[str, str], _Pool]:
     images = _TestImages(rate_columns(pair), resamples=resamples, seed=seed)
-    found = [_differences(replicate, pair, ratio, images=images) for replicate in replicates]
+    found = (_differences(results, pair, ratio, images=images) for results in replicates)
     present = [own for own in found if own]
     groups = {loss: [[own[loss]] for own in present if loss in own] for own in present for loss in own}
     if present:
@@ -223,17 +175,15 @@ def _pool(differences: Sequence[Sequence[Floats]], *, seed: int) -> _Pool:
 
 
 def _differences(
-    replicate: Replicate, pair: Task | None, ratio: int, *, images: "_TestImages"
+    results: Results, pair: Task | None, ratio: int, *, images: "_TestImages"
 ) -> dict[str, dict[str, Floats]]:
     """Return ALM minus baseline by loss and test set, (columns, 1 + B): all images, then the resamples."""
     found = {}
-    for cell in _compared(replicate.results.plan):
-        is_here = (cell.pair, cell.ratio) == (pair, ratio)
-        if is_here and not any(_gap(replicate, cell, training)[0] for training in TRAININGS):
-            baseline, constrained = (
-                images.figures(replicate.folder(cell, training) / PREDICTIONS) for training in TRAININGS
-            )
-            found[cell.loss] = {split: constrained[split] - baseline[split] for split in baseline}
+    for loss in compared_losses(results.plan):
+        cell = Cell(pair, ratio, loss)
+        if not any(_gap(results, cell, arm)[0] for arm in ARMS):
+            baseline, constrained = (images.figures(results.folder(cell, arm) / PREDICTIONS) for arm in ARMS)
+            found[loss] = {split: constrained[split] - baseline[split] for split in baseline}
     return found
 
 
@@ -312,27 +262,14 @@ def _read(path: Path) -> tuple[list[_Identity], Floats]:
     return identities, np.array([float(row["logit"]) for row in table])
 
 
-def _with_pool(known: Effect, pools: Mapping[tuple[str, str], _Pool], effects: Sequence[Effect]) -> PooledEffect:
-    """Return an effect of one replicate with what is pooled in place of its own figures."""
-    own = {field.name: getattr(known, field.name) for field in fields(Effect)}
-    empty = PooledEffect(**own | {"effect": None, "low": None, "high": None, "p_value": None})
-    if known.loss == MEAN:
-        place = (known.pair, known.split, known.ratio, known.column)
-        same = [
-            one.paper
-            for one in effects
-            if (one.pair, one.split, one.ratio, one.column) == place
-            and (one.loss, one.split) in pools
-            and one.loss != MEAN
-        ]
-        in_paper = [paper for paper in same if paper is not None]
-        empty = replace(empty, losses=len(same), paper=fmean(in_paper) if in_paper else None)
+def _with_pool(known: Effect, pools: Mapping[tuple[str, str], _Pool]) -> Effect:
+    """Return an effect with what is pooled in place of its own figures."""
     pool = pools.get((known.loss, known.split))
     if pool is None:
-        return empty
+        return replace(known, effect=None)
     column = rate_columns(known.pair).index(known.column)
     return replace(
-        empty,
+        known,
         effect=float(pool.effect[column]),
         low=float(pool.low[column]),
         high=float(pool.high[column]),

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prostate_alm.experiments.grid import (
+    ARMS,
     RULE,
     CellState,
     MemberRun,
     Score,
     Side,
     Stage,
-    Training,
     cells,
     runs_finished,
     runs_in_all,
@@ -160,10 +160,7 @@ class _Run:
         self._plan, self._root, self._on_progress = plan, root, on_progress
         self._look = ValidationAucs(root)
         self._clock, self._ended = Clock(), 0
-        trainings: tuple[Training, ...] = ("baseline", "alm")
-        self._cells = {
-            side_folder(plan, cell, training=training): cell for cell in cells(plan) for training in trainings
-        }
+        self._cells = {side_folder(plan, cell, arm=arm): cell for cell in cells(plan) for arm in ARMS}
         self.report = ExperimentReport(runs_in_all(plan))
 
     def look_at_all(self) -> list[CellState]:

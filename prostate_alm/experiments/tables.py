@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.experiments.grid import Cell, Training, side_folder
+from prostate_alm.experiments.grid import ARMS, Arm, Cell, side_folder
 from prostate_alm.experiments.paper_tables import (
     CLASS_COLUMNS,
     COHORT_COLUMNS,
@@ -19,11 +19,10 @@ from prostate_alm.experiments.run import SELECTION
 from prostate_alm.results.run_folder import METRICS, RunFolder
 
 PARAMETER_COLUMNS = ("margin", "gamma", "weight", "beta", "max_margin", "scale", "mu0", "rho", "delta")
-TRAININGS: tuple[Training, ...] = ("baseline", "alm")
 
 
 @dataclass(frozen=True)
-class Layout:
+class TablePlan:
     """A table: of which classes, and where each column lies in an ensemble's metrics; no columns: chosen parameters.
 
     `pair` is None for a cohort.
@@ -37,7 +36,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableFigure:
     """A figure beside the paper's; AUCs and rates in percent, None where there is none.
 
     `low` and `high` bound the 95 % interval; `ours_mean_of_draws` is the mean over many draws of the test positives.
@@ -58,17 +57,17 @@ class Missing:
     table: str
     ratio: int
     loss: str
-    training: str
+    arm: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A layout, its cells (class ratio, loss, training) by class ratio, and a row for each figure of them."""
+    """A plan of a table, its cells with their arms by class ratio, and a row for each figure of them."""
 
-    layout: Layout
-    cells: tuple[tuple[int, str, Training], ...]
-    rows: tuple[Row, ...]
+    plan: TablePlan
+    cells: tuple[tuple[Cell, Arm], ...]
+    rows: tuple[TableFigure, ...]
     missing: tuple[Missing, ...]
 
 
@@ -86,15 +85,15 @@ _MEMBER_COLUMNS = {
     "member_auc_mean": ("member_mean", "test", "auc"),
     "member_auc_std": ("member_std", "test", "auc"),
 }
-_PAPER_LAYOUTS = (
-    Layout("table1", "Cohort, test studies at the class ratio", None, rate_paths("test", COHORT_COLUMNS), "table1"),
-    Layout("table3", "Cohort, ensemble and its members", None, _MEMBER_COLUMNS, "table3"),
-    Layout("table7", "Cohort, chosen parameters", None, {}, "table7"),
-    Layout("table2", "Classes 0 and 1, test set at the class ratio", (0, 1), rate_paths("test"), "table2"),
-    Layout("table4", "Classes 0 and 1, ensemble and its members", (0, 1), _MEMBER_COLUMNS, "table4"),
-    Layout("table5", "Classes 6 and 7, test set at the class ratio", (6, 7), rate_paths("test"), "table5"),
-    Layout("table6", "Classes 0 and 1, all test positives", (0, 1), rate_paths("test_all_positives"), "table6"),
-    Layout("table8", "Classes 0 and 1, chosen parameters", (0, 1), {}, "table8"),
+_PAPER_TABLES = (
+    TablePlan("table1", "Cohort, test studies at the class ratio", None, rate_paths("test", COHORT_COLUMNS), "table1"),
+    TablePlan("table3", "Cohort, ensemble and its members", None, _MEMBER_COLUMNS, "table3"),
+    TablePlan("table7", "Cohort, chosen parameters", None, {}, "table7"),
+    TablePlan("table2", "Classes 0 and 1, test set at the class ratio", (0, 1), rate_paths("test"), "table2"),
+    TablePlan("table4", "Classes 0 and 1, ensemble and its members", (0, 1), _MEMBER_COLUMNS, "table4"),
+    TablePlan("table5", "Classes 6 and 7, test set at the class ratio", (6, 7), rate_paths("test"), "table5"),
+    TablePlan("table6", "Classes 0 and 1, all test positives", (0, 1), rate_paths("test_all_positives"), "table6"),
+    TablePlan("table8", "Classes 0 and 1, chosen parameters", (0, 1), {}, "table8"),
 )
 
 
@@ -110,39 +109,37 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         self.plan: Plan = started_plan(root)
-        self._root = root
+        self.root = root
 
-    def has(self, pair: Task | None, ratio: int, loss: str, training: Training) -> bool:
+    def folder(self, cell: Cell, arm: Arm) -> Path:
+        """Return the folder of an ensemble."""
+        return self.root / side_folder(self.plan, cell, arm=arm)
+
+    def has(self, cell: Cell, arm: Arm) -> bool:
         """Whether the plan trains this."""
         plan = self.plan
-        known = pair in plan.tasks and ratio in plan.ratios and loss in plan.losses
-        return known and (training == "baseline" or plan.has_alm(loss))
+        known = cell.pair in plan.tasks and cell.ratio in plan.ratios and cell.loss in plan.losses
+        return known and (arm == "baseline" or plan.has_alm(cell.loss))
 
-    def metrics(self, pair: Task | None, ratio: int, loss: str, training: Training) -> dict[str, Any]:
+    def metrics(self, cell: Cell, arm: Arm) -> dict[str, Any]:
         """Return the metrics of an ensemble; empty while there are none."""
-        return RunFolder(self._folder(pair, ratio, loss, training)).read_json(METRICS)
+        return RunFolder(self.folder(cell, arm)).read_json(METRICS)
 
-    def parameters(self, pair: Task | None, ratio: int, loss: str, training: Training) -> dict[str, float]:
+    def parameters(self, cell: Cell, arm: Arm) -> dict[str, float]:
         """Return the chosen parameters; empty while there is no choice."""
-        found: dict[str, float] = (
-            RunFolder(self._folder(pair, ratio, loss, training)).read_json(SELECTION).get("parameters", {})
-        )
+        found: dict[str, float] = RunFolder(self.folder(cell, arm)).read_json(SELECTION).get("parameters", {})
         return found
 
-    def why_missing(self, pair: Task | None, ratio: int, loss: str, training: Training) -> str:
+    def why_missing(self, cell: Cell, arm: Arm) -> str:
         """Return why there is no figure, or why it rests on fewer members than planned; empty when all is there."""
-        if not self.has(pair, ratio, loss, training):
+        if not self.has(cell, arm):
             return "not in the plan"
-        folder = self._folder(pair, ratio, loss, training)
-        made = RunFolder(folder).read_json(METRICS)
+        made = self.metrics(cell, arm)
         if made:
             members, planned = len(made.get("members", [])), self.plan.members
             return f"only {members} of {planned} members" if members < planned else ""
-        finished = len(list(folder.glob(f"**/member-*/{METRICS}")))
+        finished = len(list(self.folder(cell, arm).glob(f"**/member-*/{METRICS}")))
         return f"not evaluated yet: {finished} members finished, candidates included" if finished else "not trained yet"
-
-    def _folder(self, pair: Task | None, ratio: int, loss: str, training: Training) -> Path:
-        return self._root / side_folder(self.plan, Cell(pair, ratio, loss), training=training)
 
 
 def figure_at(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -157,83 +154,82 @@ def figure_at(metrics: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     return found
 
 
-def layouts(plan: Plan) -> list[Layout]:
+def table_plans(plan: Plan) -> list[TablePlan]:
     """Return the paper's tables of a cohort or of pairs of classes, and one like table 2 for each pair it lacks.
 
     Where all classes are told apart there is one for each that is critical.
     """
-    known = {layout.pair for layout in _PAPER_LAYOUTS}
+    if plan.critical is not None:
+        paths = rate_paths("test", CLASS_COLUMNS)
+        return [
+            TablePlan(f"critical-{c}", f"Critical class {c}, all test samples", (c,), paths, None)
+            for c in plan.critical
+        ]
+    known = {table.pair for table in _PAPER_TABLES}
     others = [
-        Layout(
+        TablePlan(
             f"classes-{a}-{b}", f"Classes {a} and {b}, test set at the class ratio", (a, b), rate_paths("test"), None
         )
         for a, b in plan.pairs or ()
         if (a, b) not in known
     ]
-    if plan.critical is not None:
-        paths = rate_paths("test", CLASS_COLUMNS)
-        return [
-            Layout(f"critical-{c}", f"Critical class {c}, all test samples", (c,), paths, None) for c in plan.critical
-        ]
     of_cohort = plan.pairs is None
-    return [*(layout for layout in _PAPER_LAYOUTS if (layout.pair is None) == of_cohort), *others]
+    return [*(table for table in _PAPER_TABLES if (table.pair is None) == of_cohort), *others]
 
 
-def make_table(results: Results, layout: Layout) -> Table:
+def make_table(results: Results, table: TablePlan) -> Table:
     """Return a table with all cells of the paper and of the plan.
 
     Args:
         results: the experiment.
-        layout: one of `layouts`.
+        table: one of `table_plans`.
     """
-    cells = tuple(_cells(results, layout))
+    cells = tuple(_cells(results, table))
     rows, missing = [], []
-    for ratio, loss, training in cells:
-        found = list(_rows(results, layout, ratio=ratio, loss=loss, training=training))
+    for cell, arm in cells:
+        found = list(_rows(results, table, cell, arm))
         rows += found
-        reason = results.why_missing(layout.pair, ratio, loss, training)
         absent = [row.key.column for row in found if row.ours is None]
-        if not reason and absent:
-            reason = f"no {', '.join(absent)} in its {METRICS if layout.columns else SELECTION}"
+        where = METRICS if table.columns else SELECTION
+        reason = results.why_missing(cell, arm) or (f"no {', '.join(absent)} in its {where}" if absent else "")
         if reason:
-            missing.append(Missing(layout.name, ratio, loss, training, reason))
-    return Table(layout, cells, tuple(rows), tuple(missing))
+            missing.append(Missing(table.name, cell.ratio, cell.loss, arm, reason))
+    return Table(table, cells, tuple(rows), tuple(missing))
 
 
-def _cells(results: Results, layout: Layout) -> Iterator[tuple[int, str, Training]]:
-    of_paper = paper_table("table1" if layout.pair is None else "table2") if layout.paper else {}  # cells of all tables
-    in_paper = {(key.ratio, key.loss, key.training) for key in of_paper}
-    ratios = sorted({ratio for ratio, *_ in in_paper} | set(results.plan.ratios))
-    for ratio in ratios:
-        for training in TRAININGS:
+def _cells(results: Results, table: TablePlan) -> Iterator[tuple[Cell, Arm]]:
+    of_paper = paper_table("table1" if table.pair is None else "table2") if table.paper else {}  # cells of all tables
+    in_paper = {(key.ratio, key.loss, key.arm) for key in of_paper}
+    for ratio in sorted({ratio for ratio, *_ in in_paper} | set(results.plan.ratios)):
+        for arm in ARMS:
             for loss in loss_names():
-                if (ratio, loss, training) in in_paper or results.has(layout.pair, ratio, loss, training):
-                    yield ratio, loss, training
+                cell = Cell(table.pair, ratio, loss)
+                if (ratio, loss, arm) in in_paper or results.has(cell, arm):
+                    yield cell, arm
 
 
-def _rows(results: Results, layout: Layout, *, ratio: int, loss: str, training: Training) -> Iterator[Row]:
-    paper = paper_table(layout.paper) if layout.paper else {}
-    if not layout.columns:
-        yield from _parameter_rows(results, layout.pair, paper, ratio=ratio, loss=loss, training=training)
+def _rows(results: Results, table: TablePlan, cell: Cell, arm: Arm) -> Iterator[TableFigure]:
+    paper = paper_table(table.paper) if table.paper else {}
+    if not table.columns:
+        yield from _parameter_rows(results.parameters(cell, arm), paper, cell, arm)
         return
-    metrics = results.metrics(layout.pair, ratio, loss, training)
-    for column, path in layout.columns.items():
-        key = Key(ratio, loss, training, column)
+    metrics = results.metrics(cell, arm)
+    for column, path in table.columns.items():
+        key = Key(cell.ratio, cell.loss, arm, column)
         low, high = _interval(metrics, path)
         of_draws = path[:2] == ("ensemble", "test")
         draws = figure_at(metrics, (path[0], "test_draws", path[2])) if of_draws else None
-        yield Row(key, percent(figure_at(metrics, path)), low, high, paper.get(key), percent(draws))
+        yield TableFigure(key, percent(figure_at(metrics, path)), low, high, paper.get(key), percent(draws))
 
 
 def _parameter_rows(
-    results: Results, pair: Task | None, paper: Mapping[Key, float], *, ratio: int, loss: str, training: Training
-) -> Iterator[Row]:
-    chosen = results.parameters(pair, ratio, loss, training)
+    chosen: Mapping[str, float], paper: Mapping[Key, float], cell: Cell, arm: Arm
+) -> Iterator[TableFigure]:
     for column in PARAMETER_COLUMNS:
-        key = Key(ratio, loss, training, column)
-        of_the_baseline = training == "alm" and column not in ("mu0", "rho", "delta")  # it has a row there
+        key = Key(cell.ratio, cell.loss, arm, column)
+        of_the_baseline = arm == "alm" and column not in ("mu0", "rho", "delta")  # it has a row there
         if not of_the_baseline and (key in paper or column in chosen):
-            yield Row(key, chosen.get(column), None, None, paper.get(key), None)
+            yield TableFigure(key, chosen.get(column), None, None, paper.get(key), None)
 
 
 def _interval(metrics: Mapping[str, Any], path: tuple[str, str, str]) -> tuple[float | None, float | None]:

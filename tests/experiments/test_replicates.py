@@ -11,19 +11,13 @@ import numpy as np
 import pytest
 
 from prostate_alm.cli import main
-from prostate_alm.experiments import pooled_report, run
-from prostate_alm.experiments.effects import MEAN
+from prostate_alm.experiments import figure, run
+from prostate_alm.experiments.effects import MEAN, Effect
 from prostate_alm.experiments.paper_tables import RATE_COLUMNS, paper_effects
-from prostate_alm.experiments.plan import Plan, start_or_continue
-from prostate_alm.experiments.pooled_report import write_pooled_report
+from prostate_alm.experiments.plan import Plan, replicate_of, start_or_continue
 from prostate_alm.experiments.progress import Standing
-from prostate_alm.experiments.replicates import (
-    PooledEffect,
-    find_gaps,
-    pooled_effects,
-    read_replicates,
-    replicate_of,
-)
+from prostate_alm.experiments.replicates import find_gaps, pooled_effects, read_replicates
+from prostate_alm.experiments.report import write_report
 from prostate_alm.experiments.run import ExperimentReport
 from prostate_alm.method.bootstrap import Floats, bootstrap_interval
 from prostate_alm.method.metrics import auc, fpr_at_tpr
@@ -87,7 +81,7 @@ def three(folder: Path, score: Score) -> list[Path]:
     return [experiment(folder / f"out-{seed}", seed, score) for seed in range(3)]
 
 
-Effects = dict[tuple[str, str, str], PooledEffect]
+Effects = dict[tuple[str, str, str], Effect]
 
 
 def effects_of(roots: Sequence[Path], **options: Any) -> Effects:
@@ -203,15 +197,13 @@ def test_a_loss_that_a_replicate_lacks_is_left_out_of_that_replicates_mean_and_n
     assert mean.effect == pytest.approx(fmean([of_0, of_1]))
     assert (mean.losses, mean.replicates, mean.cells) == (3, 2, 5)
     assert (bce.effect, bce.replicates) == (pytest.approx(values[1, "bce"]), 1)
-    gaps = [
-        (gap.seed, gap.cell.loss, gap.training, gap.is_absent, gap.reason) for gap in find_gaps(read_replicates(roots))
-    ]
+    gaps = [(gap.seed, gap.cell.loss, gap.arm, gap.is_absent, gap.reason) for gap in find_gaps(read_replicates(roots))]
     assert gaps == [
         (0, "bce", "alm", True, "not trained yet"),
         (1, "msfe", "alm", False, "only 1 of 2 members"),
         *[(2, loss, "baseline", True, "not trained yet") for loss in LOSSES],
     ]
-    write_pooled_report(roots, tmp_path / "report", resamples=20)
+    write_report(roots, tmp_path / "report", resamples=20)
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| 0 | Classes 0 and 1 | 1:9 | alm | not trained yet | left out | BCE |" in text
     assert "| 1 | Classes 0 and 1 | 1:9 | alm | only 1 of 2 members | used | MSFE |" in text
@@ -220,7 +212,7 @@ def test_a_loss_that_a_replicate_lacks_is_left_out_of_that_replicates_mean_and_n
 
 def test_the_report_holds_the_pooled_means_beside_the_papers_and_every_figure(tmp_path: Path) -> None:
     roots = three(tmp_path, by_chance)
-    files = write_pooled_report(roots, tmp_path / "report", resamples=50)
+    files = write_report(roots, tmp_path / "report", resamples=50)
     assert [path.name for path in files] == ["effect_pooled.csv", "effect-pooled-0-1.png", "report.md"]
     assert files[1].read_bytes().startswith(b"\x89PNG")
     with files[0].open(encoding="utf-8", newline="") as stream:
@@ -246,8 +238,8 @@ def test_the_report_holds_the_pooled_means_beside_the_papers_and_every_figure(tm
 
 
 def test_several_ratios_stand_below_one_heading_for_each_test_set(tmp_path: Path) -> None:
-    root = experiment(tmp_path / "out", 0, by_chance, plan=SMALL | {"ratios": [19, 2]})
-    write_pooled_report([root], tmp_path / "report", resamples=5)
+    roots = [experiment(tmp_path / f"out-{s}", s, by_chance, plan=SMALL | {"ratios": [19, 2]}) for s in range(2)]
+    write_report(roots, tmp_path / "report", resamples=5)
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("### ")]
     assert len(headings) == len(set(headings)) == 3
@@ -259,7 +251,7 @@ def test_a_report_before_the_first_result_names_every_cell_as_missing(tmp_path: 
     roots = [experiment(tmp_path / f"out-{seed}", seed, by_chance, without=nothing, plan=PLAN) for seed in range(2)]
     gaps = find_gaps(read_replicates(roots))
     assert len(gaps) == 2 * 8 * 2  # not the baseline that has no counterpart
-    assert [path.name for path in write_pooled_report(roots, tmp_path / "report")] == ["effect_pooled.csv", "report.md"]
+    assert [path.name for path in write_report(roots, tmp_path / "report")] == ["effect_pooled.csv", "report.md"]
     with (tmp_path / "report" / "effect_pooled.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {(row["difference"], row["replicates"]) for row in rows} == {("", "0")}
@@ -323,7 +315,7 @@ def test_no_resamples_are_refused(tmp_path: Path) -> None:
 def test_the_command_reports_one_folder_as_before_and_several_pooled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pooled_report, "draw_pooled_effects", lambda path, effects, title: None)
+    monkeypatch.setattr(figure, "draw_pooled_effects", lambda path, effects, title: None)
     a, b = (experiment(tmp_path / f"out-{seed}", seed, by_chance) for seed in range(2))
     assert main(["experiment", "report", str(a), "--json"]) == 0
     assert str(a / "report" / "table2.csv") in json.loads(capsys.readouterr().out)
@@ -382,7 +374,7 @@ def test_a_negative_seed_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = (
-        "import sys; import prostate_alm.experiments.pooled_report; "
+        "import sys; import prostate_alm.experiments.report; "
         "sys.exit(', '.join({'torch', 'monai', 'matplotlib', 'mlflow'} & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -49,7 +49,7 @@ def write_ensemble(root: Path, pair: tuple[int, int], ratio: int, loss: str, tra
     parameters = {
         key.column: value
         for key, value in paper_table("table8").items()
-        if key[:2] == (ratio, loss) and key.training in ("baseline", training)
+        if key[:2] == (ratio, loss) and key.arm in ("baseline", training)
     }
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = started(tmp_path_factory.mktemp("whole") / "out")
     for pair, ratio, loss, training in all_cells():
         write_ensemble(root, pair, ratio, loss, training)
-    files = write_report(root, root / "report")
+    files = write_report([root], root / "report")
     assert sorted(files) == sorted((root / "report").iterdir())
     return root / "report"
 
@@ -147,7 +147,7 @@ def test_there_is_a_figure_of_the_effect_for_each_pair_and_test_set(whole: Path)
 
 def test_a_report_before_the_first_result_names_every_cell_as_missing(tmp_path: Path) -> None:
     root = started(tmp_path / "out")
-    write_report(root, tmp_path / "report")
+    write_report([root], tmp_path / "report")
     missing = rows_of(tmp_path / "report" / "missing.csv")
     assert {row["reason"] for row in missing} == {"not trained yet"}
     assert len(missing) == 5 * 51
@@ -175,7 +175,7 @@ def test_each_reason_for_a_missing_cell_is_told(tmp_path: Path) -> None:
     candidate = root / "cifar10-0-1/1-9/a_fl-alm/candidates/mu0-0.2-rho-3-delta-1/member-00"
     candidate.mkdir(parents=True)
     (candidate / "metrics.json").write_text("{}", encoding="utf-8")
-    write_report(root, tmp_path / "report")
+    write_report([root], tmp_path / "report")
     reasons = {
         (row["table"], row["class_ratio"], row["loss"], row["training"]): row["reason"]
         for row in rows_of(tmp_path / "report" / "missing.csv")
@@ -197,7 +197,7 @@ def test_the_mean_of_some_losses_stands_beside_the_papers_mean_of_the_same(tmp_p
         for training in ("baseline", "alm"):
             write_ensemble(root, (0, 1), 9, loss, training)
     write_ensemble(root, (0, 1), 9, "a_fl", "alm")  # without its baseline there is no effect
-    write_report(root, tmp_path / "report")
+    write_report([root], tmp_path / "report")
     mean = next(
         row
         for row in rows_of(tmp_path / "report" / "effect.csv")
@@ -213,12 +213,12 @@ def test_a_figure_of_one_loss_at_one_ratio_can_be_drawn(tmp_path: Path) -> None:
     root = started(tmp_path / "out", pairs=[[0, 1]], ratios=[9], losses={"bce": {}, "msfe": {}}, baseline_only=[])
     for training in ("baseline", "alm"):
         write_ensemble(root, (0, 1), 9, "bce", training)
-    assert tmp_path / "report" / "effect-0-1-test.png" in write_report(root, tmp_path / "report")
+    assert tmp_path / "report" / "effect-0-1-test.png" in write_report([root], tmp_path / "report")
 
 
 def test_classes_and_ratios_that_the_paper_does_not_have_get_a_table_too(tmp_path: Path) -> None:
     root = started(tmp_path / "out", pairs=[[2, 3]], ratios=[49])
-    write_report(root, tmp_path / "report")
+    write_report([root], tmp_path / "report")
     rows = rows_of(tmp_path / "report" / "classes-2-3.csv")
     assert {row["class_ratio"] for row in rows} == {"1:49"}
     assert len(rows) == 17 * 4
@@ -228,5 +228,5 @@ def test_classes_and_ratios_that_the_paper_does_not_have_get_a_table_too(tmp_pat
 
 def test_a_folder_that_is_no_experiment_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^folder must be that of an experiment, got no plan\.json in"):
-        write_report(tmp_path, tmp_path / "report")
+        write_report([tmp_path], tmp_path / "report")
     assert not (tmp_path / "report").exists()

@@ -106,7 +106,7 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_the_report_has_a_table_for_each_class_and_the_mean_over_them(finished: Path, tmp_path: Path) -> None:
-    write_report(finished, tmp_path / "report")
+    write_report([finished], tmp_path / "report")
     with (tmp_path / "report" / "critical-8.csv").open() as stream:
         rows = {(row["training"], row["column"]): row for row in csv.DictReader(stream)}
     assert float(rows["alm", "rest_error_at_tpr90"]["ours"]) == pytest.approx(41.0)
@@ -124,7 +124,7 @@ def test_the_report_has_a_table_for_each_class_and_the_mean_over_them(finished: 
 
 def test_replicates_of_several_classes_are_not_pooled(finished: Path) -> None:
     with pytest.raises(ValueError, match="must be of plans of two classes to be pooled, got one of several in"):
-        read_replicates([finished])
+        read_replicates([finished, finished])
 
 
 @pytest.mark.slow
@@ -137,5 +137,5 @@ def test_a_plan_is_run_to_its_report(tmp_path: Path) -> None:
     assert report.ensembles == [f"cifar10-critical-3/1-10/ce-{training}" for training in ("baseline", "alm")]
     metrics = json.loads((tmp_path / "out" / report.ensembles[1] / "metrics.json").read_text())
     assert "rest_error_at_tpr90_difference_low" in metrics["against_baseline"]["test"]
-    write_report(tmp_path / "out", tmp_path / "report")
+    write_report([tmp_path / "out"], tmp_path / "report")
     assert "| CE |" in (tmp_path / "report" / "report.md").read_text()

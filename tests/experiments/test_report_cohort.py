@@ -12,7 +12,6 @@ import pytest
 from prostate_alm.experiments.grid import cells, runs_in_all, runs_to_do, search
 from prostate_alm.experiments.paper_tables import COHORT_COLUMNS, Key, loss_names, paper_table
 from prostate_alm.experiments.plan import Plan, in_numbers, read_plan, start_or_continue
-from prostate_alm.experiments.pooled_report import write_pooled_report
 from prostate_alm.experiments.report import write_report
 from prostate_alm.method.losses import LOSSES
 from prostate_alm.training.results import summarise, summarise_extra
@@ -95,7 +94,7 @@ def write_ensemble(root: Path, ratio: int, loss: str, training: str) -> None:
         "against_baseline": {"test": {"p_value": 0.03, "fpr_at_fn1_difference_low": -0.25}},
     }
     chosen = paper_table("table7").items()
-    known = {k.column: v for k, v in chosen if k[:2] == key[:2] and k.training in ("baseline", training)}
+    known = {k.column: v for k, v in chosen if k[:2] == key[:2] and k.arm in ("baseline", training)}
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     (folder / "selection.json").write_text(json.dumps({"parameters": known}), encoding="utf-8")
@@ -115,7 +114,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for training in ("baseline", "alm")[: 1 + (cell.loss != "mbauc")]:
             if (cell.ratio, cell.loss, training) != (8, "msfe", "alm"):
                 write_ensemble(root, cell.ratio, cell.loss, training)
-    write_report(root, root / "report")
+    write_report([root], root / "report")
     return root / "report"
 
 
@@ -193,7 +192,7 @@ def test_replicates_of_a_cohort_are_pooled(tmp_path: Path) -> None:
         plan = shipped("first").model_copy(update={"ratios": (8,), "seed": seed})
         start_or_continue(plan, root)
         write_predictions(root, seed)
-    write_pooled_report(roots, tmp_path / "report", resamples=20)
+    write_report(roots, tmp_path / "report", resamples=20)
     rows = {
         (row["test_set"], row["loss"], row["metric"]): row for row in rows_of(tmp_path / "report/effect_pooled.csv")
     }
