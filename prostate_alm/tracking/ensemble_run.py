@@ -28,9 +28,8 @@ from prostate_alm.tracking.store import (
     StoreUnreachableError,
     ensure_experiment,
     first_line,
-    is_away,
     open_store,
-    warn_away,
+    with_store,
 )
 
 _TABLE = "members.json"
@@ -56,16 +55,13 @@ def start_ensemble_run(folder: Path, *, tracking_uri: str) -> str | None:
         ValueError: the folder is not an ensemble's.
     """
     ensemble = EnsembleFolder(folder)
-    if is_away(tracking_uri):
-        return None
-    try:
-        client = open_store(tracking_uri)
+
+    def start(client: StoreClient) -> str | None:
         run_id = ensemble_run(client, ensemble)
         client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
-    except STORE_ERRORS as error:
-        warn_away(tracking_uri, folder, error)
-        return None
-    return run_id
+        return run_id
+
+    return with_store(tracking_uri, folder, start, otherwise=None)
 
 
 def fail_ensemble_run(run_id: str | None, *, tracking_uri: str) -> None:
@@ -75,12 +71,9 @@ def fail_ensemble_run(run_id: str | None, *, tracking_uri: str) -> None:
         run_id: what `start_ensemble_run` gave.
         tracking_uri: see `resolve_uri`.
     """
-    if run_id is None or is_away(tracking_uri):
-        return
-    try:
-        open_store(tracking_uri).set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
-    except STORE_ERRORS as error:
-        warn_away(tracking_uri, DEFAULT_FOLDER, error)
+    if run_id is not None:
+        failed = RunStatus.to_string(RunStatus.FAILED)
+        with_store(tracking_uri, DEFAULT_FOLDER, lambda client: client.set_terminated(run_id, failed), otherwise=None)
 
 
 def log_ensemble(folder: Path, *, tracking_uri: str) -> str | None:
@@ -97,15 +90,12 @@ def log_ensemble(folder: Path, *, tracking_uri: str) -> str | None:
         ValueError: the folder is not that of a finished ensemble.
     """
     ensemble = finished_ensemble(folder)
-    if is_away(tracking_uri):
-        return None
-    try:
-        client = open_store(tracking_uri)
+
+    def log(client: StoreClient) -> str | None:
         complete_ensemble(client, ensemble)
         return ensemble_run(client, ensemble)
-    except STORE_ERRORS as error:
-        warn_away(tracking_uri, folder, error)
-        return None
+
+    return with_store(tracking_uri, folder, log, otherwise=None)
 
 
 def log_member(folder: Path, *, tracking_uri: str) -> None:
@@ -115,12 +105,7 @@ def log_member(folder: Path, *, tracking_uri: str) -> None:
         folder: the member's folder.
         tracking_uri: see `resolve_uri`. Of a store that is away a warning tells.
     """
-    if is_away(tracking_uri):
-        return
-    try:
-        complete_member(open_store(tracking_uri), MemberFolder(folder))
-    except STORE_ERRORS as error:
-        warn_away(tracking_uri, folder, error)
+    with_store(tracking_uri, folder, lambda client: complete_member(client, MemberFolder(folder)), otherwise=False)
 
 
 def finished_ensemble(folder: Path) -> EnsembleFolder:

@@ -4,16 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prostate_alm.results.folders import EnsembleFolder, numbers
+from prostate_alm.results.metric_names import METRIC_NAMES
 
-_MAIN = {
-    "auc": "AUC",
-    "fpr_at_tpr100": "FPR at 100 % TPR",
-    "fpr_at_tpr95": "FPR at 95 % TPR",
-    "fpr_at_tpr90": "FPR at 90 % TPR",
-    **{f"rest_error_at_tpr{t}": f"error of the other classes at {t} % TPR" for t in (80, 90, 95)},
-    "balanced_accuracy": "balanced accuracy",
-}
-_MORE_IS_BETTER = ("auc", "balanced_accuracy")
+_MAIN = tuple(key for key in METRIC_NAMES if key.startswith(("auc", "fpr_at_tpr", "rest_error", "balanced")))
 _SETS = {
     "test": "the test set",
     "test_all_positives": "the test set with all positives",
@@ -80,7 +73,7 @@ def _table_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": name,
         "validation AUC": validation.get("auc"),
-        **{f"test {words}": test[key] for key, words in _MAIN.items() if key in test},
+        **{f"test {METRIC_NAMES[key].words}": test[key] for key in _MAIN if key in test},
     }
 
 
@@ -134,7 +127,8 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     test = numbers(metrics.get("ensemble", {}).get("test"))
     intervals = metrics.get("intervals", {}).get("test", {})
     shown = [key for key in ("auc", "fpr_at_tpr95") if key in test]
-    return "Test " + ", ".join(f"{_MAIN[key]} {_percent(test[key])} %{_interval(intervals.get(key))}" for key in shown)
+    cells = (f"{METRIC_NAMES[key].words} {_percent(test[key])} %{_interval(intervals.get(key))}" for key in shown)
+    return "Test " + ", ".join(cells)
 
 
 def _section(metrics: Mapping[str, Any], split: str) -> str:
@@ -145,12 +139,12 @@ def _section(metrics: Mapping[str, Any], split: str) -> str:
     difference = against.get(split, {})
     mean, deviation = (metrics.get(f"member_{name}", {}).get(split, {}) for name in ("mean", "std"))
     rows = {
-        words: [
+        METRIC_NAMES[key].words: [
             f"**{_percent(figures[key])}**{_interval(intervals.get(key))}",
             f"{_percent(mean[key])} ± {_percent(deviation[key])}" if key in mean and key in deviation else "",
             *([_gain(key, difference)] if difference else []),
         ]
-        for key, words in _MAIN.items()
+        for key in _MAIN
         if key in figures
     }
     counts = f"{figures.get('positives', 0):.0f} positives, {figures.get('negatives', 0):.0f} negatives"
@@ -173,7 +167,7 @@ def _gain(key: str, difference: Mapping[str, Any]) -> str:
     value, *ends = (difference.get(f"{key}_difference{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
-    sign = 1 if key in _MORE_IS_BETTER else -1  # fewer false positives are a gain
+    sign = 1 if METRIC_NAMES[key].more_is_better else -1  # fewer false positives are a gain
     known = [sign * end for end in ends if end is not None]
     interval = sorted(known) if len(known) == len(ends) else None
     return f"{_percent(sign * value, sign='+')}{_interval(interval, sign='+')}"

@@ -18,9 +18,8 @@ from prostate_alm.tracking.store import (
     STORE_ERRORS,
     StoreClient,
     ensure_experiment,
-    is_away,
-    open_store,
     warn_away,
+    with_store,
 )
 
 if TYPE_CHECKING:
@@ -120,14 +119,6 @@ class MemberRun:
             self._logged_step = max(self._logged_step, *(int(row[records.STEP]) for row in rows))
         self._flushed_s = time.monotonic()
 
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Log final figures on the member and, while it is the only one, on the parent."""
-        self._on_each(lambda client, run_id: records.log_metrics(client, run_id, metrics))
-
-    def log_files(self, paths: Sequence[Path]) -> None:
-        """Log files as artifacts of the member and, while it is the only one, of the parent."""
-        self._on_each(lambda client, run_id: records.log_files(client, run_id, paths))
-
     def reopen(self) -> None:
         """Mark the run, and a parent of its own, as running again."""
         self._on_each(lambda client, run_id: client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING)))
@@ -207,13 +198,12 @@ def start_member_run(new: NewRun, *, tracking_uri: str, flush_interval_s: float 
         tracking_uri: see `resolve_uri`; "none" gives a run that does nothing, as a server that does not answer does.
         flush_interval_s: time between two calls that send epochs.
     """
-    if is_away(tracking_uri):
-        return untracked_run()
-    try:
-        run = create_member_run(open_store(tracking_uri), new, flush_interval_s=flush_interval_s)
-    except STORE_ERRORS as error:
-        warn_away(tracking_uri, new.folder or DEFAULT_FOLDER, error)
-        return untracked_run()
+    run = with_store(
+        tracking_uri,
+        new.folder or DEFAULT_FOLDER,
+        lambda client: create_member_run(client, new, flush_interval_s=flush_interval_s),
+        otherwise=untracked_run(),
+    )
     run.watch_system()
     return run
 
@@ -261,17 +251,16 @@ def resume_member_run(
     Returns:
         The run; None when the store does not have it. A run that does nothing when the store is away.
     """
-    if is_away(tracking_uri):
-        return untracked_run(identity)
-    try:
-        client = open_store(tracking_uri)
+
+    def resume(client: StoreClient) -> MemberRun | None:
         if records.active_run(client, identity["run_id"]) is None:
             logger.warning("the interrupted run is not in %s: a new run is started there", tracking_uri)
             return None
         run = MemberRun(client, **identity, folder=folder)
         run.reopen()
-    except STORE_ERRORS as error:
-        warn_away(tracking_uri, folder or DEFAULT_FOLDER, error)
-        return untracked_run(identity)
-    run.watch_system()
+        return run
+
+    run = with_store(tracking_uri, folder or DEFAULT_FOLDER, resume, otherwise=untracked_run(identity))
+    if run is not None:
+        run.watch_system()
     return run

@@ -179,6 +179,24 @@ def prepare_store(tracking_uri: str, experiment: str, *, folder: Path = DEFAULT_
     return True
 
 
+def with_store(tracking_uri: str, folder: Path, call: Callable[[StoreClient], _T], *, otherwise: _T) -> _T:
+    """Return what a call with the open store gives; `otherwise` when nothing is tracked, or the store fails.
+
+    Args:
+        tracking_uri: see `resolve_uri`.
+        folder: where the results are, for the warning of a store that fails.
+        call: may raise what a store can.
+        otherwise: with "none", or for a store that is away.
+    """
+    if is_away(tracking_uri):
+        return otherwise
+    try:
+        return call(open_store(tracking_uri))
+    except STORE_ERRORS as error:
+        warn_away(tracking_uri, folder, error)
+        return otherwise
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -8,16 +8,13 @@ from typing import Any
 
 from prostate_alm.method.metrics import TooFewPositivesWarning
 from prostate_alm.results.folders import ResultsFolder
+from prostate_alm.results.metric_names import METRIC_NAMES
 from prostate_alm.results.run_folder import ENSEMBLE, PREDICTIONS, EnsembleError
 from prostate_alm.training.ensemble import METRICS_OF_TWO, Scores, compare_scores, read_predictions
-from prostate_alm.training.scores import TPR_LEVELS_PERCENT, ClassScores
+from prostate_alm.training.scores import ClassScores
 
-COLUMNS = {"auc": "AUC", "fpr_at_tpr95": "FPR at 95 % TPR", "fpr_at_tpr100": "FPR at 100 % TPR"}
-CLASS_COLUMNS = {
-    "rest_error_at_tpr90": "others' error, 90 % TPR",
-    "rest_error_at_tpr95": "others' error, 95 % TPR",
-    "balanced_accuracy": "balanced accuracy",
-}
+COLUMNS = ("auc", "fpr_at_tpr95", "fpr_at_tpr100")
+CLASS_COLUMNS = ("rest_error_at_tpr90", "rest_error_at_tpr95", "balanced_accuracy")
 """What several classes have besides: of the first critical one; `--json` has the figures of all."""
 
 
@@ -111,9 +108,10 @@ def _critical_of(scores: ClassScores | None) -> str:
 def to_text(rows: Sequence[dict[str, Any]]) -> str:
     """Return the comparison as a table for a terminal, in percent, differences with their 95 % intervals."""
     width = max(len(row["folder"]) for row in rows)
-    columns = COLUMNS | {key: title for key, title in CLASS_COLUMNS.items() if key in rows[0]["figures"]}
-    wide = max(20, *map(len, columns.values()))
-    lines = [f"{'':{width}}" + "".join(f"  {title:>{wide}}" for title in columns.values())]
+    columns = [*COLUMNS, *(key for key in CLASS_COLUMNS if key in rows[0]["figures"])]
+    heads = [METRIC_NAMES[key].head for key in columns]
+    wide = max(20, *map(len, heads))
+    lines = [f"{'':{width}}" + "".join(f"  {head:>{wide}}" for head in heads)]
     for row in rows:
         ends = {key: tuple(100 * end for end in row["intervals"][key]) for key in columns}
         cells = [f"{100 * row['figures'][key]:.1f} [{low:.1f}, {high:.1f}]" for key, (low, high) in ends.items()]
@@ -132,7 +130,7 @@ def figures_to_text(metrics: Mapping[str, Any]) -> str:
     Args:
         metrics: content of `metrics.json`.
     """
-    lines = [f"{'':20} {'AUC':>22}" + "".join(f" {f'FPR at {level} % TPR':>22}" for level in TPR_LEVELS_PERCENT)]
+    lines = [f"{'':20}" + "".join(f" {METRIC_NAMES[key].head:>22}" for key in METRICS_OF_TWO)]
     for name, intervals in metrics["intervals"].items():
         figures = metrics["ensemble"][name]
         bounds = {key: tuple(100 * bound for bound in intervals[key]) for key in METRICS_OF_TWO}

@@ -17,9 +17,17 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def start(uri: str, *, flush_interval_s: float = 0.0, parent_id: str | None = None) -> tracking.MemberRun:
-    new = tracking.NewRun("cohort", "bce-alm", "member-03", {"manifest_sha256": "ab"}, parent_id)
+def start(
+    uri: str, *, flush_interval_s: float = 0.0, parent_id: str | None = None, folder: Path | None = None
+) -> tracking.MemberRun:
+    new = tracking.NewRun("cohort", "bce-alm", "member-03", {"manifest_sha256": "ab"}, parent_id, folder)
     return tracking.start_member_run(new, tracking_uri=uri, flush_interval_s=flush_interval_s)
+
+
+def write_results(folder: Path) -> Path:
+    (folder / "config.json").write_text('{"settings": {"member": 3, "delta": 1}}')
+    (folder / "metrics.json").write_text('{"test": {"auc": 0.9, "fpr": NaN}}')
+    return folder
 
 
 def steps(uri: str, run: tracking.MemberRun, metric: str = "val_auc") -> list[int]:
@@ -78,16 +86,16 @@ def test_epochs_that_a_kill_kept_from_being_sent_come_with_the_resumed_run(uri: 
     assert steps(uri, resumed) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_member_beneath_a_given_parent_leaves_that_alone(uri: str) -> None:
+def test_a_member_beneath_a_given_parent_leaves_that_alone(uri: str, tmp_path: Path) -> None:
     parent_id = start(uri).parent_id
-    run = start(uri, parent_id=parent_id)
+    run = start(uri, parent_id=parent_id, folder=write_results(tmp_path))
     run.log_params({"mu0": 0.2})
-    run.log_summary({"test_auc": 0.9})
     run.finish()
     client = MlflowClient(uri)
     parent = client.get_run(parent_id)
     assert client.get_run(run.run_id).data.tags["mlflow.parentRunId"] == parent_id
     assert (parent.info.status, parent.data.params, parent.data.metrics) == ("RUNNING", {}, {})
+    assert client.get_run(run.run_id).data.metrics == {"test_auc": 0.9}
 
 
 def test_nested_parameters_are_flat_in_the_store(uri: str) -> None:
@@ -127,8 +135,6 @@ def test_a_run_without_tracking_does_nothing(tmp_path: Path, monkeypatch: pytest
     run = start("none")
     run.log_params({"mu0": 0.2})
     run.log_epochs(epochs(2))
-    run.log_summary({"test_auc": 0.9})
-    run.log_files([tmp_path / "absent.json"])
     run.finish()
     run.fail()
     assert run.identity() == {}
@@ -168,17 +174,15 @@ def test_the_end_is_told_of_member_and_parent(uri: str, end: str, status: str) -
 
 
 def test_summary_parameters_and_files_are_found_on_both(uri: str, tmp_path: Path) -> None:
-    run = start(uri)
+    run = start(uri, folder=write_results(tmp_path))
     run.log_params({"mu0": 0.2, "member": 3})
-    run.log_summary({"test_auc": 0.9, "test_fpr": math.nan})
-    (tmp_path / "config.json").write_text("{}")
-    run.log_files([tmp_path / "config.json"])
+    run.finish()
     client = MlflowClient(uri)
     for run_id in (run.run_id, run.parent_id):
         data = client.get_run(run_id).data
         assert data.params["mu0"] == "0.2"
         assert data.metrics == {"test_auc": 0.9}
-        assert [file.path for file in client.list_artifacts(run_id)] == ["config.json"]
+        assert sorted(file.path for file in client.list_artifacts(run_id)) == ["config.json", "metrics.json"]
     assert "member" not in client.get_run(run.parent_id).data.params
 
 

@@ -139,7 +139,6 @@ def test_training_outlives_its_server_and_what_is_missing_is_logged_later(
     run.log_epochs(epochs(4))
     write_results(folder, rows=4)
     (folder / "tracking.json").write_text(json.dumps(run.identity()))
-    run.log_summary({"test_auc": 0.9})
     run.finish()
     assert warnings_in(caplog) == [warning(server.uri, folder)]
 

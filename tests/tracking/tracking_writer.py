@@ -1,5 +1,6 @@
 """Ten members that start at once on a store that nobody has made: python tracking_writer.py URI FOLDER."""
 
+import json
 import multiprocessing
 import sys
 from multiprocessing.synchronize import Barrier
@@ -14,17 +15,22 @@ METRICS = ("val_auc", "val_loss", "train_loss")
 def write(uri: str, folder: Path, *, member: int, barrier: Barrier) -> None:
     barrier.wait()
     tracking.prepare_store(uri, EXPERIMENT)
-    new = tracking.NewRun(EXPERIMENT, f"ensemble-{member}", f"member-{member:02d}", {"number": str(member)})
+    name = f"member-{member:02d}"
+    new = tracking.NewRun(EXPERIMENT, f"ensemble-{member}", name, {"number": str(member)}, folder=folder / name)
     run = tracking.start_member_run(new, tracking_uri=uri, flush_interval_s=0)
     run.log_params({"member": member, "mu0": 0.2})
     rows: list[dict[str, float]] = []
     for step in range(1, EPOCHS + 1):
         rows.append({"step": float(step), **dict.fromkeys(METRICS, member + step / 100)})
         run.log_epochs(rows)
-    run.log_summary({"test_auc": member / 10, "test_fpr_at_tpr95": 0.5})
-    path = folder / f"predictions-{member}.csv"
-    path.write_text(f"member {member}\n")
-    run.log_files([path])
+    (folder / name).mkdir()
+    files = {
+        "config.json": json.dumps({"settings": {"member": member, "mu0": 0.2}}),
+        "predictions.csv": f"member {member}\n",
+        "metrics.json": json.dumps({"test": {"auc": member / 10}}),
+    }
+    for file, content in files.items():
+        (folder / name / file).write_text(content)
     run.finish()
     if not run.is_tracked:
         raise SystemExit(f"member {member} lost its store")

@@ -7,6 +7,7 @@ from prostate_alm.delivery.card import LesionNetworkSpec, ModelCard, StoredOpera
 from prostate_alm.delivery.package.ensemble import TrainedEnsemble, rates_on_test
 from prostate_alm.delivery.prediction import NOTICE
 from prostate_alm.method.operating_point import binomial_interval, positives_for_guarantee
+from prostate_alm.results.metric_names import METRIC_NAMES
 
 
 def model_card_text(ensemble: TrainedEnsemble, card: ModelCard) -> str:
@@ -78,12 +79,9 @@ def _data(ensemble: TrainedEnsemble, card: ModelCard) -> str:
 
 def _test_figures(metrics: dict[str, Any]) -> str:
     figures, intervals = metrics["ensemble"]["test"], metrics.get("intervals", {}).get("test", {})
-    names = {
-        "auc": "AUC",
-        **{f"fpr_at_tpr{level}": f"FPR at {level} % TPR" for level in (100, 95, 90)},
-        **{f"rest_error_at_tpr{level}": f"error of the other classes at {level} % TPR" for level in (95, 90)},
-        "balanced_accuracy": "balanced accuracy of the most probable class",
-    }
+    rates = ("fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90", "rest_error_at_tpr95", "rest_error_at_tpr90")
+    names = {key: METRIC_NAMES[key].words for key in ("auc", *rates)}
+    names["balanced_accuracy"] = "balanced accuracy of the most probable class"
     rows = [
         f"| {name} | {100 * figures[key]:.1f} % | {_interval(intervals.get(key))} |"
         for key, name in names.items()
