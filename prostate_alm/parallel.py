@@ -9,11 +9,12 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 _ITEMS_WORTH_A_WORKER = 4  # a worker takes as long to start as 4 studies take to convert
 _MOST_WORKERS = 8  # beyond, the disk is the limit; each takes 0.3 GB
 
+Executor = Literal["local", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

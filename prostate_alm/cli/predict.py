@@ -10,7 +10,7 @@ from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_executor, ad
 from prostate_alm.progress import progress_bar
 
 if TYPE_CHECKING:
-    from prostate_alm.delivery.archive import Outcome
+    from prostate_alm.delivery.archive import ArchivedAnswer
 
 
 def add_predict(commands: Commands) -> None:
@@ -100,7 +100,7 @@ def _predict(options: argparse.Namespace) -> int:
     return OK if report_outcomes(outcomes, options.output, as_json=options.json) else SOME_REFUSED
 
 
-def report_outcomes(outcomes: Sequence["Outcome"], folder: Path, *, as_json: bool = False) -> bool:
+def report_outcomes(outcomes: Sequence["ArchivedAnswer"], folder: Path, *, as_json: bool = False) -> bool:
     """Print what became of studies, and return whether all were answered."""
     if as_json:
         say(json.dumps([one.answer.model_dump(mode="json") for one in outcomes if one.conflict is None], indent=1))
@@ -112,7 +112,7 @@ def report_outcomes(outcomes: Sequence["Outcome"], folder: Path, *, as_json: boo
     return all(one.conflict is None and one.answer.status == "answered" for one in outcomes)
 
 
-def _print_outcomes(outcomes: Sequence["Outcome"], folder: Path) -> None:
+def _print_outcomes(outcomes: Sequence["ArchivedAnswer"], folder: Path) -> None:
     from prostate_alm.delivery.prediction import NOTICE
 
     for one in outcomes:

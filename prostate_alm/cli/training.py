@@ -200,8 +200,8 @@ def add_experiment(commands: Commands) -> None:
 
 def _run_experiment(options: argparse.Namespace) -> int:
     from prostate_alm.experiments.plan import read_plan, replicate_of
-    from prostate_alm.experiments.progress import show_standing
     from prostate_alm.experiments.run import run_experiment
+    from prostate_alm.experiments.standing import show_standing
 
     logging.getLogger("prostate_alm").setLevel(logging.INFO)  # where there is no terminal, progress is lines of log
     plan, suffix = read_plan(options.plan), ""

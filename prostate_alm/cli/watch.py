@@ -16,7 +16,7 @@ from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_model, add_r
 if TYPE_CHECKING:
     from prostate_alm.delivery.orthanc.answer import Extra
     from prostate_alm.delivery.orthanc.client import OrthancNode
-    from prostate_alm.delivery.orthanc.watch import Outcome, Watcher
+    from prostate_alm.delivery.orthanc.watch import WatchedStudy, Watcher
 
 USER_VARIABLE, PASSWORD_VARIABLE = "PROSTATE_ALM_USER", "PROSTATE_ALM_PASSWORD"
 
@@ -151,7 +151,7 @@ def _node(options: argparse.Namespace) -> "OrthancNode":
     return node
 
 
-def _shown(outcome: "Outcome", *, as_json: bool) -> bool:
+def _shown(outcome: "WatchedStudy", *, as_json: bool) -> bool:
     """Print what became of a study, and return whether it was answered."""
     if as_json:
         say(json.dumps(asdict(outcome)), flush=True)

@@ -30,7 +30,7 @@ DiffusionChannel = Literal["adc", "high_b"]
 MaskKind = Literal["lesions", "gland"]
 MASK_KINDS: tuple[MaskKind, ...] = ("lesions", "gland")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-BValue = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BValueNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ManifestError(ValueError):
@@ -91,7 +91,7 @@ class StudyRecord(_Record):
     split: Literal["train", "test"]
     t2: VolumeFile
     dwi: VolumeFile
-    b_values_acquired_s_per_mm2: tuple[BValue, ...]
+    b_values_acquired_s_per_mm2: tuple[BValueNumber, ...]
     b_values_computed: tuple[bool, ...]
     finding: Name | None = Field(default=None, exclude_if=is_absent)
     lesions: VolumeFile | None = Field(default=None, exclude_if=is_absent)
@@ -143,7 +143,7 @@ class Manifest(_Record):
 
     schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     name: str = Field(min_length=1)
-    b_values_s_per_mm2: tuple[BValue, ...]
+    b_values_s_per_mm2: tuple[BValueNumber, ...]
     diffusion_channels: tuple[DiffusionChannel, ...] = Field(default=(), exclude_if=operator.not_)
     provenance: Provenance
     studies: tuple[StudyRecord, ...] = Field(min_length=1)

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from prostate_alm import __version__
 from prostate_alm.delivery.answers import (
@@ -21,8 +21,8 @@ from prostate_alm.delivery.answers import (
     write_table,
 )
 from prostate_alm.delivery.beside import (
+    BesideKind,
     File,
-    Kind,
     OutputError,
     check_files,
     files_beside,
@@ -35,15 +35,13 @@ from prostate_alm.delivery.sources import StudyFolder, content_sha256, open_sour
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules
 from prostate_alm.imaging.selection import Refusal
-from prostate_alm.parallel import map_in_order
+from prostate_alm.parallel import Executor, map_in_order
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import sha256_of_file
 
 if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
     from prostate_alm.delivery.report.words import Words
-
-Executor = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Job:
     target_tpr: float
     identify: bool
     rules: Rules | None = None
-    beside: tuple[Kind, ...] = ()
+    beside: tuple[BesideKind, ...] = ()
     words: Words | None = None
 
 
@@ -75,7 +73,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ArchivedAnswer:
     """An answer and its file; `kept` where it was there already, `conflict` where it could not be written, and why."""
 
     answer: Answer
@@ -84,42 +82,44 @@ class Outcome:
     conflict: str | None = None
 
 
-class _Folder:
+class _JobFolder:
     """The answers of one job in a folder: those from before and those of this command."""
 
     def __init__(self, path: Path, answers: dict[str, Answer], *, overwrite: bool) -> None:
         self.path, self.answers, self._overwrite = path, answers, overwrite
         self._fresh: set[str] = set()
 
-    def take(self, reply: Reply) -> Outcome:
+    def take(self, reply: Reply) -> ArchivedAnswer:
         """Write an answer, given as JSON, unless it is there already (then its name will do) or another one is."""
         if reply.text in self.answers:
-            return Outcome(self.answers[reply.text], self.path / reply.text, kept=True)
+            return ArchivedAnswer(self.answers[reply.text], self.path / reply.text, kept=True)
         answer = answer_from_json(reply.text)
         if not self._overwrite:
             try:
                 check_files(reply.files, answer, self.path)
             except OutputError as error:
-                return Outcome(answer, self.path / answer_name(answer), conflict=str(error))
+                return ArchivedAnswer(answer, self.path / answer_name(answer), conflict=str(error))
         outcome = self._take(answer)
         if outcome.conflict is None:
             write_files(reply.files, answer, self.path)
         return outcome if reply.fault is None else replace(outcome, conflict=reply.fault)
 
-    def _take(self, answer: Answer) -> Outcome:
+    def _take(self, answer: Answer) -> ArchivedAnswer:
         name = answer_name(answer)
         path = self.path / name
         if self.answers.get(name) == answer:
-            return Outcome(answer, path, kept=True)
+            return ArchivedAnswer(answer, path, kept=True)
         if name in self._fresh:
-            return Outcome(answer, path, conflict="this study was given twice, with different files. Give one of them.")
+            return ArchivedAnswer(
+                answer, path, conflict="this study was given twice, with different files. Give one of them."
+            )
         if path.exists() and not self._overwrite:
             reason = "the study was answered before with other files. Choose another output, or give --overwrite."
-            return Outcome(answer, path, conflict=reason)
+            return ArchivedAnswer(answer, path, conflict=reason)
         write_answer(answer, self.path)
         self._fresh.add(name)
         self.answers[name] = answer
-        return Outcome(answer, path)
+        return ArchivedAnswer(answer, path)
 
 
 def answer_archive(
@@ -131,7 +131,7 @@ def answer_archive(
     executor: Executor = "local",
     overwrite: bool = False,
     progress: Progress = silent,
-) -> Generator[Outcome, None, None]:
+) -> Generator[ArchivedAnswer, None, None]:
     """Answer the studies of many sources into a folder; yield each as it is there.
 
     Each answer is written as it comes, `answers.parquet` and `answers.csv` at the end, also after an interruption. An
@@ -167,7 +167,7 @@ def answer_archive(
         for name, answer in same_job.items()
         if answer.source_sha256 and not lacks_files(answer, output, kinds=job.beside, words=job.words)
     }
-    folder = _Folder(output, dict(same_job), overwrite=overwrite)
+    folder = _JobFolder(output, dict(same_job), overwrite=overwrite)
     ask = partial(answer_source, job=job, known=known)
     try:
         with closing(_map(ask, sources, jobs=jobs, executor=executor)) as results:

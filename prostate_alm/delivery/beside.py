@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
     from prostate_alm.delivery.predict import StudyResult
 
-Kind = Literal["sr", "capture", "report", "saliency"]
-KINDS: tuple[Kind, ...] = ("sr", "capture", "report", "saliency")
+BesideKind = Literal["sr", "capture", "report", "saliency"]
+KINDS: tuple[BesideKind, ...] = ("sr", "capture", "report", "saliency")
 File = Literal["sr", "seg", "map", "capture", "report", "saliency"]
 """What a file holds; of a model of lesions the segments of candidates and the map belong to the structured report."""
 _SUFFIXES: dict[File, str] = {
@@ -46,7 +46,7 @@ def write_beside(
     output_dir: Path,
     *,
     study_dir: Path,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[BesideKind] = KINDS,
     words: Words | None = None,
     created_at: datetime | None = None,
 ) -> tuple[Path, ...]:
@@ -80,7 +80,7 @@ def files_beside(
     model: PackedModel,
     *,
     study_dir: Path,
-    kinds: Sequence[Kind] = KINDS,
+    kinds: Sequence[BesideKind] = KINDS,
     words: Words | None = None,
     created_at: datetime | None = None,
 ) -> dict[File, bytes]:
@@ -133,7 +133,7 @@ def file_beside(answer: Answer, folder: Path, kind: File) -> Path:
     return folder / f"{answer_name(answer).removesuffix('.json')}{_SUFFIXES[kind]}"
 
 
-def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind], words: Words | None = None) -> bool:
+def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[BesideKind], words: Words | None = None) -> bool:
     """Return whether a folder lacks a file that the answer could have, or has a report in another language or label."""
     paths = {kind: file_beside(answer, folder, kind) for kind in _files_of(answer, kinds)}
     if answer.study is None or not paths:
@@ -143,7 +143,7 @@ def lacks_files(answer: Answer, folder: Path, *, kinds: Sequence[Kind], words: W
     )
 
 
-def _files_of(answer: Answer, kinds: Sequence[Kind]) -> tuple[File, ...]:
+def _files_of(answer: Answer, kinds: Sequence[BesideKind]) -> tuple[File, ...]:
     """Return what the files of an answer hold."""
     if isinstance(answer, Refused):
         return tuple(kind for kind in kinds if kind != "saliency")  # no network looked

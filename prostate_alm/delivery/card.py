@@ -20,7 +20,7 @@ Channels = Annotated[int, Field(ge=1, le=4096)]
 Window = Annotated[int, Field(ge=1, le=16)]
 Voxels = Annotated[int, Field(ge=1, le=1024)]
 SpacingMm = Annotated[float, Field(ge=0.05, le=100)]
-BValue = Annotated[float, Field(ge=0, le=10_000)]
+BValueNumber = Annotated[float, Field(ge=0, le=10_000)]
 
 WEIGHTS_MAX, VALUES_MAX = 1 << 25, 1 << 26
 """Most weights of all members, and most values of an image or of a layer: 128 and 256 MiB in float32."""
@@ -171,7 +171,7 @@ class GridSpec(_Frozen):
     spacing_mm: tuple[SpacingMm, SpacingMm, SpacingMm]
     normalised_size: tuple[Voxels, Voxels, Voxels]
     image_size: tuple[Voxels, Voxels, Voxels]
-    b_values_s_per_mm2: tuple[BValue, ...] = Field(min_length=1, max_length=16)
+    b_values_s_per_mm2: tuple[BValueNumber, ...] = Field(min_length=1, max_length=16)
 
     @model_validator(mode="after")
     def _image_lies_within(self) -> Self:

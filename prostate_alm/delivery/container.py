@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prostate_alm.delivery.answers import answer_to_json
-from prostate_alm.delivery.beside import Kind
+from prostate_alm.delivery.beside import BesideKind
 from prostate_alm.delivery.prediction import NOTICE, UNEXPECTED, Answer
 from prostate_alm.delivery.sources import find_sources
 from prostate_alm.whole_files import write_text_atomically
@@ -28,7 +28,7 @@ class ContainerError(ValueError):
     """Folders, variables or settings from which nobody could tell what is to be answered."""
 
 
-class Settings(BaseModel):
+class ContainerSettings(BaseModel):
     """What may be asked of the container; `beside` is what `predict` writes with the options of these names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -36,7 +36,7 @@ class Settings(BaseModel):
     target_tpr: float | None = None
     language: str = "en"
     label: str = ""
-    beside: tuple[Kind, ...] = ()
+    beside: tuple[BesideKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def chosen_exchange(environment: Mapping[str, str], *, root: Path = Path("/")) -
     return exchange
 
 
-def settings_of(exchange: Exchange, environment: Mapping[str, str]) -> Settings:
+def settings_of(exchange: Exchange, environment: Mapping[str, str]) -> ContainerSettings:
     """Return the settings: `process.settings` in mercure's task.json, else the JSON in PROSTATE_ALM_SETTINGS.
 
     A module of mercure returns DICOM, so there structured report and capture are written where `beside` is not set.
@@ -191,14 +191,14 @@ def _parsed(text: str, where: str) -> Any:
         raise ContainerError(f"settings must be JSON, got text that is none in {where}. Mend it.") from None
 
 
-def _checked(given: Any, where: str) -> Settings:
+def _checked(given: Any, where: str) -> ContainerSettings:
     try:
-        return Settings.model_validate_json(json.dumps(given))
+        return ContainerSettings.model_validate_json(json.dumps(given))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         name = ".".join(map(str, first["loc"])) or "JSON"
         raise ContainerError(
-            f"settings must be of {', '.join(Settings.model_fields)}, got {name} ({first['msg']}) in {where}. "
+            f"settings must be of {', '.join(ContainerSettings.model_fields)}, got {name} ({first['msg']}) in {where}. "
             "See docs/predict.md."
         ) from None
 

@@ -26,7 +26,7 @@ from prostate_alm.whole_files import write_bytes_atomically
 ALPHA = 0.05
 """Chance of any false alarm, over all quantities and all periods that ever come, where nothing moves."""
 
-Reference = Literal["cohort", "earlier"]
+ComparedWith = Literal["cohort", "earlier"]
 Floats = NDArray[np.float64]
 QUANTITIES = ("probability", "T2 voxels", "diffusion voxels", "field strength", "intensity", "b-values", "refusals")
 TESTS = 2 * len(QUANTITIES)  # against the cohort and against the periods before
@@ -66,11 +66,11 @@ class Period:
 
 
 @dataclass(frozen=True)
-class Finding:
+class PeriodTest:
     """One comparison of a period: `p` below `limit` means that the quantity moved."""
 
     quantity: str
-    reference: Reference
+    reference: ComparedWith
     p: float
     limit: float
 
@@ -88,10 +88,10 @@ class PeriodDrift:
     studies: int
     shares: dict[str, tuple[int, int]]
     quartiles: dict[str, tuple[tuple[float, float, float], ...]]
-    findings: tuple[Finding, ...]
+    findings: tuple[PeriodTest, ...]
 
     @property
-    def moved(self) -> tuple[Finding, ...]:
+    def moved(self) -> tuple[PeriodTest, ...]:
         """Return the comparisons that say that something moved."""
         return tuple(one for one in self.findings if one.moved)
 
@@ -144,7 +144,7 @@ def drift_of(periods: Sequence[Period], card: ModelCard, *, alpha: float = ALPHA
     for k, period in enumerate(periods, start=1):
         limit = alpha / (TESTS * k * (k + 1))
         compared = [*_with_cohort(period.answers, card), *_with_earlier(period.answers, before, card)]
-        findings = tuple(Finding(quantity, reference, p, limit) for quantity, reference, p in compared)
+        findings = tuple(PeriodTest(quantity, reference, p, limit) for quantity, reference, p in compared)
         found.append(_summary(period, card, findings))
         before += period.answers
     return found
@@ -172,7 +172,7 @@ def outside_p(values: Floats, low: float, high: float, *, cohort: int) -> float:
     return float(stats.betabinom.sf(outside - 1, len(values), 2, cohort - 1))
 
 
-def _with_cohort(answers: Sequence[Answer], card: ModelCard) -> list[tuple[str, Reference, float]]:
+def _with_cohort(answers: Sequence[Answer], card: ModelCard) -> list[tuple[str, ComparedWith, float]]:
     """Return the comparisons with the validation cohort: probabilities as a whole, the others with its range."""
     trained, cohort = card.training_range, len(card.validation.labels)
     field = None if trained.field_strength_t is None else (_widened(trained.field_strength_t, LIMITS.field_strength_t),)
@@ -182,7 +182,7 @@ def _with_cohort(answers: Sequence[Answer], card: ModelCard) -> list[tuple[str, 
         "field strength": field,
         "intensity": trained.intensity_variation,
     }
-    found: list[tuple[str, Reference, float]] = []
+    found: list[tuple[str, ComparedWith, float]] = []
     values = _values(answers, "probability")
     if values is not None:
         found.append(("probability", "cohort", _ks(values[:, 0], _cohort_probabilities(card))))
@@ -200,9 +200,9 @@ def _with_cohort(answers: Sequence[Answer], card: ModelCard) -> list[tuple[str, 
 
 def _with_earlier(
     answers: Sequence[Answer], before: Sequence[Answer], card: ModelCard
-) -> list[tuple[str, Reference, float]]:
+) -> list[tuple[str, ComparedWith, float]]:
     """Return the comparisons with all that came before."""
-    found: list[tuple[str, Reference, float]] = []
+    found: list[tuple[str, ComparedWith, float]] = []
     for quantity in _MEASURED:
         now, then = _values(answers, quantity), _values(before, quantity)
         if now is None or then is None or now.shape[1] != then.shape[1]:
@@ -258,7 +258,7 @@ def _shares(answers: Sequence[Answer], card: ModelCard) -> dict[str, tuple[int, 
     return found
 
 
-def _summary(period: Period, card: ModelCard, findings: tuple[Finding, ...]) -> PeriodDrift:
+def _summary(period: Period, card: ModelCard, findings: tuple[PeriodTest, ...]) -> PeriodDrift:
     quartiles = {}
     for quantity in _MEASURED:
         values = _values(period.answers, quantity)

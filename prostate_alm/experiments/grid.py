@@ -1,6 +1,6 @@
 """The incremental search of the paper's appendix E: what is to run next and what is chosen, from validation AUCs alone.
 
-Stages of a loss at a class ratio: its own parameter (baseline); with that fixed, (mu0, rho) at the first delta; with
+Steps of a loss at a class ratio: its own parameter (baseline); with that fixed, (mu0, rho) at the first delta; with
 those fixed, delta. Everything here is a function of the plan and of the validation AUCs of finished members.
 """
 
@@ -55,7 +55,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class MemberRun:
+class PendingMember:
     """One training that is still to be done."""
 
     folder: Path
@@ -63,17 +63,17 @@ class MemberRun:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage of the search; `chosen` is None while a member is missing or none finished."""
+class SearchStep:
+    """A step of the search; `chosen` is None while a member is missing or none finished."""
 
     searched: tuple[str, ...]
     scores: tuple[Score, ...]
-    missing: tuple[MemberRun, ...]
+    missing: tuple[PendingMember, ...]
     chosen: Score | None
 
     @property
     def known(self) -> Candidate | None:
-        """The candidate that the next stage builds on; a sole candidate is known before it has run."""
+        """The candidate that the next step builds on; a sole candidate is known before it has run."""
         if len(self.scores) == 1:
             return self.scores[0].candidate
         return self.chosen.candidate if self.chosen else None
@@ -83,23 +83,23 @@ class Stage:
 class Side:
     """The search of one entry of the tables, baseline or with the constraint, as far as it has come.
 
-    `folder`, relative to the root, is where the ensemble of the chosen candidate goes; `stages` lacks those that cannot
+    `folder`, relative to the root, is where the ensemble of the chosen candidate goes; `steps` lacks those that cannot
     be known yet.
     """
 
     folder: Path
-    stages: tuple[Stage, ...]
+    steps: tuple[SearchStep, ...]
     is_whole: bool
 
     @property
     def chosen(self) -> Score | None:
-        """The candidate of the last stage that was chosen, None while the search goes on."""
-        return self.stages[-1].chosen if self.is_whole else None
+        """The candidate of the last step that was chosen, None while the search goes on."""
+        return self.steps[-1].chosen if self.is_whole else None
 
     @property
-    def missing(self) -> tuple[MemberRun, ...]:
-        """Trainings of the known stages that are to be done."""
-        return tuple(run for stage in self.stages for run in stage.missing)
+    def missing(self) -> tuple[PendingMember, ...]:
+        """Trainings of the known steps that are to be done."""
+        return tuple(run for step in self.steps for run in step.missing)
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ def search(plan: Plan, cell: Cell, *, look: Look) -> CellState:
         cell: one of its cells.
         look: finds a member's validation AUC by its folder; nothing else of a result is ever seen here.
     """
-    loss_stage = _stage(plan, _loss_candidates(plan, cell), searched=tuple(plan.losses[cell.loss]), look=look)
-    baseline = Side(side_folder(plan, cell, arm="baseline"), (loss_stage,), is_whole=True)
+    loss_step = _step(plan, _loss_candidates(plan, cell), searched=tuple(plan.losses[cell.loss]), look=look)
+    baseline = Side(side_folder(plan, cell, arm="baseline"), (loss_step,), is_whole=True)
     if not plan.has_alm(cell.loss):
         return CellState(cell, baseline, None)
-    return CellState(cell, baseline, _alm_side(plan, cell, base=loss_stage.known, look=look))
+    return CellState(cell, baseline, _alm_side(plan, cell, base=loss_step.known, look=look))
 
 
 def _alm_side(plan: Plan, cell: Cell, *, base: Candidate | None, look: Look) -> Side:
@@ -151,13 +151,13 @@ def _alm_side(plan: Plan, cell: Cell, *, base: Candidate | None, look: Look) -> 
         return Side(folder, (), is_whole=False)
     first = plan.alm.delta[0]
     penalties = [_alm_candidate(plan, folder, base, mu0=mu0, rho=rho, delta=first) for mu0, rho in plan.alm.mu0_rho]
-    penalty_stage = _stage(plan, penalties, searched=("mu0", "rho"), look=look)
-    best = penalty_stage.known
+    penalty_step = _step(plan, penalties, searched=("mu0", "rho"), look=look)
+    best = penalty_step.known
     if best is None:
-        return Side(folder, (penalty_stage,), is_whole=False)
+        return Side(folder, (penalty_step,), is_whole=False)
     mu0, rho = best.parameters["mu0"], best.parameters["rho"]
     margins = [_alm_candidate(plan, folder, base, mu0=mu0, rho=rho, delta=delta) for delta in plan.alm.delta]
-    return Side(folder, (penalty_stage, _stage(plan, margins, searched=("delta",), look=look)), is_whole=True)
+    return Side(folder, (penalty_step, _step(plan, margins, searched=("delta",), look=look)), is_whole=True)
 
 
 def _loss_candidates(plan: Plan, cell: Cell) -> list[Candidate]:
@@ -201,20 +201,20 @@ def _candidate_folder(folder: Path, parameters: Mapping[str, float], *, alone: b
     return folder if alone else folder / "candidates" / name
 
 
-def _stage(plan: Plan, candidates: list[Candidate], *, searched: tuple[str, ...], look: Look) -> Stage:
+def _step(plan: Plan, candidates: list[Candidate], *, searched: tuple[str, ...], look: Look) -> SearchStep:
     scores, missing = [], []
     for candidate in candidates:
         folders = {member: candidate.folder / member_name(member) for member in range(plan.members)}
         found = {member: look(folder) for member, folder in folders.items()}
         aucs = {member: auc for member, auc in found.items() if isinstance(auc, float)}
         missing += [
-            MemberRun(folders[member], {**candidate.overrides, "member": member})
+            PendingMember(folders[member], {**candidate.overrides, "member": member})
             for member, auc in found.items()
             if auc is None
         ]
         scores.append(Score(candidate, tuple(aucs), math.fsum(aucs.values()) / len(aucs) if aucs else None))
     chosen = None if missing else best_of(scores)
-    return Stage(searched, tuple(scores), tuple(missing), chosen)
+    return SearchStep(searched, tuple(scores), tuple(missing), chosen)
 
 
 def best_of(scores: list[Score]) -> Score | None:
@@ -223,15 +223,15 @@ def best_of(scores: list[Score]) -> Score | None:
     return max(finished, key=lambda one: one[:2])[2] if finished else None  # max keeps the first of equals
 
 
-def runs_to_do(states: list[CellState]) -> list[MemberRun]:
+def runs_to_do(states: list[CellState]) -> list[PendingMember]:
     """Return all trainings whose settings are known by now, each folder once, in the order of the cells."""
     runs = (run for state in states for side in state.sides for run in side.missing)
     return list({run.folder: run for run in runs}.values())
 
 
 def runs_finished(states: list[CellState]) -> int:
-    """Return how many trainings of the known stages are finished, each folder once."""
-    scores = (score for state in states for side in state.sides for stage in side.stages for score in stage.scores)
+    """Return how many trainings of the known steps are finished, each folder once."""
+    scores = (score for state in states for side in state.sides for step in side.steps for score in step.scores)
     return sum({score.candidate.folder: len(score.finished) for score in scores}.values())
 
 

@@ -42,8 +42,8 @@ Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 Task = Pair | tuple[int]
 """What is told apart: a pair of classes, or all of a data set, of which one is critical."""
 
-Value = Annotated[float | str, PlainValidator(_value)]
-Candidates = Annotated[tuple[Value, ...], BeforeValidator(_as_list), Field(min_length=1)]
+SearchedValue = Annotated[float | str, PlainValidator(_value)]
+SearchedValues = Annotated[tuple[SearchedValue, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -87,7 +87,7 @@ class Plan(BaseModel):
     pairs: tuple[Pair, ...] | None = Field(default=None, min_length=1)
     critical: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, exclude_if=is_absent)
     ratios: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    losses: dict[str, dict[str, Candidates]] = Field(min_length=1)
+    losses: dict[str, dict[str, SearchedValues]] = Field(min_length=1)
     baseline_only: tuple[str, ...] = ()
     alm: Penalty
     members: int = Field(ge=1)

@@ -14,7 +14,8 @@ from prostate_alm.experiments.grid import ARMS, Arm, Cell
 from prostate_alm.experiments.paper_tables import rate_columns
 from prostate_alm.experiments.plan import PLAN_FILE, Plan, Task
 from prostate_alm.experiments.tables import Results
-from prostate_alm.method.bootstrap import Floats, draw_counts, percentile_interval, rank, ranking_figures
+from prostate_alm.method.bootstrap import draw_counts, percentile_interval, rank, ranking_figures
+from prostate_alm.method.metrics import Floats
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.predictions import TEST, read_rows
 from prostate_alm.results.run_folder import METRICS, PREDICTIONS, changed_keys
@@ -199,7 +200,7 @@ class _TestImages:
     def __init__(self, columns: Sequence[str], *, resamples: int, seed: int) -> None:
         self._rates = columns[1:]  # the AUC comes first
         self._resamples, self._random = resamples, np.random.default_rng(seed)
-        self._first: tuple[Path, list[_Identity]] | None = None
+        self._first: tuple[Path, list[_TestSample]] | None = None
 
     def figures(self, path: Path) -> dict[str, Floats]:
         """Return the figures of an ensemble by test set, (columns, 1 + B): all images, then the resamples.
@@ -250,11 +251,11 @@ class _TestImages:
             column[chance.choice(positives, at_ratio, replace=False)] = 1
 
 
-_Identity = tuple[str, str, str]
+_TestSample = tuple[str, str, str]
 """Id, split and label of a test sample."""
 
 
-def _read(path: Path) -> tuple[list[_Identity], Floats]:
+def _read(path: Path) -> tuple[list[_TestSample], Floats]:
     """Return the test samples of an ensemble, those of `test` first, and their scores."""
     # Sorting keeps the order of the file within a split.
     table = sorted(read_rows(path, splits=TEST), key=lambda row: row["split"])

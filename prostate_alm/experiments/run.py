@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from prostate_alm.experiments.grid import (
     ARMS,
     RULE,
     CellState,
-    MemberRun,
+    PendingMember,
     Score,
+    SearchStep,
     Side,
-    Stage,
     cells,
     runs_finished,
     runs_in_all,
@@ -26,13 +26,11 @@ from prostate_alm.experiments.grid import (
     side_folder,
 )
 from prostate_alm.experiments.plan import Plan, start_or_continue
-from prostate_alm.experiments.progress import Clock, OnProgress, Standing
+from prostate_alm.experiments.standing import Clock, OnProgress, Standing
+from prostate_alm.parallel import Executor
 from prostate_alm.results.run_folder import CHECKPOINT, ENSEMBLE, METRICS, RunFolder, member_name
 from prostate_alm.training.fanout import MemberTask
 from prostate_alm.whole_files import write_text_atomically
-
-if TYPE_CHECKING:
-    from prostate_alm.training.fanout import Executor
 
 SELECTION = "selection.json"
 
@@ -99,7 +97,7 @@ def run_experiment(
     root: Path,
     *,
     jobs: int | None = None,
-    executor: "Executor" = "local",
+    executor: Executor = "local",
     local_settings: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> ExperimentReport:
@@ -173,7 +171,9 @@ class _Run:
         self._tell()
         return states
 
-    def train(self, runs: list[MemberRun], local: Mapping[str, Any], *, jobs: int | None, executor: "Executor") -> None:
+    def train(
+        self, runs: list[PendingMember], local: Mapping[str, Any], *, jobs: int | None, executor: Executor
+    ) -> None:
         """Train members and evaluate each ensemble when its last member has ended."""
         from prostate_alm.training import fanout
 
@@ -190,7 +190,7 @@ class _Run:
                 self._tell()
                 self._settle_cell_of(folder)
 
-    def _task(self, run: MemberRun, local: Mapping[str, Any]) -> MemberTask:
+    def _task(self, run: PendingMember, local: Mapping[str, Any]) -> MemberTask:
         return MemberTask(self._plan.bundle, self._root / run.folder, {**local, **run.overrides})
 
     def _fail(self, folder: Path, message: str) -> None:
@@ -302,21 +302,21 @@ def selection(side: Side, chosen: Score) -> dict[str, Any]:
         "rule": RULE,
         "parameters": {**overrides["loss_parameters"], **chosen.candidate.parameters},
         "validation_auc_mean": chosen.auc_mean,
-        "stages": [_stage_content(stage, side.folder) for stage in side.stages],
+        "stages": [_step_content(step, side.folder) for step in side.steps],
     }
 
 
-def _stage_content(stage: Stage, folder: Path) -> dict[str, Any]:
+def _step_content(step: SearchStep, folder: Path) -> dict[str, Any]:
     return {
-        "searched": list(stage.searched),
+        "searched": list(step.searched),
         "candidates": [
             {
                 "parameters": dict(score.candidate.parameters),
                 "folder": score.candidate.folder.relative_to(folder).as_posix(),
                 "validation_auc_mean": score.auc_mean,
                 "members": list(score.finished),
-                "chosen": score == stage.chosen,
+                "chosen": score == step.chosen,
             }
-            for score in stage.scores
+            for score in step.scores
         ],
     }

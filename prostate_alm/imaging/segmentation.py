@@ -16,7 +16,7 @@ from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.geometry import LPS_TO_RAS, ORIENTATION_TOLERANCE, POSITION_TOLERANCE_MM
 from prostate_alm.imaging.volume import Volume
 
-Kind = Literal["lesions", "gland"]
+MaskKind = Literal["lesions", "gland"]
 
 SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation Storage",
@@ -48,10 +48,10 @@ class Segmentation:
     place: str
     study_uid: str
     frame_of_reference_uid: str
-    masks: dict[Kind, tuple[NDArray[np.bool_], ...]]
+    masks: dict[MaskKind, tuple[NDArray[np.bool_], ...]]
     affine_ras_mm: NDArray[np.float64]
 
-    def volume(self, kind: Kind) -> Volume | None:
+    def volume(self, kind: MaskKind) -> Volume | None:
         """Return the segments of a kind as labels 1, 2, ... or None where there are none.
 
         Raises:
@@ -126,7 +126,7 @@ def read_segmentation(path: Path) -> Segmentation:
         for wanted, mask in masks.items():
             if number in (None, wanted):
                 mask[:, :, height] |= (wanted == plane.T) if number is None else plane.T > 0
-    of_kind: dict[Kind, tuple[NDArray[np.bool_], ...]] = {}
+    of_kind: dict[MaskKind, tuple[NDArray[np.bool_], ...]] = {}
     for number, mask in masks.items():
         of_kind[kinds[number]] = (*of_kind.get(kinds[number], ()), mask)
     return Segmentation(
@@ -134,7 +134,7 @@ def read_segmentation(path: Path) -> Segmentation:
     )
 
 
-def _kind(segment: Any) -> Kind | None:
+def _kind(segment: Any) -> MaskKind | None:
     """Return what a segment is of, by its code or else by its label."""
     (code,) = segment.get("SegmentedPropertyTypeCodeSequence") or (pydicom.Dataset(),)
     value, label = str(code.get("CodeValue", "")), str(segment.get("SegmentLabel", "")).strip().lower()

@@ -59,7 +59,7 @@ LOST_BLOCK_SHARE = 0.5  # of the pixels above and below it that are of other val
 _STRIDE = LOST_BLOCK_PIXELS // 4
 
 
-class FaultError(ValueError):
+class PixelFaultError(ValueError):
     """Pixels that cannot be used; `fault` says why."""
 
     def __init__(self, fault: Fault) -> None:
@@ -77,13 +77,13 @@ class SignalReader:
         """Return the signal of one image, (rows, columns): slope × stored + intercept, 0 where it is padded.
 
         Raises:
-            FaultError: the header says what is wrong with the values, or they are not what it says of them.
+            PixelFaultError: the header says what is wrong with the values, or they are not what it says of them.
             Exception: whatever the decoder of a compressed transfer syntax raises; ValueError for missing bytes.
 
         Reference: DICOM PS3.3 C.7.5.1.1.2 (padding), C.11.1 (rescale); PS3.5 8.1.1 (bits).
         """
         if pixels.fault is not None:
-            raise FaultError(pixels.fault)
+            raise PixelFaultError(pixels.fault)
         values = self._stored(pixels, rows=rows, columns=columns)
         if values.shape != (rows, columns):
             raise ValueError(f"pixels must be {rows} x {columns} of one sample, got {values.shape}. Send them again.")
@@ -114,7 +114,7 @@ class SignalReader:
         coded = coded_size(frame) or (rows, columns)
         if coded != (rows, columns):
             rule = f"compressed pixels must be {rows} × {columns}"
-            raise FaultError(Fault("damaged_pixels", rule, f"{coded[0]} × {coded[1]}"))
+            raise PixelFaultError(Fault("damaged_pixels", rule, f"{coded[0]} × {coded[1]}"))
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = UID(pixels.syntax)
@@ -151,30 +151,30 @@ def require_signal(planes: NDArray[np.float32]) -> None:
     """Refuse planes (K, R, C) that no scanner can have measured: constant, nowhere positive, or with lost blocks.
 
     Raises:
-        FaultError: no_signal or damaged_pixels.
+        PixelFaultError: no_signal or damaged_pixels.
 
     Example:
         >>> require_signal(np.zeros((2, 8, 8), np.float32))
         Traceback (most recent call last):
         ...
-        prostate_alm.imaging.signal.FaultError: Fault(code='no_signal', rule='images must hold signal', \
+        prostate_alm.imaging.signal.PixelFaultError: Fault(code='no_signal', rule='images must hold signal', \
 found='one value in all of them', advice='Send the series again from its archive.')
     """
     flat = planes.reshape(len(planes), -1)
     low, high = flat.min(axis=1), flat.max(axis=1)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise FaultError(Fault("no_finite_signal", "signal must be finite", "other numbers"))
+        raise PixelFaultError(Fault("no_finite_signal", "signal must be finite", "other numbers"))
     if (low == high).all():
-        raise FaultError(Fault("no_signal", "images must hold signal", "one value in all of them"))
+        raise PixelFaultError(Fault("no_signal", "images must hold signal", "one value in all of them"))
     if (low == high).any():
         found = f"one value in {int((low == high).sum())} of {len(planes)}"
-        raise FaultError(Fault("damaged_pixels", "every image must hold signal", found))
+        raise PixelFaultError(Fault("damaged_pixels", "every image must hold signal", found))
     if high.max() <= 0:
-        raise FaultError(Fault("no_signal", "images must hold signal above 0", "none"))
+        raise PixelFaultError(Fault("no_signal", "images must hold signal above 0", "none"))
     lost = next(lost_blocks(planes), None)
     if lost is not None:
         found = f"a run of {lost} pixels of one value between others"
-        raise FaultError(Fault("damaged_pixels", "images must be whole", found))
+        raise PixelFaultError(Fault("damaged_pixels", "images must be whole", found))
 
 
 def lost_blocks(planes: NDArray[np.float32]) -> Iterator[int]:
@@ -226,7 +226,8 @@ def _stored_bits(values: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
     unused = values & ~np.array(_mask(pixels)).astype(values.dtype)
     if not (is_empty.all() or pixels.has_overlay or (unused == unused[0, 0]).all()):
         found = f"others in {int((~is_empty).sum())} pixels"
-        raise FaultError(Fault("damaged_pixels", f"values must lie in the {pixels.bits_stored} bits stored", found))
+        rule = f"values must lie in the {pixels.bits_stored} bits stored"
+        raise PixelFaultError(Fault("damaged_pixels", rule, found))
     return stored
 
 
@@ -256,7 +257,7 @@ def _require_extremes(values: NDArray[Any], extremes: tuple[int, int] | None) ->
     if values.min() < extremes[0] or values.max() > extremes[1]:
         found = f"{values.min()} to {values.max()}"
         rule = f"values must lie between the header's smallest and largest, {extremes[0]} and {extremes[1]}"
-        raise FaultError(Fault("damaged_pixels", rule, found))
+        raise PixelFaultError(Fault("damaged_pixels", rule, found))
 
 
 def _is_one_byte_of_padding(warning: str) -> bool:
@@ -282,7 +283,7 @@ def _stack(place: str, images: Sequence[Instance]) -> NDArray[np.float32]:
     try:
         with np.errstate(invalid="ignore"):
             require_signal(planes)
-    except FaultError as error:
+    except PixelFaultError as error:
         raise StudyRefused(error.fault.code, error.fault.at(place)) from error
     return planes
 
@@ -292,7 +293,7 @@ def _signal(instance: Instance, reader: SignalReader, *, place: str) -> NDArray[
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
             return reader.read(instance.pixels, rows=instance.rows, columns=instance.columns)
-    except FaultError as error:
+    except PixelFaultError as error:
         raise StudyRefused(error.fault.code, error.fault.at(place)) from error
     except MemoryError:
         raise

@@ -15,14 +15,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prostate_alm.method.metrics import Interval, TooFewPositivesWarning, checked, positives_needed
+from prostate_alm.method.metrics import Floats, Interval, TooFewPositivesWarning, checked, positives_needed
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 RATES = ("fpr_at_tpr100", "fpr_at_tpr95", "fpr_at_tpr90")
 
-Case = TypeVar("Case")
-Floats = NDArray[np.float64]
+Drawn = TypeVar("Drawn")
 Counts = NDArray[np.int32]
 Rows = NDArray[np.intp]
 
@@ -55,7 +54,7 @@ def resampled(figure: Callable[[Rows], float], groups: Sequence[Rows], *, resamp
 
 
 def percentile_interval(
-    values: ArrayLike, *, confidence: float = CONFIDENCE, method: Literal["linear", "inverted_cdf"] = "linear"
+    values: Floats, *, confidence: float = CONFIDENCE, method: Literal["linear", "inverted_cdf"] = "linear"
 ) -> tuple[Floats, Floats]:
     """Return both ends of the percentile interval over the last axis.
 
@@ -124,8 +123,8 @@ def bootstrap_interval(
 
 
 def interval_over_cases(
-    cases: Sequence[Case],
-    metric: Callable[[Sequence[Case]], float],
+    cases: Sequence[Drawn],
+    metric: Callable[[Sequence[Drawn]], float],
     *,
     positive: Sequence[bool],
     confidence: float = CONFIDENCE,

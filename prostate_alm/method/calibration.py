@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import expit, logit, ndtri
 
-from prostate_alm.method.metrics import Interval, auc
-
-Floats = NDArray[np.float64]
+from prostate_alm.method.metrics import Floats, Interval, auc
 
 _ITERATIONS = 100
 _TOLERANCE = 1e-10

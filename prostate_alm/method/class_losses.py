@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prostate_alm.method.batch import class_numbers, plain
-from prostate_alm.method.losses import check_parameter, maker_of, with_defaults
+from prostate_alm.method.losses import Formula, check_parameter, maker_of, with_defaults
 
-Formula = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, K), floating, and labels (B,), whole numbers, to the losses of the samples (B,), or to their mean."""
 
 

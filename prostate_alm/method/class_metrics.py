@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prostate_alm.method.metrics import threshold_at_tpr
+from prostate_alm.method.metrics import Floats, threshold_at_tpr
 
-Floats = NDArray[np.float64]
-Numbers = NDArray[np.int64]
+Classes = NDArray[np.int64]
 
 
 def critical_scores(logits: ArrayLike, critical: int, *, rivals: Sequence[int] | None = None) -> Floats:
@@ -39,7 +38,7 @@ def critical_scores(logits: ArrayLike, critical: int, *, rivals: Sequence[int] |
     return np.asarray(-(top + np.log(np.exp(gaps - top[:, None]).sum(axis=1))))
 
 
-def decide(logits: ArrayLike, thresholds: Mapping[int, float]) -> Numbers:
+def decide(logits: ArrayLike, thresholds: Mapping[int, float]) -> Classes:
     """Return the class that each sample is called.
 
     The critical classes are tried in the order of the mapping: the first whose log-odds against the classes after it
@@ -143,7 +142,7 @@ def rest_error_of_columns(is_critical: ArrayLike, columns: NDArray[Any], *, tpr:
     return float(np.mean((scores >= threshold) | ~right))
 
 
-def confusion_table(labels: ArrayLike, called: ArrayLike, *, classes: int) -> Numbers:
+def confusion_table(labels: ArrayLike, called: ArrayLike, *, classes: int) -> Classes:
     """Return how many samples of each class (rows) were called which class (columns).
 
     Args:
@@ -187,7 +186,7 @@ def balanced_accuracy(labels: ArrayLike, called: ArrayLike, *, classes: int) -> 
     return float(np.mean(np.diag(table)[present] / table.sum(axis=1)[present]))
 
 
-def class_labels(labels: ArrayLike, *, classes: int, count: int | None = None) -> Numbers:
+def class_labels(labels: ArrayLike, *, classes: int, count: int | None = None) -> Classes:
     """Return labels as whole numbers.
 
     Args:

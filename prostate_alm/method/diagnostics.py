@@ -48,7 +48,7 @@ class Diagnostics:
     advice: Advice
 
 
-class Record:
+class RunningSums:
     """Running sums of one epoch."""
 
     def __init__(self) -> None:

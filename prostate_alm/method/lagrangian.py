@@ -24,7 +24,7 @@ from prostate_alm.method.batch import (
     unique_ids,
     violation_per_sample,
 )
-from prostate_alm.method.diagnostics import Diagnostics, Record
+from prostate_alm.method.diagnostics import Diagnostics, RunningSums
 
 On = Literal["logit", "probability"]
 Reduction = Literal["sum", "mean"]
@@ -142,7 +142,7 @@ class AugmentedLagrangian(nn.Module):
         self._reference_auc: float | None = None
         self._falls = self._step = self._skipped = 0
         self._pending: dict[str, float] = {}
-        self._record = Record()
+        self._record = RunningSums()
 
     @classmethod
     def as_printed(
@@ -244,7 +244,7 @@ class AugmentedLagrangian(nn.Module):
 
     def reset_diagnostics(self) -> None:
         """Start the accumulation of the diagnostics anew, for instance at the start of an epoch."""
-        self._record = Record()
+        self._record = RunningSums()
 
     def measure_gradients(self, *, base: Tensor, constraint: Tensor) -> None:
         """Let the backward pass report the gradients of F and of the constraint at two copies of the logits."""

@@ -9,11 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from prostate_alm.method.lesion_candidates import Candidates
-from prostate_alm.method.metrics import positives_needed
+from prostate_alm.method.metrics import Floats, positives_needed
 
 LEAST_OVERLAP = 0.1
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import bdtr, bdtrc, betaincinv
 
-from prostate_alm.method.metrics import Interval, threshold_at_tpr
-
-Floats = NDArray[np.float64]
+from prostate_alm.method.metrics import Floats, Interval, threshold_at_tpr
 
 
 @dataclass(frozen=True)

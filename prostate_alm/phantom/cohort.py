@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.phantom.dicom import Series, Stack, write_files
+from prostate_alm.phantom.dicom import PhantomSeries, PhantomStack, write_files
 from prostate_alm.phantom.reader import DEFAULT_DIFFICULTY, DEFAULT_LESIONS, observer_auc
 from prostate_alm.phantom.study import (
     COMPUTED_B_VALUE_S_PER_MM2,
@@ -73,7 +73,7 @@ def write_study(study: PhantomStudy, directory: Path) -> Path:
     return directory
 
 
-def study_series(study: PhantomStudy) -> list[Series]:
+def study_series(study: PhantomStudy) -> list[PhantomSeries]:
     """List the series of a study in the order of their numbers, as they will be written.
 
     Args:
@@ -89,7 +89,7 @@ def study_series(study: PhantomStudy) -> list[Series]:
     traces = tuple(_stack(volume, b) for volume, b in zip(study.diffusion.traces, b_values, strict=True))
     groups = [traces] if protocol.one_series else [(trace,) for trace in traces]
     adc_b_value = {"none": None, "lowest": b_values[0], "highest": b_values[-1]}[protocol.adc_b_value]
-    contents: list[tuple[str, tuple[Stack, ...]]] = [
+    contents: list[tuple[str, tuple[PhantomStack, ...]]] = [
         ("localizer", tuple(_stack(volume, None) for volume in study.localizer)),
         ("t2 sagittal", (_stack(study.sagittal, None),)),
         ("t2 axial", (_stack(study.t2, None),)),
@@ -98,13 +98,13 @@ def study_series(study: PhantomStudy) -> list[Series]:
         ("computed", (_stack(study.diffusion.computed, COMPUTED_B_VALUE_S_PER_MM2),)),
     ]
     return [
-        Series(role=role, number=number, stacks=stacks, b_values_s_per_mm2=b_values)
+        PhantomSeries(role=role, number=number, stacks=stacks, b_values_s_per_mm2=b_values)
         for number, (role, stacks) in enumerate(contents, start=1)
     ]
 
 
-def _stack(volume: StoredVolume, b_value_s_per_mm2: float | None) -> Stack:
-    return Stack(volume.pixels, volume.grid, b_value_s_per_mm2)
+def _stack(volume: StoredVolume, b_value_s_per_mm2: float | None) -> PhantomStack:
+    return PhantomStack(volume.pixels, volume.grid, b_value_s_per_mm2)
 
 
 def make_cohort(

@@ -25,7 +25,7 @@ PLACEHOLDER_UID = "2.25." + "9" * 39
 
 
 @dataclass(frozen=True)
-class Stack:
+class PhantomStack:
     """Parallel slices: pixels (slices, rows, columns), their grid (patient's frame), the b-value in their headers."""
 
     pixels: NDArray[np.uint16]
@@ -34,12 +34,12 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Series:
+class PhantomSeries:
     """One series: its role, its number, its stacks, and the b-values that the study acquired."""
 
     role: str
     number: int
-    stacks: tuple[Stack, ...]
+    stacks: tuple[PhantomStack, ...]
     b_values_s_per_mm2: tuple[float, ...]
 
 
@@ -64,7 +64,7 @@ def derived_uid(*parts: object) -> str:
 
 
 def write_files(
-    series: list[Series], directory: Path, *, identifier: str, uid_key: str, protocol: Protocol
+    series: list[PhantomSeries], directory: Path, *, identifier: str, uid_key: str, protocol: Protocol
 ) -> list[Path]:
     """Write the series of one study, each into its own folder below `directory`.
 
@@ -100,7 +100,7 @@ def write_files(
     return paths
 
 
-def _slices(series: Series, *, protocol: Protocol) -> list[tuple[Stack, int]]:
+def _slices(series: PhantomSeries, *, protocol: Protocol) -> list[tuple[PhantomStack, int]]:
     """List stack and position of every file, in the order of their instance numbers."""
     step = -1 if protocol.descending else 1
     return [(stack, position) for stack in series.stacks for position in range(stack.grid.shape[0])[::step]]
@@ -177,14 +177,14 @@ def _study_header(identifier: str, uid_key: str, *, protocol: Protocol) -> Datas
     return dataset
 
 
-def _series_header(series: Series, uid_key: str) -> Dataset:
+def _series_header(series: PhantomSeries, uid_key: str) -> Dataset:
     dataset = Dataset()
     dataset.SeriesInstanceUID = derived_uid(uid_key, "series", series.number)
     dataset.SeriesNumber = series.number
     return dataset
 
 
-def _stack_header(series: Series, stack: Stack, *, protocol: Protocol) -> Dataset:
+def _stack_header(series: PhantomSeries, stack: PhantomStack, *, protocol: Protocol) -> Dataset:
     """Return what all slices of one stack share: sequence, orientation, spacing, b-value."""
     dataset = sequence_header(
         series.role,
@@ -205,7 +205,7 @@ def _stack_header(series: Series, stack: Stack, *, protocol: Protocol) -> Datase
     return dataset
 
 
-def _instance_elements(stack: Stack, position: int, *, number: int, uid: str) -> dict[int, bytes]:
+def _instance_elements(stack: PhantomStack, position: int, *, number: int, uid: str) -> dict[int, bytes]:
     """Encode what differs from file to file."""
     pixels, grid = stack.pixels[position], stack.grid
     corner_mm = grid.origin_mm + position * grid.steps_mm[2]

@@ -12,11 +12,11 @@ CLASS, LOGIT = "class", "logit_"
 """Columns that several classes have besides: the number of the class, and the beginning of the names of its logits."""
 _COLUMNS = frozenset(("sample_id", "split", "label", "logit"))
 
-Row = dict[str, str]
+PredictionRow = dict[str, str]
 """A line of the table: `sample_id`, `split`, `label` (0 or 1), `logit`, and what else the table has."""
 
 
-def class_logits(row: Row) -> list[float]:
+def class_logits(row: PredictionRow) -> list[float]:
     """Return the logits of several classes in a line; none where it is of two.
 
     >>> class_logits({"logit": "1", "logit_std": "0", "class": "1", "logit_0": "2", "logit_1": "3"})
@@ -26,7 +26,7 @@ def class_logits(row: Row) -> list[float]:
     return [float(row[name]) for name in names] if CLASS in row else []
 
 
-def read_rows(path: Path, *, splits: Collection[str]) -> list[Row]:
+def read_rows(path: Path, *, splits: Collection[str]) -> list[PredictionRow]:
     """Return the samples of some splits, in the order of the file.
 
     Raises:

@@ -19,7 +19,7 @@ from packaging.version import Version
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.folders import EnsembleFolder, MemberFolder, ResultsFolder, find_folders
 from prostate_alm.results.tracking_uri import DEFAULT_URI, NO_TRACKING
-from prostate_alm.tracking import figures, records
+from prostate_alm.tracking import records, summary
 from prostate_alm.tracking.member_run import NewRun, create_member_run
 from prostate_alm.tracking.store import (
     DEFAULT_FOLDER,
@@ -127,14 +127,14 @@ def complete_ensemble(client: StoreClient, ensemble: EnsembleFolder) -> list[Pat
     if _is_complete(client.get_run(run_id), ensemble):
         return logged
     records.log_params(client, run_id, ensemble.params())
-    records.log_metrics(client, run_id, figures.flat_metrics(ensemble.metrics))
+    records.log_metrics(client, run_id, summary.flat_metrics(ensemble.metrics))
     records.log_files(client, run_id, ensemble.files())
-    _log_table(client, run_id, figures.members_table(ensemble))
+    _log_table(client, run_id, summary.members_table(ensemble))
     for member in ensemble.members()[:1]:
         records.log_data(client, run_id, member)
-    text = figures.description(ensemble)
+    text = summary.description(ensemble)
     client.log_text(run_id, text, _SUMMARY)
-    note = {MLFLOW_RUN_NOTE: text, "verdict": figures.verdict(ensemble)}
+    note = {MLFLOW_RUN_NOTE: text, "verdict": summary.verdict(ensemble)}
     records.log_tags(client, run_id, ensemble.tags() | note | {records.RESULTS_TAG: ensemble.sha256()})
     client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED), ensemble.end_time_ms())
     offer_view(client, ensemble.experiment)

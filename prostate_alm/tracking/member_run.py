@@ -62,7 +62,7 @@ class MemberRun:
         self._folder = folder
         self._flush_interval_s = flush_interval_s
         self._flushed_s = time.monotonic()
-        self._rows: Sequence[records.Row] = ()
+        self._rows: Sequence[records.EpochRow] = ()
         self._logged_step: int | None = None  # asked of the store once
         self._system: SystemMetricsMonitor | None = None
 
@@ -260,7 +260,8 @@ def resume_member_run(
         run.reopen()
         return run
 
-    run = with_store(tracking_uri, folder or DEFAULT_FOLDER, resume, otherwise=untracked_run(identity))
+    away: MemberRun | None = untracked_run(identity)
+    run = with_store(tracking_uri, folder or DEFAULT_FOLDER, resume, otherwise=away)
     if run is not None:
         run.watch_system()
     return run

@@ -26,7 +26,7 @@ from prostate_alm.results import run_folder
 from prostate_alm.results.folders import EnsembleFolder
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.results.tracking_uri import NO_TRACKING
-from prostate_alm.tracking import figures
+from prostate_alm.tracking import summary
 from prostate_alm.tracking.ensemble_run import complete_ensemble, ensemble_run, finished_ensemble
 from prostate_alm.tracking.store import StoreClient, open_store
 from prostate_alm.whole_files import sha256_of_file
@@ -130,7 +130,7 @@ def _log(model: nn.Module, example: np.ndarray, *, ensemble: EnsembleFolder, run
         info = mlflow.pytorch.log_model(
             model,
             name=_NOT_IN_NAMES.sub("-", ensemble.name),
-            tags={_CONTENT_TAG: _content(ensemble), "verdict": figures.verdict(ensemble)},
+            tags={_CONTENT_TAG: _content(ensemble), "verdict": summary.verdict(ensemble)},
             signature=infer_signature(images, logits),
             input_example=images,
             pip_requirements=_requirements(),  # else MLflow starts a process to find them
@@ -145,9 +145,9 @@ def _requirements() -> list[str]:
 
 
 def _register(client: StoreClient, uri: str, ensemble: EnsembleFolder, *, name: str, alias: str | None) -> str:
-    tags = {"verdict": figures.verdict(ensemble), "ensemble": ensemble.name, "experiment": ensemble.experiment}
+    tags = {"verdict": summary.verdict(ensemble), "ensemble": ensemble.name, "experiment": ensemble.experiment}
     number = mlflow.register_model(uri, name, tags=tags).version
-    client.update_model_version(name, number, figures.description(ensemble))
+    client.update_model_version(name, number, summary.description(ensemble))
     if alias:
         client.set_registered_model_alias(name, alias, number)
     return f"models:/{name}/{number}"

@@ -27,7 +27,7 @@ KIND_TAG = "kind"
 STEP = "step"
 """The key that numbers rows of epochs, from 1."""
 
-Row = Mapping[str, float]
+EpochRow = Mapping[str, float]
 
 
 def active_run(client: StoreClient, run_id: str) -> Run | None:
@@ -41,7 +41,7 @@ def active_run(client: StoreClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def log_rows(client: StoreClient, run_id: str, rows: Sequence[Row], *, after_step: int) -> None:
+def log_rows(client: StoreClient, run_id: str, rows: Sequence[EpochRow], *, after_step: int) -> None:
     """Log rows of per-epoch metrics with a step above `after_step`; each row is logged as a whole or not at all."""
     now = get_current_time_millis()
     batch: list[Metric] = []

@@ -17,7 +17,7 @@ from prostate_alm.training.history import History
 from prostate_alm.training.scores import LABELS, LESIONS, SAMPLE_IDS, RankingMetrics
 from prostate_alm.training.stages import Stages
 
-Batch = Mapping[str, Any]
+BatchData = Mapping[str, Any]
 
 Loader = DataLoader[Any] | TensorLoader
 """Batches with `image` (B, C, ...), `label` (B,) and `sample_id` (list of B ids)."""
@@ -29,7 +29,7 @@ H = TypeVar("H")
 
 
 def prepare_batch(
-    batch: Batch, device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+    batch: BatchData, device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the images and the targets (labels and sample ids) of a batch on the device."""
     targets = {LABELS: batch[LABELS].to(device, non_blocking=non_blocking), SAMPLE_IDS: list(batch[SAMPLE_IDS])}
@@ -38,7 +38,7 @@ def prepare_batch(
 
 
 def prepare_stack(
-    batch: Batch, device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+    batch: BatchData, device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the images and the targets of a batch of stacks, whose last channel are `lesions` (B, 1, X, Y, Z)."""
     stack, targets = prepare_batch(batch, device, non_blocking)

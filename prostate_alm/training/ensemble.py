@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prostate_alm.method.bootstrap import bootstrap_interval
 from prostate_alm.method.class_metrics import critical_scores
 from prostate_alm.method.metrics import (
+    Floats,
     Interval,
     TooFewPositivesWarning,
     auc,
@@ -22,7 +22,7 @@ from prostate_alm.method.metrics import (
     fpr_at_tpr,
 )
 from prostate_alm.results.folders import MemberFolder, finished_members
-from prostate_alm.results.predictions import CLASS, TEST, Row, class_logits, read_rows
+from prostate_alm.results.predictions import CLASS, TEST, PredictionRow, class_logits, read_rows
 from prostate_alm.results.run_folder import (
     CONFIG,
     CONFUSION,
@@ -44,8 +44,6 @@ METRICS_OF_TWO: dict[str, Callable[[Any, Any], float]] = {
     "auc": auc,
     **{f"fpr_at_tpr{level}": partial(fpr_at_tpr, tpr=level / 100) for level in TPR_LEVELS_PERCENT},
 }
-
-Floats = NDArray[np.float64]
 
 
 def _metrics_of(labels: "Floats") -> dict[str, Callable[[Any, Any], float]]:
@@ -194,7 +192,7 @@ def _read_scores(members: Sequence[MemberFolder], settings: Mapping[str, Any]) -
     return Scores(list(ids), list(splits), np.array(labels, dtype=float), logits, classes)
 
 
-def _class_scores(rows: Sequence[Row], settings: Mapping[str, Any]) -> ClassScores | None:
+def _class_scores(rows: Sequence[PredictionRow], settings: Mapping[str, Any]) -> ClassScores | None:
     """Return the logits of several classes in a table of predictions; None where it has those of two."""
     if CLASS not in rows[0]:
         return None

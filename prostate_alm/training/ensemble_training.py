@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from prostate_alm import tracking
+from prostate_alm.parallel import Executor
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results.run_folder import ENSEMBLE, METRICS, EnsembleError, RunFolder, changed_keys, member_name
 from prostate_alm.shipped import SET_BY_THE_ENSEMBLE, TRAINING_CONFIG, config_files_of
 from prostate_alm.training.command_line import fault_lines, literal_override, named_arguments
 from prostate_alm.training.config_keys import unknown_keys
 from prostate_alm.training.ensemble import MEMBERS_MIN, evaluate_ensemble
-from prostate_alm.training.fanout import Executor, MemberTask, run_tasks, standing_told
+from prostate_alm.training.fanout import MemberTask, run_tasks, standing_told
 from prostate_alm.training.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from threading import Event, Thread
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, get_args
 
-from prostate_alm.parallel import available_workers, ray_session
+from prostate_alm.parallel import Executor, available_workers, ray_session
 from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.shipped import config_files_of
 
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 _EPOCH = re.compile(r"epoch (\d+/\d+)")
 _TOLD_EVERY_S = 30.0
 
-Executor = Literal["local", "ray"]
 
 _KEEP_FREED_MEMORY = {
     # glibc gives large buffers back to the system after each layer and gets them again, page by page, for the next:

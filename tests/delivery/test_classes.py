@@ -24,10 +24,10 @@ from prostate_alm.data.manifest import read_manifest, write_manifest
 from prostate_alm.delivery.answers import SCHEMA_FILE, answer_from_json, answer_to_json, read_answers
 from prostate_alm.delivery.beside import write_beside
 from prostate_alm.delivery.card import ModelCard
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.described import describe_package
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.report.saliency import blurred, integrated_gradients, saliency
 from prostate_alm.delivery.sites import evaluate_sites

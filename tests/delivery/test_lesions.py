@@ -22,11 +22,11 @@ from prostate_alm.delivery.beside import file_beside, lacks_files, write_beside
 from prostate_alm.delivery.card import LESIONS_FORMAT_VERSION, GridSpec
 from prostate_alm.delivery.gland import GlandLocation
 from prostate_alm.delivery.lesions import LesionFindings, find_lesions, mean_map
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.cohort import read_volumes
 from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.preprocess import network_input
 from prostate_alm.delivery.scores import member_logits

@@ -26,7 +26,7 @@ from orthanc_server import fill
 from prostate_alm.cli import main
 from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, Backoff, NodeError, OrthancNode, checked_url
 from prostate_alm.delivery.orthanc.state import Entry, next_entry
-from prostate_alm.delivery.orthanc.watch import Outcome, Pace, Watcher
+from prostate_alm.delivery.orthanc.watch import Pace, WatchedStudy, Watcher
 from prostate_alm.delivery.orthanc.work import Response, image_instances
 
 HERE = Path(__file__).parent
@@ -48,7 +48,7 @@ def entry_of(server: Any, study: str, model: str = MODEL) -> Entry:
     return Entry.model_validate(server.get(f"/studies/{study}/metadata/{METADATA_NUMBER}")["models"][model])
 
 
-def states(outcomes: list[Outcome]) -> list[tuple[str, str]]:
+def states(outcomes: list[WatchedStudy]) -> list[tuple[str, str]]:
     return [(one.state, one.code) for one in outcomes]
 
 
@@ -227,7 +227,7 @@ def test_a_server_that_is_no_orthanc_is_one_line() -> None:
 
 def test_two_watchers_share_the_studies(server: Any) -> None:
     studies = fill(server, *"ABCDEF")
-    outcomes: list[Outcome] = []
+    outcomes: list[WatchedStudy] = []
 
     def work() -> None:
         outcomes.extend(watcher(server, lease_s=30.0).once())
@@ -251,7 +251,7 @@ def test_a_living_watcher_keeps_a_study_longer_than_its_lease(server: Any) -> No
         time.sleep(2 * PACE.lease_s)
         return stand_in.respond(folder)
 
-    outcomes: list[Outcome] = []
+    outcomes: list[WatchedStudy] = []
     thread = threading.Thread(target=lambda: outcomes.extend(watcher(server, slow).once()))
     thread.start()
     begun.wait()

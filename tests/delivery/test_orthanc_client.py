@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prostate_alm.delivery.orthanc.client import Backoff, FaultError, NodeError, OrthancNode
+from prostate_alm.delivery.orthanc.client import Backoff, NodeError, OrthancNode, ServerFaultError
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -67,7 +67,7 @@ def test_a_wrong_answer_is_asked_for_again(proxy: Proxy, wrong: int) -> None:
 @pytest.mark.parametrize("wrong", [302, 400, 409, 500, 507])
 def test_who_asked_is_told_after_four_wrong_answers(proxy: Proxy, wrong: int) -> None:
     proxy.script = [wrong]
-    with pytest.raises(FaultError, match=f"must be HTTP 200, got {wrong} for GET /studies"):
+    with pytest.raises(ServerFaultError, match=f"must be HTTP 200, got {wrong} for GET /studies"):
         node(proxy.server_address[1]).studies()
     assert next(proxy.requests) == 4
 
@@ -84,9 +84,9 @@ def test_an_answer_of_another_program_is_a_fault(proxy: Proxy, tmp_path: Path) -
     proxy.script = [200]  # the page of a proxy, where Orthanc's answer should be
     client = node(proxy.server_address[1])
     for ask in (client.last_change, lambda: client.changes(0), lambda: client.study("a"), lambda: client.series("a")):
-        with pytest.raises(FaultError, match=r"^the server's answer must be Orthanc's, got "):
+        with pytest.raises(ServerFaultError, match=r"^the server's answer must be Orthanc's, got "):
             ask()
-    with pytest.raises(FaultError, match="must be a DICOM file"):
+    with pytest.raises(ServerFaultError, match="must be a DICOM file"):
         client.download("a", tmp_path / "image")
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from prostate_alm.delivery.package import archive
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package import zip_files
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.training.networks import CascadeNet
 
 Files = dict[str, bytes]
@@ -37,11 +37,11 @@ def repacked(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes files into a zip, with checksums that are right unless `sums` is given."""
 
     def write(files: Files, *, sums: bytes | None = None) -> Path:
-        rest = {name: content for name, content in files.items() if name != archive.CHECKSUMS}
+        rest = {name: content for name, content in files.items() if name != zip_files.CHECKSUMS}
         lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in rest.items())
         path = tmp_path / "changed.zip"
         with zipfile.ZipFile(path, "w") as packed:
-            for name, content in {**rest, archive.CHECKSUMS: lines.encode() if sums is None else sums}.items():
+            for name, content in {**rest, zip_files.CHECKSUMS: lines.encode() if sums is None else sums}.items():
                 packed.writestr(f"prostate/{name}", content)
         return path
 
@@ -96,8 +96,8 @@ def test_what_others_zip_again_is_the_same_model(
 
 
 def test_a_changed_file_is_tampering(files: Files, repacked: Callable[..., Path]) -> None:
-    sums = files[archive.CHECKSUMS]
-    for name in archive.CONTENT:
+    sums = files[zip_files.CHECKSUMS]
+    for name in zip_files.CONTENT:
         changed = bytearray(files[name])
         changed[len(changed) // 2] ^= 1
         assert code_of(repacked({**files, name: bytes(changed)}, sums=sums)) == "tampered_model"
@@ -119,7 +119,7 @@ def test_a_flipped_bit_anywhere_is_noticed(packed_file: Path, tmp_path: Path) ->
 
 
 def test_a_file_too_few_or_too_many_is_refused(files: Files, repacked: Callable[..., Path]) -> None:
-    for name in (archive.MODEL, archive.LICENSE, archive.INFERENCE):
+    for name in (zip_files.MODEL, zip_files.LICENSE, zip_files.INFERENCE):
         assert code_of(repacked({key: value for key, value in files.items() if key != name})) == "incomplete_model"
     for name in ("configs/evil.py", "models/model.ts", "configs/logging.conf", "__init__.py"):
         assert code_of(repacked({**files, name: b"import os"})) == "incomplete_model"
@@ -173,12 +173,12 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(files: Files, tmp_path: Pat
             packed.writestr(f"prostate/{number}", b"")
     assert code_of(path) == "unsafe_model"
     with pytest.raises(PackageError, match="unsafe_model: model must have at most 1000 bytes"):
-        archive.read_content(path, limits=archive.Limits(archive_bytes=1000))
+        zip_files.read_content(path, limits=zip_files.PackLimits(archive_bytes=1000))
 
 
 def test_the_sizes_that_a_zip_states_are_not_believed(files: Files, repacked: Callable[..., Path]) -> None:
     """A directory that states 10 bytes where a megabyte follows: ten bytes are read, and they are not the file."""
-    path = repacked({**files, archive.LICENSE: bytes(1 << 20)})
+    path = repacked({**files, zip_files.LICENSE: bytes(1 << 20)})
     with zipfile.ZipFile(path) as packed:
         names = [entry.filename for entry in packed.infolist()]
     content = bytearray(path.read_bytes())
@@ -203,9 +203,9 @@ def test_what_is_no_pack_is_refused(tmp_path: Path, packed_file: Path) -> None:
 
 
 def with_card(files: Files, **changes: Any) -> Files:
-    metadata = json.loads(files[archive.METADATA])
+    metadata = json.loads(files[zip_files.METADATA])
     metadata["prostate_alm"] |= changes
-    return {**files, archive.METADATA: json.dumps(metadata).encode()}
+    return {**files, zip_files.METADATA: json.dumps(metadata).encode()}
 
 
 def test_a_newer_format_is_told_from_an_invalid_one(files: Files, repacked: Callable[..., Path]) -> None:
@@ -224,7 +224,7 @@ def test_a_newer_format_is_told_from_an_invalid_one(files: Files, repacked: Call
     ):
         assert code_of(repacked(with_card(files, **changes))) == "invalid_model", changes
     for broken in (b"{", b"[]", b"{}", b'{"prostate_alm": 3}', b"[" * 100_000, b"\xff"):
-        assert code_of(repacked({**files, archive.METADATA: broken})) == "invalid_model"
+        assert code_of(repacked({**files, zip_files.METADATA: broken})) == "invalid_model"
 
 
 class Evil:
@@ -241,11 +241,13 @@ def saved(content: Any) -> bytes:
 
 
 def test_no_code_in_the_weights_is_run(files: Files, repacked: Callable[..., Path]) -> None:
-    assert code_of(repacked({**files, archive.MODEL: saved({"members.0.classifier.bias": Evil()})})) == "invalid_model"
+    assert (
+        code_of(repacked({**files, zip_files.MODEL: saved({"members.0.classifier.bias": Evil()})})) == "invalid_model"
+    )
 
 
 def test_weights_that_do_not_fit_are_refused(files: Files, repacked: Callable[..., Path]) -> None:
-    state = torch.load(io.BytesIO(files[archive.MODEL]), weights_only=True)
+    state = torch.load(io.BytesIO(files[zip_files.MODEL]), weights_only=True)
     first = next(iter(state))
     for changed in (
         {**state, first: state[first].double()},
@@ -255,16 +257,16 @@ def test_weights_that_do_not_fit_are_refused(files: Files, repacked: Callable[..
         [state],
         {"weights": 3},
     ):
-        assert code_of(repacked({**files, archive.MODEL: saved(changed)})) == "invalid_model"
-    for content in (b"", b"text", files[archive.MODEL][:1000]):
-        assert code_of(repacked({**files, archive.MODEL: content})) == "invalid_model"
+        assert code_of(repacked({**files, zip_files.MODEL: saved(changed)})) == "invalid_model"
+    for content in (b"", b"text", files[zip_files.MODEL][:1000]):
+        assert code_of(repacked({**files, zip_files.MODEL: content})) == "invalid_model"
 
 
 GIANT = {"path_channels": [1, 3], "features": [16, 1024, 2048], "pooling": [[2, 2, 1], [2, 2, 2], [2, 2, 2]]}
 REPORT = """
 import re, sys
 from pathlib import Path
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.package.opened import open_package
 for path in sys.argv[1:]:
     try:
@@ -286,20 +288,20 @@ class Filled:
 def test_packs_that_announce_much_are_refused_in_little_memory(
     files: Files, repacked: Callable[..., Path], packed_file: Path, tmp_path: Path
 ) -> None:
-    state = torch.load(io.BytesIO(files[archive.MODEL]), weights_only=True)
+    state = torch.load(io.BytesIO(files[zip_files.MODEL]), weights_only=True)
     repeated = {key: torch.zeros(()).expand(value.shape) for key, value in state.items()}
     giants = CascadeNet(3, (1, 3), features=(16, 1024, 2048), pooling=GIANT["pooling"]).state_dict()
     announced = {
         f"members.{n}.{key}": torch.zeros(()).expand(one.shape) for n in range(3) for key, one in giants.items()
     }
-    grid = json.loads(files[archive.METADATA])["prostate_alm"]["grid"]
+    grid = json.loads(files[zip_files.METADATA])["prostate_alm"]["grid"]
     shared = {key: torch.zeros(2 * value.numel())[: value.numel()].view(value.shape) for key, value in state.items()}
     attacks = [
-        {**files, archive.MODEL: saved(repeated)},
-        {**files, archive.MODEL: saved(shared)},
-        {**with_card(files, network=GIANT), archive.MODEL: saved(announced)},
-        {**files, archive.MODEL: saved({"members.0": Filled()})},
-        {**files, archive.MODEL: saved({"members.0": torch.empty(1 << 40, device="meta")})},
+        {**files, zip_files.MODEL: saved(repeated)},
+        {**files, zip_files.MODEL: saved(shared)},
+        {**with_card(files, network=GIANT), zip_files.MODEL: saved(announced)},
+        {**files, zip_files.MODEL: saved({"members.0": Filled()})},
+        {**files, zip_files.MODEL: saved({"members.0": torch.empty(1 << 40, device="meta")})},
         with_card(files, grid=grid | {"normalised_size": [1024] * 3, "image_size": [1024] * 3}),
         with_card(files, grid=grid | {"spacing_mm": [1e-300] * 3}),
         with_card(files, grid=grid | {"image_size": [1, 1, 1]}),

@@ -17,10 +17,10 @@ from monai.transforms import Compose
 from prostate_alm.cli import main
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
 from prostate_alm.delivery.card import StoredOperatingPoint
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.config import read_specs
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.whole_files import sha256_of_file
 

@@ -12,8 +12,8 @@ from monai.bundle import ConfigWorkflow
 
 from prostate_alm.delivery import package
 from prostate_alm.delivery.answers import answer_from_json
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.predict import predict_folder
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"

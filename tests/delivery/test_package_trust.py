@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from prostate_alm.cli import main
-from prostate_alm.delivery.package import archive
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package import zip_files
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.opened import open_package
 from prostate_alm.delivery.package.trust import chosen_trust, read_trust
+from prostate_alm.delivery.package.zip_files import PackageError
 
 HERE = Path(__file__).resolve().parents[2]
 OPENSSL = shutil.which("openssl")
@@ -50,8 +50,8 @@ def changed(pack: Path, folder: Path, **contents: bytes) -> Path:
     path = folder / "changed.zip"
     with zipfile.ZipFile(pack) as packed:
         files = {name.partition("/")[2]: packed.read(name) for name in packed.namelist()} | contents
-    lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in archive.CONTENT]
-    files[archive.CHECKSUMS] = "".join(lines).encode()
+    lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in zip_files.CONTENT]
+    files[zip_files.CHECKSUMS] = "".join(lines).encode()
     with zipfile.ZipFile(path, "w") as packed:
         for name, content in files.items():
             packed.writestr(f"prostate/{name}", content)
@@ -156,7 +156,7 @@ def test_configs_that_this_version_does_not_write_are_told(
     open_package(packed_file)
     assert caplog.text == ""
     config = json.dumps({"inference": ["$__import__('os').system('id')"]}).encode()
-    pack = changed(packed_file, tmp_path, **{archive.INFERENCE: config})
+    pack = changed(packed_file, tmp_path, **{zip_files.INFERENCE: config})
     open_package(pack)
     assert "configs/inference.json in changed.zip: not what this version of prostate-alm writes" in caplog.text
     caplog.clear()

@@ -15,12 +15,12 @@ from prostate_alm.experiments import figure, run
 from prostate_alm.experiments.effects import MEAN, Effect
 from prostate_alm.experiments.paper_tables import RATE_COLUMNS, paper_effects
 from prostate_alm.experiments.plan import Plan, replicate_of, start_or_continue
-from prostate_alm.experiments.progress import Standing
 from prostate_alm.experiments.replicates import find_gaps, pooled_effects, read_replicates
 from prostate_alm.experiments.report import write_report
 from prostate_alm.experiments.run import ExperimentReport
-from prostate_alm.method.bootstrap import Floats, bootstrap_interval
-from prostate_alm.method.metrics import auc, fpr_at_tpr
+from prostate_alm.experiments.standing import Standing
+from prostate_alm.method.bootstrap import bootstrap_interval
+from prostate_alm.method.metrics import Floats, auc, fpr_at_tpr
 from prostate_alm.training.results import summarise, summarise_extra
 
 SHIPPED = Path(__file__).parents[2] / "bundles" / "cifar10" / "experiments" / "default.json"

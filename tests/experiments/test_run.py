@@ -9,8 +9,8 @@ import pytest
 
 from prostate_alm.experiments import run
 from prostate_alm.experiments.plan import Plan
-from prostate_alm.experiments.progress import Standing
 from prostate_alm.experiments.run import run_experiment
+from prostate_alm.experiments.standing import Standing
 from prostate_alm.training import ensemble, fanout
 from prostate_alm.training.fanout import MemberTask, TaskEnd
 

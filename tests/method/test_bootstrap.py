@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prostate_alm.method.bootstrap import Floats, bootstrap_interval, draw_counts, missed_at, rank, ranking_figures
-from prostate_alm.method.metrics import TooFewPositivesWarning, auc, fpr_at_false_negatives, fpr_at_tpr
+from prostate_alm.method.bootstrap import bootstrap_interval, draw_counts, missed_at, rank, ranking_figures
+from prostate_alm.method.metrics import Floats, TooFewPositivesWarning, auc, fpr_at_false_negatives, fpr_at_tpr
 
 TPR_LEVELS = (1.0, 0.95, 0.9)
 METRICS = (auc, *(lambda truth, scores, level=level: fpr_at_tpr(truth, scores, level) for level in TPR_LEVELS))

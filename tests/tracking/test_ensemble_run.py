@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from prostate_alm import tracking
 from prostate_alm.results.folders import EnsembleFolder
-from prostate_alm.tracking.figures import verdict
+from prostate_alm.tracking.summary import verdict
 from prostate_alm.training.results import draw_roc, summarise
 
 matplotlib.use("Agg")

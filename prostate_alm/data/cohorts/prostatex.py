@@ -22,7 +22,7 @@ COLUMNS = ("ProxID", "fid", "pos", "zone", "ClinSig")
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class _LesionRow:
     patient: str
     key: tuple[str, str]  # number and position: the table repeats some findings
     is_significant: bool
@@ -42,7 +42,7 @@ def read_prostatex(source: Path, *, labels: Path | None = None) -> Collection:
     table = labels or find_table(source, FINDINGS)
     folders = study_folders(source, "ProstateX-[0-9]*")
     findings, refused = usable(read_table(table, COLUMNS), _finding)
-    by_patient: dict[str, list[_Finding]] = defaultdict(list)
+    by_patient: dict[str, list[_LesionRow]] = defaultdict(list)
     for finding in findings:
         by_patient[finding.patient].append(finding)
     cases, more = usable(by_patient.values(), lambda group: _case(group, folders))
@@ -58,15 +58,15 @@ def read_prostatex(source: Path, *, labels: Path | None = None) -> Collection:
     )
 
 
-def _finding(row: Row) -> _Finding:
+def _finding(row: Row) -> _LesionRow:
     patient = row.identifier("ProxID")
     is_significant = row.one_of("ClinSig", {"TRUE": True, "FALSE": False}, study=patient)
-    return _Finding(patient, (row.text("fid"), row.text("pos")), is_significant, row)
+    return _LesionRow(patient, (row.text("fid"), row.text("pos")), is_significant, row)
 
 
-def _case(findings: Sequence[_Finding], folders: Mapping[str, Path]) -> Case:
+def _case(findings: Sequence[_LesionRow], folders: Mapping[str, Path]) -> Case:
     first = findings[0]
-    seen: dict[tuple[str, str], _Finding] = {}
+    seen: dict[tuple[str, str], _LesionRow] = {}
     for one in findings:
         if seen.setdefault(one.key, one).is_significant != one.is_significant:
             raise one.row.refuse(

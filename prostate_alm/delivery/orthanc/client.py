@@ -37,7 +37,7 @@ class NodeError(OSError):
     """The server refused a request, or stayed away longer than the patience; one line without identifiers."""
 
 
-class FaultError(NodeError):
+class ServerFaultError(NodeError):
     """The server is there but answers what it should not (500, full storage, no JSON): to be tried again later."""
 
 
@@ -200,7 +200,9 @@ class OrthancNode:
         """
         answer = self._request("GET", f"/instances/{instance}/file")
         if not answer.headers.get("Content-Type", "").startswith("application/dicom"):
-            raise FaultError("the server's answer must be a DICOM file, got another one for GET /instances/.../file.")
+            raise ServerFaultError(
+                "the server's answer must be a DICOM file, got another one for GET /instances/.../file."
+            )
         path.write_bytes(answer.content)
 
     def store(self, file: bytes, *, study: str) -> None:
@@ -287,7 +289,7 @@ class OrthancNode:
                 )
             if tries <= _MORE_TRIES:
                 time.sleep(self.backoff.wait_s(tries))
-        raise FaultError(
+        raise ServerFaultError(
             f"the server's answer must be HTTP {allowed[0]}, got {answer.status_code} for {method} {path}. "
             "See the server's log and the room on its disk."
         )
@@ -331,11 +333,11 @@ class OrthancNode:
 
 @contextlib.contextmanager
 def _understood(path: str) -> Iterator[None]:
-    """Make an answer that is none of Orthanc's, say the page of a proxy, a `FaultError`."""
+    """Make an answer that is none of Orthanc's, say the page of a proxy, a `ServerFaultError`."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FaultError(
+        raise ServerFaultError(
             f"the server's answer must be Orthanc's, got {type(error).__name__} for {path}. See what stands between."
         ) from None
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, FaultError, OrthancNode
+from prostate_alm.delivery.orthanc.client import METADATA_NUMBER, OrthancNode, ServerFaultError
 
 _WRITES = 20  # that others may win before something must be wrong
 
@@ -46,7 +46,7 @@ class Entry(_Frozen):
         return self.state == "claimed" and self.watcher == watcher
 
 
-class _Ledger(_Frozen):
+class _LedgerRecord(_Frozen):
     """The value kept beside a study; `models` maps the SHA-256 of a packed model to its entry."""
 
     prostate_alm: Literal[1] = 1
@@ -120,7 +120,7 @@ class Ledger:
         Raises:
             ForeignMetadataError: the value is not of this program.
             GoneError: the study is not there.
-            FaultError: others wrote all the time.
+            ServerFaultError: others wrote all the time.
         """
         for _ in range(_WRITES):
             value, revision = self._node.metadata(study)
@@ -130,18 +130,20 @@ class Ledger:
             if wanted is None or wanted == current:
                 return current
             models = ledger.models | {self._model: wanted}
-            text = _Ledger(models=models).model_dump_json()
+            text = _LedgerRecord(models=models).model_dump_json()
             if self._node.put_metadata(study, text, revision=revision):
                 return wanted
-        raise FaultError(f"the state of study {study} must be writable, got {_WRITES} conflicts. See the server's log.")
+        raise ServerFaultError(
+            f"the state of study {study} must be writable, got {_WRITES} conflicts. See the server's log."
+        )
 
 
-def _parsed(value: str) -> _Ledger:
+def _parsed(value: str) -> _LedgerRecord:
     """Return the ledger in a value; an empty value is an empty one."""
     if not value.strip():
-        return _Ledger()
+        return _LedgerRecord()
     try:
-        return _Ledger.model_validate_json(value)
+        return _LedgerRecord.model_validate_json(value)
     except ValidationError:
         raise ForeignMetadataError(
             f"metadata {METADATA_NUMBER} must be free for prostate-alm, got a value of another program. Remove it, or "

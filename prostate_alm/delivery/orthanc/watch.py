@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prostate_alm.delivery.orthanc.client import Backoff, FaultError, GoneError, OrthancNode
+from prostate_alm.delivery.orthanc.client import Backoff, GoneError, OrthancNode, ServerFaultError
 from prostate_alm.delivery.orthanc.deposits import Deposits
 from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError, spool_folder
 from prostate_alm.delivery.orthanc.state import Entry, ForeignMetadataError, Ledger, next_entry
@@ -48,7 +48,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WatchedStudy:
     """What became of a study, named by Orthanc's identifier, and the time that took; `code` as in its entry."""
 
     study: str
@@ -107,7 +107,7 @@ class Watcher:
         self._held: dict[str, _Held] = {}
         self._next_look: dict[str, float] = {}  # monotonic times; a study that is not here needs no look
         self._troubles: dict[str, _Trouble] = {}
-        self._given_up: list[Outcome] = []
+        self._given_up: list[WatchedStudy] = []
 
     def redo(self, study: str) -> None:
         """Make a study due again, whatever became of it.
@@ -120,7 +120,7 @@ class Watcher:
         except GoneError:
             raise ValueError(f"study must be in the server, got {study}. See GET /studies for identifiers.") from None
 
-    def once(self) -> Iterator[Outcome]:
+    def once(self) -> Iterator[WatchedStudy]:
         """Yield what becomes of each study that is in the server now; wait for those that are still arriving.
 
         A study in trouble for longer than the server's patience is given up: `unfinished` names it.
@@ -134,11 +134,11 @@ class Watcher:
                 if self._next_look:
                     time.sleep(self._pace.interval_s)
 
-    def unfinished(self) -> list[Outcome]:
+    def unfinished(self) -> list[WatchedStudy]:
         """Return the studies that `once` was to answer and did not, wherever it ended."""
         return [*self._given_up, *map(self._unfinished, self._next_look)]
 
-    def follow(self) -> Iterator[Outcome]:
+    def follow(self) -> Iterator[WatchedStudy]:
         """Yield what becomes of each study that is in the server or comes to it, without end."""
         outages, last = -1, 0
         with self._working() as (spool, deposits):
@@ -154,7 +154,7 @@ class Watcher:
                     last = changes.last
                     for study in changes.studies:
                         self._next_look.setdefault(study, 0.0)
-                except (FaultError, GoneError) as error:
+                except (ServerFaultError, GoneError) as error:
                     logger.warning("%s", error)
                 yield from self._round(spool, deposits)
                 time.sleep(self._pace.interval_s)
@@ -187,10 +187,10 @@ class Watcher:
         for study in self._node.studies():
             self._next_look.setdefault(study, 0.0)
 
-    def _round(self, spool: Path, deposits: Deposits) -> Iterator[Outcome]:
+    def _round(self, spool: Path, deposits: Deposits) -> Iterator[WatchedStudy]:
         """Look at each study whose time has come."""
         for study in deposits.studies():
-            with contextlib.suppress(FaultError):  # the next round may go through
+            with contextlib.suppress(ServerFaultError):  # the next round may go through
                 deposits.settle(study)
         for study in [one for one, when in self._next_look.items() if when <= time.monotonic()]:
             self._pulse()
@@ -199,10 +199,10 @@ class Watcher:
                 self._troubles.pop(study, None)
             except GoneError:
                 wait_s, outcome = None, None
-            except (FaultError, FullError) as error:
+            except (ServerFaultError, FullError) as error:
                 wait_s, outcome = self._troubled(study, error), None
             except ForeignMetadataError as error:
-                wait_s, outcome = None, Outcome(study, "set_aside", "foreign_metadata", str(error), 0, 0.0)
+                wait_s, outcome = None, WatchedStudy(study, "set_aside", "foreign_metadata", str(error), 0, 0.0)
             if wait_s is None:
                 del self._next_look[study]
                 self._held.pop(study, None)
@@ -229,12 +229,12 @@ class Watcher:
                 self._given_up.append(self._unfinished(study))
                 del self._troubles[study], self._next_look[study]
 
-    def _unfinished(self, study: str) -> Outcome:
+    def _unfinished(self, study: str) -> WatchedStudy:
         trouble = self._troubles.get(study)
         reason = trouble.reason if trouble else "it was not its turn yet, is still arriving, or another watcher's"
-        return Outcome(study, "unfinished", "unfinished", reason, 0, 0.0)
+        return WatchedStudy(study, "unfinished", "unfinished", reason, 0, 0.0)
 
-    def _look(self, study: str, spool: Path, deposits: Deposits) -> tuple[float | None, Outcome | None]:
+    def _look(self, study: str, spool: Path, deposits: Deposits) -> tuple[float | None, WatchedStudy | None]:
         """Return after how long to look again, None for never, and what became of the study if anything did."""
         images = image_instances(self._node, study)
         before = self._ledger.read(study)
@@ -284,7 +284,7 @@ class Watcher:
 
     def _take(
         self, study: str, images: tuple[str, ...], *, claim: Entry, spool: Path, deposits: Deposits
-    ) -> tuple[float | None, Outcome | None]:
+    ) -> tuple[float | None, WatchedStudy | None]:
         """Answer a study that this watcher has claimed; as `_look`."""
         start = time.monotonic()
         lease = Lease(self._node, study, claim=claim, model_sha256=self._model, lease_s=self._pace.lease_s)
@@ -299,7 +299,7 @@ class Watcher:
         except GoneError:  # an image, or the study
             self._give_back(study, claim)
             return self._pace.interval_s, None
-        except FaultError:
+        except ServerFaultError:
             self._give_back(study, claim)
             raise
         except Exception as error:
@@ -316,7 +316,7 @@ class Watcher:
         written = self._ledger.change(study, lambda now: entry if now and now.is_claimed_by(self._name) else None)
         return (None, _outcome(study, entry, since=start)) if written == entry else (self._pace.interval_s, None)
 
-    def _failed(self, study: str, reason: str, *, since: float) -> tuple[float | None, Outcome | None]:
+    def _failed(self, study: str, reason: str, *, since: float) -> tuple[float | None, WatchedStudy | None]:
         """Note that an attempt failed, keeping what it announced; as `_look`."""
         changes = {"state": "failed", "code": "failed", "reason": reason}
         written = self._ledger.change(study, lambda now: self._changed(now, changes))
@@ -337,6 +337,6 @@ class Watcher:
         return now.model_copy(update=changes | {"watcher": "", "beat": 0})
 
 
-def _outcome(study: str, entry: Entry, *, since: float | None = None) -> Outcome:
+def _outcome(study: str, entry: Entry, *, since: float | None = None) -> WatchedStudy:
     wall_s = 0.0 if since is None else time.monotonic() - since
-    return Outcome(study, entry.state, entry.code, entry.reason, entry.attempts, wall_s)
+    return WatchedStudy(study, entry.state, entry.code, entry.reason, entry.attempts, wall_s)

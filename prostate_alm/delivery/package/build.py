@@ -24,13 +24,13 @@ from prostate_alm.delivery.card import (
     ValidationScores,
 )
 from prostate_alm.delivery.gland import GlandFirst
-from prostate_alm.delivery.package import archive
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package import zip_files
 from prostate_alm.delivery.package.config import merged_config
-from prostate_alm.delivery.package.ensemble import TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.readme import model_card_text
+from prostate_alm.delivery.package.trained import TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package.trust import read_signing_key
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.method.calibration import fit_platt
 from prostate_alm.method.operating_point import choose_operating_point
 from prostate_alm.progress import Progress, silent
@@ -92,14 +92,14 @@ def pack_ensemble(
     ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest, gland=gland, progress=progress)
     card = make_card(ensemble, target_tprs=target_tprs, name=name, version=version)
     files = {
-        archive.METADATA: _json(_metadata(ensemble, card)),
-        archive.INFERENCE: ensemble.inference.read_bytes(),
-        archive.MEMBER_TRAINING: merged_config(ensemble.training_config),
-        archive.MODEL: _weights(ensemble),
-        archive.README: model_card_text(ensemble, card).encode(),
-        archive.LICENSE: licence.read_bytes() if licence else _own_licence(),
+        zip_files.METADATA: _json(_metadata(ensemble, card)),
+        zip_files.INFERENCE: ensemble.inference.read_bytes(),
+        zip_files.MEMBER_TRAINING: merged_config(ensemble.training_config),
+        zip_files.MODEL: _weights(ensemble),
+        zip_files.README: model_card_text(ensemble, card).encode(),
+        zip_files.LICENSE: licence.read_bytes() if licence else _own_licence(),
     }
-    archive.write_archive(output, files, name=name, sign=sign)
+    zip_files.write_archive(output, files, name=name, sign=sign)
     return card
 
 
@@ -108,7 +108,7 @@ def _require_arguments(output: Path, name: str, target_tprs: Sequence[float], *,
         raise PackageError(
             "not_packable", f"output must be a new file, got {output}, which exists. Choose another or give --overwrite"
         )
-    if not archive.NAME_PATTERN.fullmatch(name):
+    if not zip_files.NAME_PATTERN.fullmatch(name):
         raise PackageError(
             "not_packable", f"name must be letters, digits, '.', '_' and '-', got {name!r}. Give --name, for example p1"
         )

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from prostate_alm.data.gland import GlandLocation, gland_of_file, locate_by
 from prostate_alm.data.manifest import Manifest, StudyRecord
 from prostate_alm.delivery.card import GridSpec, LesionNetworkSpec, NetworkSpec, TrainingRange
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.lesions import detections_in
 from prostate_alm.delivery.package.training_range import acquired_b_values, intensity_variation, range_of
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.preprocess import cropped_channels, normalised_image, placed_around
 from prostate_alm.delivery.scores import study_logits
 from prostate_alm.imaging.selection import Selection

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prostate_alm.delivery.card import GridSpec, LesionNetworkSpec, NetworkSpec
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.zip_files import PackageError
 
 
 @dataclass(frozen=True)

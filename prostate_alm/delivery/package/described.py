@@ -8,16 +8,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from prostate_alm.delivery.card import CARD_KEY, GLAND_FORMAT_VERSION, ModelCard
-from prostate_alm.delivery.package import archive
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package import zip_files
 from prostate_alm.delivery.package.config import OF_CLASSES, merged_config
 from prostate_alm.delivery.package.trust import Trust
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.prediction import ModelIdentity
 from prostate_alm.shipped import shipped_bundle
 
 logger = logging.getLogger(__name__)
 
-_CONFIGS = {archive.INFERENCE: "inference.json", archive.MEMBER_TRAINING: "train.json"}
+_CONFIGS = {zip_files.INFERENCE: "inference.json", zip_files.MEMBER_TRAINING: "train.json"}
 """Config files in a pack, which MONAI's commands execute -> their names in the bundle."""
 
 
@@ -41,7 +41,7 @@ def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedMode
         PackageError: not a packed model, or one that is unsafe, incomplete, tampered with, not trusted or newer than
             this package; `code` tells which.
     """
-    content = archive.read_content(path)
+    content = zip_files.read_content(path)
     if trust is not None:
         trust.require(content, path.name)
     elif foreign := [name for name in _CONFIGS if not _is_own(name, content.files[name])]:
@@ -51,7 +51,7 @@ def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedMode
             " and ".join(foreign),
             path.name,
         )
-    card = _read_card(content.files[archive.METADATA], path.name)
+    card = _read_card(content.files[zip_files.METADATA], path.name)
     identity = ModelIdentity(
         name=card.name,
         version=card.version,
@@ -60,13 +60,13 @@ def describe_package(path: Path, *, trust: Trust | None = None) -> DescribedMode
         trained_on=card.data,
         data_is_synthetic=card.data_is_synthetic,
     )
-    return DescribedModel(card, identity, content.files[archive.MODEL])
+    return DescribedModel(card, identity, content.files[zip_files.MODEL])
 
 
 def _is_own(name: str, content: bytes) -> bool:
     """Return whether a config is one that is shipped; of several classes, with the overlay for them."""
     own = shipped_bundle("prostate") / _CONFIGS[name]
-    if content == own.read_bytes() or name != archive.MEMBER_TRAINING:
+    if content == own.read_bytes() or name != zip_files.MEMBER_TRAINING:
         return content == own.read_bytes()
     of_lesions, overlay = shipped_bundle("lesions") / _CONFIGS[name], own.with_name(OF_CLASSES)
     return content == of_lesions.read_bytes() or content == merged_config((own, overlay))
@@ -77,7 +77,7 @@ def _read_card(content: bytes, name: str) -> ModelCard:
         card = json.loads(content)[CARD_KEY]
         newer = card["format_version"] > GLAND_FORMAT_VERSION
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise invalid_model(f"{archive.METADATA} must hold a card, got {type(error).__name__}", name) from error
+        raise invalid_model(f"{zip_files.METADATA} must hold a card, got {type(error).__name__}", name) from error
     if newer:
         raise PackageError(
             "newer_model",

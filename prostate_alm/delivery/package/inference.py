@@ -9,9 +9,9 @@ from ignite.engine import Engine, Events
 from monai.inferers import Inferer
 
 from prostate_alm.delivery.answers import answer_name, answer_to_json
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.described import DescribedModel
 from prostate_alm.delivery.package.opened import open_described
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.predict import answer_reading, read_folder
 from prostate_alm.delivery.scores import member_logits
 from prostate_alm.results.mean_logits import MeanLogits

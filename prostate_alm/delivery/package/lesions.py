@@ -14,7 +14,7 @@ from prostate_alm.data.gland import crop_slice
 from prostate_alm.data.manifest import StudyRecord
 from prostate_alm.delivery.card import CONFIDENCE, GridSpec, LesionsSpec, StoredLesionPoint
 from prostate_alm.delivery.lesions import mean_map
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.preprocess import PlacedGrid
 from prostate_alm.imaging.volume import Volume
 from prostate_alm.method.lesion_metrics import Detections

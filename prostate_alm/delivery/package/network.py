@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prostate_alm.delivery.card import CARD_KEY, GlandSpec, LesionNetworkSpec, ModelCard, NetworkSpec
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.training.lesion_network import DualPathUNet
 from prostate_alm.training.networks import CascadeNet

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from prostate_alm.delivery.card import ModelCard
-from prostate_alm.delivery.package import archive
-from prostate_alm.delivery.package.archive import PackageError
+from prostate_alm.delivery.package import zip_files
 from prostate_alm.delivery.package.described import DescribedModel, describe_package, invalid_model
 from prostate_alm.delivery.package.network import GLAND, member_of, network_of
 from prostate_alm.delivery.package.trust import Trust
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.prediction import ModelIdentity
 from prostate_alm.results.mean_logits import MeanLogits
 from prostate_alm.training.gland_localiser import Localiser
@@ -82,7 +82,7 @@ def _read_weights(content: bytes, name: str) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as inner:  # weights are a zip, too
             size = sum(entry.file_size for entry in inner.infolist())
-            if size > archive.Limits().model_bytes:
+            if size > zip_files.PackLimits().model_bytes:
                 raise PackageError("unsafe_model", f"weights must be small, got {size} bytes in {name}. Get it again.")
             foreign = set(_needed(inner)) - _TENSORS
         if foreign:

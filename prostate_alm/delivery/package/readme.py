@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prostate_alm.delivery.card import LesionNetworkSpec, ModelCard, StoredOperatingPoint
-from prostate_alm.delivery.package.ensemble import TrainedEnsemble, rates_on_test
+from prostate_alm.delivery.package.trained import TrainedEnsemble, rates_on_test
 from prostate_alm.delivery.prediction import NOTICE
 from prostate_alm.method.operating_point import binomial_interval, positives_for_guarantee
 from prostate_alm.results.metric_names import METRIC_NAMES

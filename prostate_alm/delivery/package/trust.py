@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from prostate_alm.delivery.package.archive import PackageError, PackContent
+from prostate_alm.delivery.package.zip_files import PackageError, PackContent
 
 TRUST_VARIABLE, PASSWORD_VARIABLE = "PROSTATE_ALM_TRUST", "PROSTATE_ALM_KEY_PASSWORD"
 

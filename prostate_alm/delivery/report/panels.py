@@ -19,7 +19,7 @@ from prostate_alm.delivery.report.words import Words
 
 Canvas = Figure | SubFigure
 
-Shown = tuple[str, NDArray[np.float32], tuple[float, float]]
+PanelImage = tuple[str, NDArray[np.float32], tuple[float, float]]
 
 _TITLE = "medium"
 _SPACE_IN, _GAP_IN, _SCALE_IN, _TITLE_IN = 0.05, 0.2, 0.12, 0.28
@@ -128,7 +128,7 @@ def candidates_layout(views: Views) -> Layout:
     return Layout(rows, 3 + (views.adc_um2_per_s is not None), _height_by_width(views), left_in=0.56)
 
 
-def _beside_candidates(views: Views, answer: Prediction, words: Words) -> list[Shown]:
+def _beside_candidates(views: Views, answer: Prediction, words: Words) -> list[PanelImage]:
     """Return T2 twice, the highest b-value and the fitted ADC."""
     t2, *others = shown_images(views, answer, words)
     diffusion = others[len(views.diffusion) - 1]
@@ -172,7 +172,7 @@ def compose_inputs(figure: Canvas, views: Views, answer: Prediction, words: Word
         axes.set_title(title, fontsize="small" if layout.columns > 5 else _TITLE)
 
 
-def shown_images(views: Views, answer: Prediction, words: Words) -> list[Shown]:
+def shown_images(views: Views, answer: Prediction, words: Words) -> list[PanelImage]:
     """Return name, voxels (X, Y, Z) and window of T2, each b-value, the fitted ADC and the scanner's own."""
     found = [("T2", views.t2, figures.signal_window(views.t2, views))]
     names = words.b_names(answer.b_values_s_per_mm2, answer.b_values_computed)

@@ -60,7 +60,7 @@ def viewer_json(views: Views, card: ModelCard, answer: Prediction, words: Words)
 
 
 def _layers(
-    shown: list[panels.Shown], views: Views, card: ModelCard, answer: Prediction, words: Words
+    shown: list[panels.PanelImage], views: Views, card: ModelCard, answer: Prediction, words: Words
 ) -> list[dict[str, Any]]:
     """Return each volume with what stands below it: the image of the slice, or how it was computed."""
     ends = list(accumulate(card.network.path_channels))

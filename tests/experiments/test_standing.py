@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from prostate_alm.experiments.progress import Clock, Standing, show_standing
+from prostate_alm.experiments.standing import Clock, Standing, show_standing
 
 
 def test_the_time_left_is_that_of_the_members_that_ended_here() -> None:

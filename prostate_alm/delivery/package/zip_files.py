@@ -32,7 +32,7 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
 @dataclass(frozen=True)
-class Limits:
+class PackLimits:
     """The largest pack that is read; a hundred members of the default network have 15 MB."""
 
     archive_bytes: int = 160 << 20
@@ -99,7 +99,7 @@ def _checksums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
 
 
-def read_content(path: Path, *, limits: Limits = Limits()) -> PackContent:
+def read_content(path: Path, *, limits: PackLimits = PackLimits()) -> PackContent:
     """Read a pack, a zip or the folder that it was unpacked to, and check its files.
 
     Nothing is written: a zip is read in memory, and a name in it that is not one of a pack's is refused.
@@ -124,7 +124,7 @@ def read_content(path: Path, *, limits: Limits = Limits()) -> PackContent:
     return PackContent(kept, digest, checksums=files[CHECKSUMS], signature=files.get(SIGNATURE))
 
 
-def _read_archive_bytes(path: Path, limits: Limits) -> bytes:
+def _read_archive_bytes(path: Path, limits: PackLimits) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise PackageError(
@@ -145,7 +145,7 @@ def _read_archive_bytes(path: Path, limits: Limits) -> bytes:
     return content
 
 
-def _read_zip(content: bytes, name: str, limits: Limits) -> dict[str, bytes]:
+def _read_zip(content: bytes, name: str, limits: PackLimits) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = _safe_entries(archive, name, limits)
@@ -162,7 +162,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> 
         return stream.read(most)  # never more than the entry's declared size, which was compared with the limit
 
 
-def _safe_entries(archive: zipfile.ZipFile, name: str, limits: Limits) -> dict[str, zipfile.ZipInfo]:
+def _safe_entries(archive: zipfile.ZipFile, name: str, limits: PackLimits) -> dict[str, zipfile.ZipInfo]:
     """Return the entries by their name below the top folder."""
     entries = archive.infolist()
     if len(entries) > limits.entries:
@@ -192,7 +192,7 @@ def _split_name(entry: zipfile.ZipInfo, name: str) -> tuple[str, str]:
     return parts[0], "/".join(parts[1:])
 
 
-def _require_plain(entry: zipfile.ZipInfo, file: str, name: str, limits: Limits) -> None:
+def _require_plain(entry: zipfile.ZipInfo, file: str, name: str, limits: PackLimits) -> None:
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
         raise _unsafe("model must hold plain files, got a link or device", name)
     if entry.flag_bits & 1:
@@ -207,7 +207,7 @@ def _unsafe(fault: str, name: str) -> PackageError:
     return PackageError("unsafe_model", f"{fault} in {name}. Get the model again from where it was packed.")
 
 
-def _read_folder(folder: Path, limits: Limits) -> dict[str, bytes]:
+def _read_folder(folder: Path, limits: PackLimits) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for place, folders, names in os.walk(folder):
         if Path(place) == folder:

@@ -12,10 +12,10 @@ from torch import Tensor
 from prostate_alm.data.manifest import Manifest, read_manifest
 from prostate_alm.delivery.card import ClassesSpec, GlandSpec, GridSpec, LesionNetworkSpec, NetworkSpec
 from prostate_alm.delivery.gland import GlandFirst
-from prostate_alm.delivery.package.archive import PackageError
 from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
 from prostate_alm.delivery.package.config import BUNDLES, OF_CLASSES, read_specs
 from prostate_alm.delivery.package.network import GLAND, network_of
+from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.progress import Progress, silent
 from prostate_alm.results import run_folder
 from prostate_alm.results.folders import MemberFolder
