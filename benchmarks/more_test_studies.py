@@ -21,6 +21,7 @@ import numpy as np
 
 from prostate_alm.delivery.package.build import pack_ensemble
 from prostate_alm.delivery.package.opened import open_package
+from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.sites import evaluate_sites, write_predictions
 from prostate_alm.method.bootstrap import bootstrap_interval
 from prostate_alm.method.metrics import auc, fpr_at_tpr
@@ -54,7 +55,7 @@ def predictions(folder: Path, *, manifest: Path, trained_on: Path) -> tuple[np.n
     """Return the labels and mean logits (N,) of an ensemble on the test studies of a manifest."""
     pack, file = folder / "packed.zip", folder / f"site-{manifest.stem}.csv"
     if not pack.is_file():
-        pack_ensemble(folder, pack, manifest=trained_on)
+        pack_ensemble(folder, pack, origins=Origins(manifest=trained_on))
     if not file.is_file():
         model = open_package(pack)
         write_predictions(evaluate_sites(model, [manifest])[1], model.card, file)

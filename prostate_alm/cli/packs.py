@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING
 from prostate_alm.cli.parser import OK, SOME_REFUSED, Commands, add_model, add_trust, say
 from prostate_alm.progress import progress_bar
 from prostate_alm.shipped import find_bundle
+from prostate_alm.whole_files import sha256_of_file
 
 if TYPE_CHECKING:
+    from prostate_alm.delivery.card import ModelCard
     from prostate_alm.delivery.drift import PeriodDrift
+    from prostate_alm.delivery.prediction import AppliedLesionPoint
 
 
 def add_pack(commands: Commands) -> None:
@@ -63,43 +67,48 @@ def add_pack(commands: Commands) -> None:
 def _pack(options: argparse.Namespace) -> int:
     from prostate_alm.delivery.gland import GlandFirst
     from prostate_alm.delivery.lesions import applied_lesion_point, few_lesions
-    from prostate_alm.delivery.package.build import pack_ensemble
+    from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
+    from prostate_alm.delivery.package.trained import Origins
     from prostate_alm.delivery.quality import few_positives
-    from prostate_alm.whole_files import sha256_of_file
 
     chosen = {} if options.target_tpr is None else {"target_tprs": options.target_tpr}
+    gland = None if options.gland is None else GlandFirst(options.gland, options.without_gland)
     card = pack_ensemble(
         options.ensemble,
         options.output,
-        name=options.name,
-        version=options.version,
-        manifest=options.manifest,
-        bundle=options.bundle,
-        licence=options.licence,
-        key=options.sign,
-        gland=None if options.gland is None else GlandFirst(options.gland, options.without_gland),
+        origins=Origins(options.bundle, options.manifest, gland),
+        label=PackLabel(options.name, options.version, options.licence, options.sign),
         overwrite=options.overwrite,
         progress=progress_bar("reading training studies", unit="study"),
         **chosen,
     )
-    sha256 = sha256_of_file(options.output)
-    points = [point.model_dump() for point in card.operating_points]
     warnings = [few_positives(point) for point in card.operating_points if point.threshold_guaranteed is None]
-    of_lesions = (
-        [] if card.lesions is None else [applied_lesion_point(card.lesions, one) for one in card.lesions.points]
-    )
+    lesions = card.lesions
+    of_lesions = [] if lesions is None else [applied_lesion_point(lesions, one) for one in lesions.points]
     warnings += [warning for point in of_lesions for warning in few_lesions(point)]
-    if options.json:
-        summary = {
-            "warnings": warnings,
-            "output": str(options.output),
-            "sha256": sha256,
-            "name": card.name,
-            "version": card.version,
-        }
-        lesions = {"lesion_points": [point.model_dump() for point in of_lesions]} if of_lesions else {}
-        say(json.dumps({**summary, "members": card.members, "operating_points": points, **lesions}, indent=1))
-        return OK
+    (_say_pack_as_json if options.json else _say_pack)(card, of_lesions, warnings, options.output)
+    return OK
+
+
+def _say_pack_as_json(
+    card: "ModelCard", of_lesions: Sequence["AppliedLesionPoint"], warnings: Sequence[str], output: Path
+) -> None:
+    summary = {
+        "warnings": warnings,
+        "output": str(output),
+        "sha256": sha256_of_file(output),
+        "name": card.name,
+        "version": card.version,
+        "members": card.members,
+        "operating_points": [point.model_dump() for point in card.operating_points],
+    }
+    lesions = {"lesion_points": [point.model_dump() for point in of_lesions]} if of_lesions else {}
+    say(json.dumps(summary | lesions, indent=1))
+
+
+def _say_pack(
+    card: "ModelCard", of_lesions: Sequence["AppliedLesionPoint"], warnings: Sequence[str], output: Path
+) -> None:
     for point in card.operating_points:
         default = ", the default" if point.target_tpr == card.default_target_tpr else ""
         say(
@@ -116,8 +125,7 @@ def _pack(options: argparse.Namespace) -> int:
         )
     for warning in warnings:
         say(f"warning: {warning}", file=sys.stderr)
-    say(f"{card.members} members: {options.output}\nSHA-256 {sha256}")
-    return OK
+    say(f"{card.members} members: {output}\nSHA-256 {sha256_of_file(output)}")
 
 
 def add_sites(commands: Commands) -> None:

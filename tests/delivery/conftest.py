@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from prostate_alm.data.manifest import Manifest, Provenance, StudyRecord, VolumeFile, write_manifest
-from prostate_alm.delivery.package.build import pack_ensemble
+from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.phantom.cohort import make_study, write_study
 from prostate_alm.training.networks import CascadeNet
 from prostate_alm.whole_files import sha256_of_file
@@ -137,7 +138,12 @@ def ensemble_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_file(ensemble_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a packed model of three members with random weights; nobody changes it."""
     path = tmp_path_factory.mktemp("packed") / "prostate.zip"
-    pack_ensemble(ensemble_folder, path, manifest=ensemble_folder / "cohort.json", bundle=BUNDLE, licence=LICENCE)
+    pack_ensemble(
+        ensemble_folder,
+        path,
+        origins=Origins(manifest=ensemble_folder / "cohort.json", bundle=BUNDLE),
+        label=PackLabel(licence=LICENCE),
+    )
     return path
 
 

@@ -16,9 +16,10 @@ from prostate_alm.data.gland import AT_BORDER, NOT_FOUND, coarse_image
 from prostate_alm.delivery.answers import answer_from_json, answer_to_json
 from prostate_alm.delivery.card import GLAND_FORMAT_VERSION
 from prostate_alm.delivery.gland import GlandFirst
-from prostate_alm.delivery.package.build import pack_ensemble
+from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.network import blank_network
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.package.zip_files import METADATA, MODEL, PackageError
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.preprocess import network_input, placed_around
@@ -63,8 +64,12 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack(ensemble: Path, output: Path, gland: GlandFirst | None) -> PackedModel:
-    sources = {"manifest": ensemble / "cohort.json", "bundle": BUNDLE, "licence": LICENCE}
-    pack_ensemble(ensemble, output, gland=gland, **sources)
+    pack_ensemble(
+        ensemble,
+        output,
+        origins=Origins(manifest=ensemble / "cohort.json", bundle=BUNDLE, gland=gland),
+        label=PackLabel(licence=LICENCE),
+    )
     return open_package(output)
 
 

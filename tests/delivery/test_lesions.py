@@ -22,10 +22,11 @@ from prostate_alm.delivery.beside import file_beside, lacks_files, write_beside
 from prostate_alm.delivery.card import LESIONS_FORMAT_VERSION, GridSpec
 from prostate_alm.delivery.gland import GlandLocation
 from prostate_alm.delivery.lesions import LesionFindings, find_lesions, mean_map
-from prostate_alm.delivery.package.build import pack_ensemble
+from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.cohort import read_volumes
 from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.preprocess import network_input
@@ -110,7 +111,7 @@ def ensemble(lesion_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def pack(ensemble: Path, lesion_cohort: Path) -> Path:
     path = ensemble.parent / "lesions.zip"
-    pack_ensemble(ensemble, path, manifest=lesion_cohort, licence=LICENCE)
+    pack_ensemble(ensemble, path, origins=Origins(manifest=lesion_cohort), label=PackLabel(licence=LICENCE))
     return path
 
 
@@ -343,12 +344,12 @@ def test_what_cannot_be_packed_is_told_in_a_line(ensemble: Path, lesion_cohort: 
         config = folder / "member-01" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | changes))
         with pytest.raises(PackageError, match=message) as caught:
-            pack_ensemble(folder, tmp_path / "p.zip", manifest=lesion_cohort)
+            pack_ensemble(folder, tmp_path / "p.zip", origins=Origins(manifest=lesion_cohort))
         assert "\n" not in str(caught.value)
     copy = tmp_path / lesion_cohort.name
     copy.write_bytes(lesion_cohort.read_bytes())  # the manifest without its volumes
     with pytest.raises(PackageError, match="volumes and lesions of the training studies must lie beside the manifest"):
-        pack_ensemble(ensemble, tmp_path / "p.zip", manifest=copy)
+        pack_ensemble(ensemble, tmp_path / "p.zip", origins=Origins(manifest=copy))
 
 
 def test_what_goes_back_into_the_study_is_what_the_answer_says(

@@ -17,9 +17,10 @@ from monai.transforms import Compose
 from prostate_alm.cli import main
 from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
 from prostate_alm.delivery.card import StoredOperatingPoint
-from prostate_alm.delivery.package.build import pack_ensemble
+from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.config import read_specs
 from prostate_alm.delivery.package.opened import PackedModel, open_package
+from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.whole_files import sha256_of_file
@@ -200,9 +201,8 @@ def test_thresholds_are_logits_of_the_packed_network(
     card = pack_ensemble(
         with_volumes,
         tmp_path / "a.zip",
-        manifest=with_volumes / "cohort.json",
-        bundle=BUNDLE,
-        licence=BUNDLE / "README.md",
+        origins=Origins(manifest=with_volumes / "cohort.json", bundle=BUNDLE),
+        label=PackLabel(licence=BUNDLE / "README.md"),
     )
     logits: dict[str, list[float]] = {}
     for member in range(3):
@@ -224,7 +224,7 @@ def test_weights_that_did_not_make_the_recorded_logits_are_refused(with_volumes:
     exchanged = shutil.copytree(with_volumes, tmp_path / "bce-alm")
     shutil.copy(exchanged / "member-00" / "model.pt", exchanged / "member-01" / "model.pt")
     with pytest.raises(PackageError, match="validation logits must be those that training recorded"):
-        pack_ensemble(exchanged, tmp_path / "a.zip", manifest=exchanged / "cohort.json", bundle=BUNDLE)
+        pack_ensemble(exchanged, tmp_path / "a.zip", origins=Origins(manifest=exchanged / "cohort.json", bundle=BUNDLE))
 
 
 @pytest.mark.parametrize(
@@ -336,9 +336,19 @@ def test_an_ensemble_is_packed_after_its_bundle_has_changed(make_ensemble: Ensem
     config = json.loads((BUNDLE / "train.json").read_text())
     (changed / "train.json").write_text(json.dumps(config | {"image_size": [8, 8, 8]}))
     with pytest.raises(PackageError, match=r"train\.json must be the one"):
-        pack_ensemble(folder, tmp_path / "a.zip", manifest=folder / "cohort.json", bundle=changed, licence=LICENCE)
+        pack_ensemble(
+            folder,
+            tmp_path / "a.zip",
+            origins=Origins(manifest=folder / "cohort.json", bundle=changed),
+            label=PackLabel(licence=LICENCE),
+        )
     RunFolder(folder / "member-00").keep_bundle_files([BUNDLE / "train.json"])
-    card = pack_ensemble(folder, tmp_path / "a.zip", manifest=folder / "cohort.json", bundle=changed, licence=LICENCE)
+    card = pack_ensemble(
+        folder,
+        tmp_path / "a.zip",
+        origins=Origins(manifest=folder / "cohort.json", bundle=changed),
+        label=PackLabel(licence=LICENCE),
+    )
     assert list(card.grid.image_size) == config["image_size"] != [8, 8, 8]
 
 
@@ -353,8 +363,10 @@ def test_the_cohort_is_found_where_manifests_are_made(
     shutil.copy(ensemble_folder / "cohort.json", tmp_path / folder / "cohort.json")
     monkeypatch.chdir(tmp_path)
     cohort = ensemble_folder / "cohort.json"
-    found = pack_ensemble(ensemble_folder, tmp_path / "found.zip", name="one")
-    assert found == pack_ensemble(ensemble_folder, tmp_path / "given.zip", name="one", manifest=cohort)
+    found = pack_ensemble(ensemble_folder, tmp_path / "found.zip", label=PackLabel(name="one"))
+    assert found == pack_ensemble(
+        ensemble_folder, tmp_path / "given.zip", origins=Origins(manifest=cohort), label=PackLabel(name="one")
+    )
 
 
 def test_a_pack_is_not_overwritten_by_accident(

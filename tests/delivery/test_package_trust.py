@@ -12,8 +12,9 @@ import pytest
 
 from prostate_alm.cli import main
 from prostate_alm.delivery.package import zip_files
-from prostate_alm.delivery.package.build import pack_ensemble
+from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.opened import open_package
+from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.package.trust import chosen_trust, read_trust
 from prostate_alm.delivery.package.zip_files import PackageError
 
@@ -40,8 +41,13 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def signed(keys: Path, ensemble_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("signed") / "prostate.zip"
-    sources = {"manifest": ensemble_folder / "cohort.json", "bundle": HERE / "bundles" / "prostate"}
-    pack_ensemble(ensemble_folder, path, key=keys / "mine.key", licence=HERE / "LICENSE", **sources)
+    bundle = HERE / "bundles" / "prostate"
+    pack_ensemble(
+        ensemble_folder,
+        path,
+        origins=Origins(manifest=ensemble_folder / "cohort.json", bundle=bundle),
+        label=PackLabel(key=keys / "mine.key", licence=HERE / "LICENSE"),
+    )
     return path
 
 

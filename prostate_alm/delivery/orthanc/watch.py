@@ -17,7 +17,7 @@ from prostate_alm.delivery.orthanc.client import Backoff, GoneError, OrthancNode
 from prostate_alm.delivery.orthanc.deposits import Deposits
 from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError, spool_folder
 from prostate_alm.delivery.orthanc.state import Entry, ForeignMetadataError, Ledger, next_entry
-from prostate_alm.delivery.orthanc.work import Respond, answer_study, cause_of, digest_of, image_instances
+from prostate_alm.delivery.orthanc.work import ClaimedStudy, Respond, answer_study, cause_of, digest_of, image_instances
 
 logger = logging.getLogger(__name__)
 
@@ -291,9 +291,13 @@ class Watcher:
         try:
             with lease.beating(self._pulse):
                 entry = answer_study(
-                    self._node, study, images=images, claim=claim, ledger=self._ledger, lease=lease,
-                    respond=self._respond, deposits=deposits, spool=spool,
-                )  # fmt: skip
+                    self._node,
+                    ClaimedStudy(study, images, claim, lease),
+                    ledger=self._ledger,
+                    respond=self._respond,
+                    deposits=deposits,
+                    spool=spool,
+                )
         except LeaseLostError:
             return self._pace.interval_s, None
         except GoneError:  # an image, or the study

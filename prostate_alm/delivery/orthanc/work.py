@@ -58,17 +58,25 @@ def digest_of(images: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(images).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, eq=False)
+class ClaimedStudy:
+    """A study that a watcher holds.
+
+    Attributes:
+        study: Orthanc's identifier.
+        images: instances to fetch.
+        claim: the watcher's entry.
+        lease: tells when the study was taken by another.
+    """
+
+    study: str
+    images: tuple[str, ...]
+    claim: Entry
+    lease: Lease
+
+
 def answer_study(
-    node: OrthancNode,
-    study: str,
-    *,
-    images: Sequence[str],
-    claim: Entry,
-    ledger: Ledger,
-    lease: Lease,
-    respond: Respond,
-    deposits: Deposits,
-    spool: Path,
+    node: OrthancNode, claimed: ClaimedStudy, *, ledger: Ledger, respond: Respond, deposits: Deposits, spool: Path
 ) -> Entry:
     """Return the settled entry of a claimed study once all that is answered is in the server.
 
@@ -78,11 +86,8 @@ def answer_study(
 
     Args:
         node: the server.
-        study: Orthanc's identifier.
-        images: instances to fetch.
-        claim: the watcher's entry.
-        ledger: where it is kept.
-        lease: tells when the study was taken by another.
+        claimed: the study.
+        ledger: where its entry is kept.
         respond: what answers.
         deposits: what was stored and not yet seen to be announced.
         spool: folder for the images, which are removed from it.
@@ -91,12 +96,13 @@ def answer_study(
         LeaseLostError: another watcher took the study; nothing more is stored.
         GoneError: the study is not what it was: deleted, or with other images than those that were answered.
     """
+    study, claim, lease = claimed.study, claimed.claim, claimed.lease
     held = {series for series, uid in claim.announced.items() if node.holds(uid)}
     with tempfile.TemporaryDirectory(dir=spool) as folder:
-        for number, instance in enumerate(images):
+        for number, instance in enumerate(claimed.images):
             node.download(instance, Path(folder, f"{number:06d}.dcm"))
         response = respond(Path(folder))
-    if image_instances(node, study) != tuple(images):
+    if image_instances(node, study) != claimed.images:
         raise GoneError("the images that were answered are not those of the study any more")
     if not response.objects:
         return settled(claim, code=response.code, reason=response.reason)

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,11 @@ from prostate_alm.delivery.card import (
     StoredOperatingPoint,
     ValidationScores,
 )
-from prostate_alm.delivery.gland import GlandFirst
 from prostate_alm.delivery.package import zip_files
 from prostate_alm.delivery.package.config import merged_config
 from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.readme import model_card_text
-from prostate_alm.delivery.package.trained import TrainedEnsemble, read_ensemble
+from prostate_alm.delivery.package.trained import Origins, TrainedEnsemble, read_ensemble
 from prostate_alm.delivery.package.trust import read_signing_key
 from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.method.calibration import fit_platt
@@ -43,18 +43,30 @@ _DRAWN = "1 = somebody drew a lesion in the study, 0 = nobody did"
 _SYNTHETIC_ID, _SYNTHETIC_SOURCE = "PHANTOM-", "synthetic studies of prostate-alm"
 
 
+@dataclass(frozen=True)
+class PackLabel:
+    """What a pack is called, and who answers for it.
+
+    Attributes:
+        name: of the model and of the folder in the zip; None for that of the output.
+        version: of the model, in words.
+        licence: text file with the licence of the weights; None for that of this package.
+        key: PEM file of the Ed25519 private key that signs it; None for a pack without a signature.
+    """
+
+    name: str | None = None
+    version: str = "1"
+    licence: Path | None = None
+    key: Path | None = None
+
+
 def pack_ensemble(
     folder: Path,
     output: Path,
     *,
+    origins: Origins | None = None,
+    label: PackLabel | None = None,
     target_tprs: Sequence[float] = TARGET_TPRS,
-    name: str | None = None,
-    version: str = "1",
-    bundle: Path | None = None,
-    manifest: Path | None = None,
-    licence: Path | None = None,
-    key: Path | None = None,
-    gland: GlandFirst | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ModelCard:
@@ -66,14 +78,9 @@ def pack_ensemble(
     Args:
         folder: of the ensemble.
         output: the zip to write.
+        origins: where bundle, cohort and localiser lie; None where the ensemble says so.
+        label: name, version, licence and signature; None for the defaults.
         target_tprs: of the operating points, each in (0, 1]; the first is the default.
-        name: of the model and of the folder in the zip; None for that of `output`.
-        version: of the model, in words.
-        bundle: folder of the ensemble's bundle; None for the one that is shipped.
-        manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
-        licence: text file with the licence of the weights; None for that of this package.
-        key: PEM file of the Ed25519 private key that signs it; None for a pack without a signature.
-        gland: the localiser that members whose crop is around the gland were trained with.
         overwrite: replace an output that is there.
         progress: called with the studies read and in all.
 
@@ -86,18 +93,19 @@ def pack_ensemble(
         ValueError: the key is no such key.
         OSError: the output cannot be written.
     """
-    sign = None if key is None else read_signing_key(key).sign
-    name = output.stem if name is None else name
+    label = label or PackLabel()
+    sign = None if label.key is None else read_signing_key(label.key).sign
+    name = output.stem if label.name is None else label.name
     _require_arguments(output, name, target_tprs, overwrite=overwrite)
-    ensemble = read_ensemble(folder, bundle=bundle, manifest=manifest, gland=gland, progress=progress)
-    card = make_card(ensemble, target_tprs=target_tprs, name=name, version=version)
+    ensemble = read_ensemble(folder, origins or Origins(), progress=progress)
+    card = make_card(ensemble, target_tprs=target_tprs, name=name, version=label.version)
     files = {
         zip_files.METADATA: _json(_metadata(ensemble, card)),
         zip_files.INFERENCE: ensemble.inference.read_bytes(),
         zip_files.MEMBER_TRAINING: merged_config(ensemble.training_config),
         zip_files.MODEL: _weights(ensemble),
         zip_files.README: model_card_text(ensemble, card).encode(),
-        zip_files.LICENSE: licence.read_bytes() if licence else _own_licence(),
+        zip_files.LICENSE: label.licence.read_bytes() if label.licence else _own_licence(),
     }
     zip_files.write_archive(output, files, name=name, sign=sign)
     return card

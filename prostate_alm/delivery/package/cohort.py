@@ -5,6 +5,7 @@ differ by up to a hundredth. A threshold that is the logit of one validation stu
 be compared with it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,27 +46,45 @@ class TrainingStudies:
     detections: tuple[Detections, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class AppliedNetwork:
+    """The ensemble as it is packed: what turns the volumes of a study into logits.
+
+    Attributes:
+        spec: of the network.
+        grid: how volumes become its input.
+        members: with the weights that are packed, in evaluation mode.
+        localiser: of members whose crop is around the gland; a mask that somebody drew goes before it.
+    """
+
+    spec: NetworkSpec | LesionNetworkSpec
+    grid: GridSpec
+    members: MeanLogits
+    localiser: Localiser | None = None
+
+    def grid_of(self, study: StudyRecord, t2: Volume, *, folder: Path) -> GridSpec:
+        """Return the grid of a study as `training.gland_crop.CropToGland` places it."""
+        if self.localiser is None:
+            return self.grid
+        found = locate_by(self.localiser, t2) if study.gland is None else gland_of_file(folder / study.gland.path)
+        return placed_around(self.grid, t2, found.centre_mm) if isinstance(found, GlandLocation) else self.grid
+
+    def outputs(self, image: torch.Tensor, *, members: Iterable[int]) -> torch.Tensor:
+        """Return what some members say of an image (C, X, Y, Z)."""
+        with torch.inference_mode():
+            return torch.cat([self.members.members[number](image[None]) for number in members])
+
+
 def read_training_studies(
-    manifest: Manifest,
-    folder: Path,
-    *,
-    spec: NetworkSpec | LesionNetworkSpec,
-    grid: GridSpec,
-    network: MeanLogits,
-    recorded: FoldLogits,
-    localiser: Localiser | None = None,
-    progress: Progress = silent,
+    manifest: Manifest, folder: Path, *, applied: AppliedNetwork, recorded: FoldLogits, progress: Progress = silent
 ) -> TrainingStudies:
     """Return what the volumes of the training studies say; test studies are not touched.
 
     Args:
         manifest: the cohort; of a model of lesions its volumes are there.
         folder: where its manifest lies.
-        spec: of the network.
-        grid: how volumes become the network's input.
-        network: the ensemble, with the weights that are packed, in evaluation mode.
+        applied: the ensemble.
         recorded: the members' validation logits as training wrote them.
-        localiser: of members whose crop is around the gland; a mask that somebody drew goes before it.
         progress: called with the studies done and in all.
 
     Returns:
@@ -75,7 +94,6 @@ def read_training_studies(
         PackageError: a logit is far from the one recorded: weights, volumes or predictions were exchanged since.
     """
     training = [study for study in manifest.studies if study.split == "train"]
-    of_lesions = isinstance(spec, LesionNetworkSpec)
     if not all((folder / file.path).is_file() for study in training for file in (study.t2, study.dwi)):
         return TrainingStudies(
             TrainingRange(b_values_acquired_s_per_mm2=acquired_b_values(training)), recorded, recomputed=False
@@ -85,26 +103,20 @@ def read_training_studies(
     detections: list[Detections] = []
     for done, study in enumerate(training, start=1):
         volumes = read_volumes(study, folder, manifest.b_values_s_per_mm2)
-        own_grid = grid if localiser is None else _around_gland(grid, volumes.t2, study, folder, localiser)
-        channels = cropped_channels(volumes, own_grid)
+        grid = applied.grid_of(study, volumes.t2, folder=folder)
+        channels = cropped_channels(volumes, grid)
         spacings.append(np.linalg.norm(volumes.t2.affine_ras_mm[:3, :3], axis=0))
         variations.append(intensity_variation(channels))
         if study.id in recorded:
-            outputs = _outputs(network, normalised_image(channels, own_grid), members=list(recorded[study.id]))
-            own = study_logits(outputs, spec).double().numpy()
+            outputs = applied.outputs(normalised_image(channels, grid), members=recorded[study.id])
+            own = study_logits(outputs, applied.spec).double().numpy()
             logits[study.id] = dict(zip(recorded[study.id], own, strict=True))
-            if of_lesions:
-                detections.append(detections_in(outputs, volumes.t2, study, folder=folder, grid=own_grid))
+            if isinstance(applied.spec, LesionNetworkSpec):
+                detections.append(detections_in(outputs, volumes.t2, study, folder=folder, grid=grid))
         progress(done, len(training))
     _require_near(logits, recorded)
     trained = range_of(training, t2_spacings_mm=spacings, variations=variations)
     return TrainingStudies(trained, logits, recomputed=True, detections=tuple(detections))
-
-
-def _around_gland(grid: GridSpec, t2: Volume, study: StudyRecord, folder: Path, localiser: Localiser) -> GridSpec:
-    """Return the grid of a study as `training.gland_crop.CropToGland` places it."""
-    found = locate_by(localiser, t2) if study.gland is None else gland_of_file(folder / study.gland.path)
-    return placed_around(grid, t2, found.centre_mm) if isinstance(found, GlandLocation) else grid
 
 
 def read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) -> StudyVolumes:
@@ -121,11 +133,6 @@ def read_volumes(study: StudyRecord, folder: Path, b_values: tuple[float, ...]) 
         b_values_computed=study.b_values_computed,
         selection=Selection(None, (), None, ()),
     )
-
-
-def _outputs(network: MeanLogits, image: torch.Tensor, *, members: list[int]) -> torch.Tensor:
-    with torch.inference_mode():
-        return torch.cat([network.members[number](image[None]) for number in members])
 
 
 def _require_near(logits: FoldLogits, recorded: FoldLogits) -> None:

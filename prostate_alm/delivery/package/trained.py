@@ -12,7 +12,7 @@ from torch import Tensor
 from prostate_alm.data.manifest import Manifest, read_manifest
 from prostate_alm.delivery.card import ClassesSpec, GlandSpec, GridSpec, LesionNetworkSpec, NetworkSpec
 from prostate_alm.delivery.gland import GlandFirst
-from prostate_alm.delivery.package.cohort import TrainingStudies, read_training_studies
+from prostate_alm.delivery.package.cohort import AppliedNetwork, TrainingStudies, read_training_studies
 from prostate_alm.delivery.package.config import BUNDLES, OF_CLASSES, read_specs
 from prostate_alm.delivery.package.network import GLAND, network_of
 from prostate_alm.delivery.package.zip_files import PackageError
@@ -59,21 +59,27 @@ class TrainedEnsemble:
         return tuple(sorted({str(member.config.get("dtype", "unknown")) for member in self.members}))
 
 
-def read_ensemble(
-    folder: Path,
-    *,
-    bundle: Path | None = None,
-    manifest: Path | None = None,
-    gland: GlandFirst | None = None,
-    progress: Progress = silent,
-) -> TrainedEnsemble:
+@dataclass(frozen=True)
+class Origins:
+    """Where the parts of an ensemble lie that are not in its folder.
+
+    Attributes:
+        bundle: folder of its bundle; None for the one that is shipped.
+        manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
+        gland: the localiser that members whose crop is around the gland were trained with; None of others.
+    """
+
+    bundle: Path | None = None
+    manifest: Path | None = None
+    gland: GlandFirst | None = None
+
+
+def read_ensemble(folder: Path, origins: Origins, *, progress: Progress = silent) -> TrainedEnsemble:
     """Read a trained and evaluated ensemble of the prostate or the lesions bundle.
 
     Args:
         folder: of the ensemble.
-        bundle: folder of its bundle; None for the one that is shipped.
-        manifest: its cohort; None for the one of `data` or `data_manifest` that the members recorded.
-        gland: the localiser of members whose crop is around the gland; None of others.
+        origins: of the rest.
         progress: called with the training studies read and in all.
 
     Raises:
@@ -83,21 +89,18 @@ def read_ensemble(
     about, metrics, members = _read_members(folder)
     configs = [member.config for member in members]
     name = str(about.get("bundle", PROSTATE))
-    bundle = bundle or shipped_bundle(name)
+    bundle = origins.bundle or shipped_bundle(name)
     files = _training_config(bundle, configs, members)
-    manifest = manifest or _recorded_manifest(configs[0])
+    manifest = origins.manifest or _recorded_manifest(configs[0])
     cohort = _read_manifest(manifest, configs, members, bundle=name)
     classes = _classes_of(about.get("settings", {}), folder)
     network, grid = _specs_of(about, files, cohort, classes)
-    localiser, gland_spec = _localiser_of(gland, configs, folder)
+    localiser, gland_spec = _localiser_of(origins.gland, configs, folder)
     loaded = _load_members(network, members, localiser, gland_spec)
     studies = read_training_studies(
         cohort,
         manifest.parent,
-        spec=network,
-        grid=grid,
-        localiser=localiser,
-        network=loaded,
+        applied=AppliedNetwork(network, grid, loaded, localiser),
         recorded=_read_recorded(members, cohort, classes),
         progress=progress,
     )
