@@ -188,11 +188,9 @@ def subjects() -> list[Path]:
 
 
 def is_mirrored(path: Path) -> bool:
-    """Return whether `tests/<room>/` has a file named after the module, whatever follows its name."""
-    room = path.relative_to(PACKAGE).parent
-    names = [f"test_{path.stem}", f"test_{path.parent.name}_{path.stem}"]
-    folders = [TESTS / room, *(TESTS / one for one in room.parents)]
-    return any(one.stem.startswith(name) for name in names for folder in folders for one in folder.glob("test_*.py"))
+    """Return whether the tests of the room, or those beside it, have a file named after the module."""
+    names = tuple(f"test_{name}" for name in (path.stem, f"{path.parent.name}_{path.stem}"))
+    return any(one.stem.startswith(names) for one in (*tests_of(path), *TESTS.glob("test_*.py")))
 
 
 def is_tested(path: Path) -> bool:

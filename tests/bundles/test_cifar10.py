@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from prostate_alm.data.cifar10 import read_classes, write_stand_in
-from prostate_alm.training.ensemble_training import log_model, read_overrides, train_ensemble
+from prostate_alm.training.ensemble_training import log_model
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
 SIZES = ("--train_majority", "40", "--validation_majority", "20", "--batch_size", "16")
@@ -259,33 +259,3 @@ def test_a_fault_of_the_caller_ends_with_code_2_and_leaves_nothing(images: Path,
         == "error: majority and minority must be two classes, got 0 (airplane) for both. Choose another.\n"
     )
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "members", "message"),
-    [
-        ({}, 1, "members must be at least 2 for an ensemble, got 1"),
-        ({"ratioo": 9}, 2, "got --ratioo in the command line. Did you mean --ratio?"),
-        ({"ratio": 100_000}, 2, "ratio must"),
-        ({"ratio": 0}, 2, r"^ratio must be greater than 0, got 0\. Change --ratio\.$"),
-    ],
-)
-def test_an_ensemble_that_cannot_be_starts_nothing(
-    images: Path, tmp_path: Path, overrides: dict[str, object], members: int, message: str
-) -> None:
-    given = {"dataset_dir": str(images), **overrides}
-    with pytest.raises(ValueError, match=message):
-        train_ensemble(BUNDLE, members=members, overrides=given, output_root=tmp_path / "outputs")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--member", "2"], "overrides must leave member to the ensemble, got --member"),
-        (["ratio", "9"], "overrides must be --NAME VALUE, got 'ratio'"),
-    ],
-)
-def test_overrides_that_the_ensemble_cannot_take(arguments: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_overrides(arguments)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,6 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from prostate_alm.data.cifar10 import read_cifar10, write_stand_in
-from prostate_alm.training.cifar10_classes_member import Cifar10ClassesSettings
-from prostate_alm.training.config_keys import unknown_keys
-from prostate_alm.training.settings import read_settings
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "cifar10"
 SIZES = ("--train_images", 40, "--validation_images", 20, "--imbalance", 10, "--batch_size", 32)
@@ -108,45 +104,3 @@ def test_new_photographs_get_the_logits_that_training_gave_the_same_images(
             logits = [float(of_test[Path(name).stem][f"logit_{k}"]) for k in range(10)]
             assert [float(number) for number in numbers[:10]] == pytest.approx(logits, abs=1e-5)
             assert sum(float(number) for number in numbers[10:]) == pytest.approx(1)
-
-
-def given(**changes: Any) -> dict[str, Any]:
-    config = json.loads((BUNDLE / "train.json").read_text()) | json.loads((BUNDLE / "long_tailed.json").read_text())
-    return {key: config[key] for key in Cifar10ClassesSettings.model_fields} | changes
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"critical": "kat"}, "critical must be one class or several different ones of CIFAR-10, .*got 'kat'. Change"),
-        (
-            {"critical": 10},
-            "critical must be one class or several .*, by name or number, not all, got 10. Change --cri",
-        ),
-        ({"critical": [3, "cat"]}, r"critical must be one class or several different ones .*got \[3, 'cat'\]"),
-        ({"critical": list(range(10))}, r"critical must be one class or several .*not all, got \[0, 1, .*, 9\]"),
-        ({"critical": []}, r"critical must be one class or several different ones .*got \[\]"),
-        ({"imbalance": 0.5}, "imbalance must be greater than or equal to 1, got 0.5. Change --imbalance"),
-        ({"loss": "bce"}, r"loss must be one of \['ce', 'w_ce', .*got 'bce'. Change --loss"),
-        ({"loss": "ce", "loss_parameters": {"tau": 2}}, r"parameters of ce must be \[\], got \['tau'\]"),
-        ({"profile": "flat"}, "profile must be 'long_tailed' or 'rare', got 'flat'"),
-    ],
-)
-def test_a_fault_of_the_caller_is_one_line(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        read_settings(Cifar10ClassesSettings, **given(**changes))
-    assert "\n" not in str(caught.value)
-
-
-def test_an_imbalance_that_leaves_no_image_of_a_critical_class_is_told(images: Path) -> None:
-    settings = read_settings(Cifar10ClassesSettings, **given(dataset_dir=images, train_images=40, validation_images=20))
-    with pytest.raises(ValueError, match="imbalance must leave an image of each class, got 100 for 40 of the largest"):
-        settings.read_samples()
-
-
-def test_a_setting_of_two_classes_is_refused_with_the_overlay() -> None:
-    """It would change nothing: the overlay takes the place of what reads it."""
-    files = [str(BUNDLE / name) for name in ("train.json", "long_tailed.json")]
-    (fault,) = unknown_keys({"run_id": "training", "config_file": files, "ratio": 9, "imbalance": 200, "seed": 1})
-    assert fault.startswith("override must be a key of the config file, got --ratio in the command line")
-    assert unknown_keys({"run_id": "training", "config_file": files[:1], "ratio": 9}) == []

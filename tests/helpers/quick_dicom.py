@@ -30,14 +30,19 @@ def _type(element: DataElement, image: Dataset) -> str:
 
 
 def _element(element: DataElement, vr: str) -> bytes:
-    value = element.value
-    key = (int(element.tag), vr, value if isinstance(value, bytes) else repr(value))
+    if element.keyword == "PixelData":
+        return _encoded(DataElement(element.tag, vr, element.value))
+    key = (int(element.tag), vr, repr(element.value))
     if key not in _ENCODED:
-        stream = DicomBytesIO()
-        stream.is_little_endian, stream.is_implicit_VR = True, False
-        write_data_element(stream, DataElement(element.tag, vr, value))
-        _ENCODED[key] = stream.getvalue()
+        _ENCODED[key] = _encoded(element)
     return _ENCODED[key]
+
+
+def _encoded(element: DataElement) -> bytes:
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    write_data_element(stream, element)
+    return stream.getvalue()
 
 
 def _head(sop_class: str, sop_instance: str) -> bytes:

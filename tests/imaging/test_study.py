@@ -170,11 +170,6 @@ def test_an_echo_time_lost_to_deidentification_is_replaced_by_the_description(bu
     assert _roles(explain_study(written(images + build.diffusion(3)))) == {2: "t2", 3: "dwi", 9: "other"}
 
 
-def test_a_description_cannot_write_to_the_terminal(build, written):
-    study = build.series(2, SeriesDescription="t2\x1b[31m\nred") + build.diffusion(3)
-    assert "\x1b" not in explain_study(written(study)).to_text()
-
-
 def test_the_choice_does_not_depend_on_order_or_names(build, tmp_path):
     images = build.study() + build.series(9) + build.diffusion(4)
     expected = explain_study(build.save(tmp_path / "a", images)).to_dict()

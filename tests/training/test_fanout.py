@@ -46,12 +46,12 @@ def by_member(outcomes: list[TaskEnd]) -> dict[str, str | None]:
 
 
 @pytest.mark.filterwarnings("ignore:parsing config_file")
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize(("jobs", "threads"), [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
+def test_members_do_not_disturb_each_other(images: Path, tmp_path: Path, jobs: int, threads: int) -> None:
     tasks = make_tasks(images, tmp_path / "first", 3, threads=threads)
     (tmp_path / "first" / "member-01").mkdir(parents=True)
     (tmp_path / "first" / "member-01" / "notes.txt").write_text("mine")  # a folder that no member may take
-    outcomes = by_member(list(run_tasks(tasks, jobs=2)))
+    outcomes = by_member(list(run_tasks(tasks, jobs=jobs)))
     assert sorted(outcomes) == [task.output_dir.name for task in tasks]
     failure = outcomes.pop("member-01")
     assert failure is not None
