@@ -158,16 +158,16 @@ def _import_collection(options: argparse.Namespace) -> int:
 
 def _read(options: argparse.Namespace) -> Any:
     """Return the `Collection` that a command names."""
-    from prostate_alm.data.cohorts import bids, fastmri, picai, prostate158, prostatex
+    from prostate_alm.data.cohorts import bids, findings, picai, prostate158
 
     source = options.collection
     match options.cohort:
         case "prostatex":
-            return prostatex.read_prostatex(source, labels=options.labels)
+            return findings.read_prostatex(source, labels=options.labels)
         case "picai":
             return picai.read_picai(source, labels=options.labels, masks=options.masks)
         case "fastmri":
-            return fastmri.read_fastmri(source, labels=options.labels)
+            return findings.read_fastmri(source, labels=options.labels)
         case "prostate158":
             return prostate158.read_prostate158(source, masks=options.masks)
         case _:

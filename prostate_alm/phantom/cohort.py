@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.phantom.dicom import PhantomSeries, PhantomStack, write_files
-from prostate_alm.phantom.reader import DEFAULT_DIFFICULTY, DEFAULT_LESIONS, observer_auc
+from prostate_alm.phantom.reader import DEFAULT_DIFFICULTY, observer_auc
 from prostate_alm.phantom.study import (
     COMPUTED_B_VALUE_S_PER_MM2,
-    DEFAULT_B_VALUES_S_PER_MM2,
     IMAGE_DIFFICULTY_MAX,
     DiffusionVolumes,
+    PhantomParameters,
     PhantomStudy,
     StoredVolume,
     StudyPlan,
@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULT_DIFFICULTY",
     "IMAGE_DIFFICULTY_MAX",
     "DiffusionVolumes",
+    "PhantomParameters",
     "PhantomStudy",
     "StudyPlan",
     "StoredVolume",
@@ -111,13 +112,8 @@ def make_cohort(
     output_dir: Path,
     *,
     studies: int = 60,
-    seed: int = 0,
-    difficulty: float = DEFAULT_DIFFICULTY,
-    reader_difficulty: float | None = None,
-    lesions: str = DEFAULT_LESIONS,
-    positive_share: float = 0.3,
-    b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
     progress: Callable[[int, int], None] | None = None,
+    **parameters: Any,
 ) -> Path:
     """Write a synthetic cohort: one folder of DICOM files a study, `labels.csv` (id, label), `findings.csv`
     (the same with the reader's finding) and `truth.csv`.
@@ -128,13 +124,8 @@ def make_cohort(
     Args:
         output_dir: folder of the cohort; made where absent.
         studies: how many, >= 1.
-        seed: seed of the cohort, >= 0.
-        difficulty: 0 (plain) to 1; to 3 where the reader has a difficulty of its own.
-        reader_difficulty: that of the reader alone, 0 to 1, where it is another than that of the images.
-        lesions: separate, far from what a reader might doubt, or graded, of every conspicuity.
-        positive_share: share of label 1, strictly between 0 and 1.
-        b_values_s_per_mm2: at least two, rising, >= 0.
         progress: called with (studies done, studies in all) after each study.
+        **parameters: see `PhantomParameters`.
 
     Returns:
         `output_dir`.
@@ -149,12 +140,7 @@ def make_cohort(
     """
     if studies < 1:
         raise ValueError(f"studies must be >= 1, got {studies} in make_cohort. The default is 60.")
-    settings: dict[str, Any] = {
-        "seed": seed,
-        "difficulty": float(difficulty),
-        "positive_share": float(positive_share),
-        "b_values_s_per_mm2": tuple(float(value) for value in b_values_s_per_mm2),
-    } | _rarer_settings(reader_difficulty, lesions)
+    settings = PhantomParameters(**parameters).to_dict()
     plans = [plan_study(index, **settings) for index in range(1, studies + 1)]
     _claim(output_dir, settings | {"version": PHANTOM_VERSION})
     for done, plan in enumerate(plans, start=1):
@@ -163,12 +149,6 @@ def make_cohort(
             progress(done, studies)
     _write_tables(output_dir, plans)
     return output_dir
-
-
-def _rarer_settings(reader_difficulty: float | None, lesions: str) -> dict[str, Any]:
-    """Return what `cohort.json` holds only where it is chosen, so that cohorts from before they existed go on."""
-    reader = {} if reader_difficulty is None else {"reader_difficulty": float(reader_difficulty)}
-    return reader if lesions == DEFAULT_LESIONS else reader | {"lesions": lesions}
 
 
 def _claim(output_dir: Path, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,26 +123,44 @@ class PhantomStudy:
     diffusion: DiffusionVolumes
 
 
-def plan_study(
-    index: int,
-    *,
-    seed: int = 0,
-    difficulty: float = DEFAULT_DIFFICULTY,
-    reader_difficulty: float | None = None,
-    lesions: str = DEFAULT_LESIONS,
-    positive_share: float = 0.3,
-    b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
-) -> StudyPlan:
-    """Draw patient, reader's verdict and scanner of one study, in about 2 ms.
+@dataclass(frozen=True)
+class PhantomParameters:
+    """What determines the studies of a synthetic cohort, beside their numbers.
 
     Args:
-        index: number of the study, from 1; its id is PHANTOM-0001 for 1.
         seed: seed of the cohort, >= 0.
-        difficulty: 0 (plain) to 1; to 3 where the reader has a difficulty of its own.
+        difficulty: 0 (plain) to 1 (barely possible); to 3 where the reader has a difficulty of its own.
         reader_difficulty: that of the reader alone, 0 to 1, where it is another than that of the images.
         lesions: separate, far from what a reader might doubt, or graded, of every conspicuity.
         positive_share: share of label 1, strictly between 0 and 1.
         b_values_s_per_mm2: at least two, rising, within [0, 5000].
+    """
+
+    seed: int = 0
+    difficulty: float = DEFAULT_DIFFICULTY
+    reader_difficulty: float | None = None
+    lesions: str = DEFAULT_LESIONS
+    positive_share: float = 0.3
+    b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters as `cohort.json` holds them: rarer ones only where they are chosen."""
+        reader = {} if self.reader_difficulty is None else {"reader_difficulty": float(self.reader_difficulty)}
+        return {
+            "seed": self.seed,
+            "difficulty": float(self.difficulty),
+            "positive_share": float(self.positive_share),
+            "b_values_s_per_mm2": tuple(float(value) for value in self.b_values_s_per_mm2),
+            **(reader if self.lesions == DEFAULT_LESIONS else reader | {"lesions": self.lesions}),
+        }
+
+
+def plan_study(index: int, **parameters: Any) -> StudyPlan:
+    """Draw patient, reader's verdict and scanner of one study, in about 2 ms.
+
+    Args:
+        index: number of the study, from 1; its id is PHANTOM-0001 for 1.
+        **parameters: see `PhantomParameters`.
 
     Returns:
         The plan; the same arguments give the same plan.
@@ -152,17 +171,19 @@ def plan_study(
     >>> [plan_study(index).label for index in range(1, 11)].count(1)
     3
     """
-    b_values = _check_b_values(b_values_s_per_mm2)
-    of_reader = _check_difficulties(difficulty, reader_difficulty)
-    label = label_of(index, seed=seed, positive_share=positive_share)
+    given = PhantomParameters(**parameters)
+    seed, difficulty, lesions = given.seed, given.difficulty, given.lesions
+    b_values = _check_b_values(given.b_values_s_per_mm2)
+    of_reader = _check_difficulties(difficulty, given.reader_difficulty)
+    label = label_of(index, seed=seed, positive_share=given.positive_share)
     streams = np.random.SeedSequence(entropy=seed, spawn_key=(index,)).spawn(5)
     of_verdict, of_anatomy, of_frame, of_protocol = (np.random.default_rng(stream) for stream in streams[:4])
     verdict = draw_verdict(label, of_verdict, difficulty=of_reader, lesions=lesions)
-    rarer = "" if reader_difficulty is None else f"/{float(reader_difficulty)}"
+    rarer = "" if given.reader_difficulty is None else f"/{float(given.reader_difficulty)}"
     rarer += "" if lesions == DEFAULT_LESIONS else f"/{lesions}"
     return StudyPlan(
         identifier=f"PHANTOM-{index:04d}",
-        uid_key=f"{seed}/{index}/{float(difficulty)}{rarer}/{float(positive_share)}/{b_values}",
+        uid_key=f"{seed}/{index}/{float(difficulty)}{rarer}/{float(given.positive_share)}/{b_values}",
         b_values_s_per_mm2=b_values,
         verdict=verdict,
         anatomy=draw_anatomy(verdict, of_anatomy, difficulty=difficulty),
@@ -173,26 +194,15 @@ def plan_study(
     )
 
 
-def make_study(
-    index: int,
-    *,
-    seed: int = 0,
-    difficulty: float = DEFAULT_DIFFICULTY,
-    positive_share: float = 0.3,
-    b_values_s_per_mm2: tuple[float, ...] = DEFAULT_B_VALUES_S_PER_MM2,
-    protocol: Protocol | None = None,
-) -> PhantomStudy:
+def make_study(index: int, *, protocol: Protocol | None = None, **parameters: Any) -> PhantomStudy:
     """Draw one synthetic study and render its volumes.
 
     S_T2 = PD exp(-TE / T2) and S_b = PD exp(-TE / T2) exp(-b ADC), averaged over each voxel, with Rician noise.
 
     Args:
         index: number of the study, from 1; its id is PHANTOM-0001 for 1.
-        seed: seed of the cohort, >= 0.
-        difficulty: 0 (plain) to 1 (barely possible).
-        positive_share: share of label 1, strictly between 0 and 1.
-        b_values_s_per_mm2: at least two, rising, within [0, 5000].
         protocol: how the study is written; drawn from the seed where it is None.
+        **parameters: see `PhantomParameters`.
 
     Raises:
         ValueError: for a parameter out of range.
@@ -201,13 +211,7 @@ def make_study(
     >>> study.plan.identifier, len(study.diffusion.traces), study.t2.pixels.dtype.name
     ('PHANTOM-0001', 3, 'uint16')
     """
-    plan = plan_study(
-        index,
-        seed=seed,
-        difficulty=difficulty,
-        positive_share=positive_share,
-        b_values_s_per_mm2=b_values_s_per_mm2,
-    )
+    plan = plan_study(index, **parameters)
     return render_study(plan if protocol is None else replace(plan, protocol=protocol))
 
 

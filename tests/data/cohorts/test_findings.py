@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prostate_alm.data.build import CohortPlan
-from prostate_alm.data.cohorts import fastmri, prostatex
+from prostate_alm.data.cohorts import findings
 from prostate_alm.data.cohorts.collection import good_cases, import_collection
 from prostate_alm.data.splits import SplitError
 from prostate_alm.imaging.volume import load_study
@@ -28,15 +28,13 @@ def prostatex_tree(files: Any, tmp_path: Path) -> Path:
     source = tmp_path / "PROSTATEx"
     for number in range(1, 6):
         files.dicom(source / "PROSTATEx" / f"ProstateX-000{number}" / "07-08-2011", seed=number)
-    table = source / "ProstateX-TrainingLesionInformationv2" / prostatex.FINDINGS
-    files.rows(table, [prostatex.COLUMNS, *FINDINGS])
+    table = source / "ProstateX-TrainingLesionInformationv2" / findings.FINDINGS
+    files.rows(table, [findings.FINDING_COLUMNS, *FINDINGS])
     return source
 
 
 def test_a_case_is_positive_when_any_finding_is(prostatex_tree: Path, tmp_path: Path) -> None:
-    result = import_collection(
-        prostatex.read_prostatex(prostatex_tree), CohortPlan(tmp_path / "x.json", test_share=0.5)
-    )
+    result = import_collection(findings.read_prostatex(prostatex_tree), CohortPlan(tmp_path / "x.json", test_share=0.5))
     studies = {study.id: study for study in result.manifest.studies}
     assert {name: study.label for name, study in studies.items()} == {
         "ProstateX-0001": 1, "ProstateX-0002": 1, "ProstateX-0003": 0, "ProstateX-0004": 0
@@ -56,7 +54,7 @@ def test_the_real_study_goes_in_with_its_real_tree(
     place.rename(tmp_path / "tiny")
     place.symlink_to(real, target_is_directory=True)
     plan = CohortPlan(tmp_path / "x.json", test_share=0.5)
-    manifest = import_collection(prostatex.read_prostatex(prostatex_tree), plan).manifest
+    manifest = import_collection(findings.read_prostatex(prostatex_tree), plan).manifest
     study = next(one for one in manifest.studies if one.id == "ProstateX-0001")
     assert study.b_values_acquired_s_per_mm2 == (50, 400, 800)
     t2 = nib.load(tmp_path / study.t2.path)
@@ -70,14 +68,14 @@ def test_what_the_findings_cannot_tell_is_refused(files: Any, prostatex_tree: Pa
     table = files.rows(
         tmp_path / "findings.csv",
         [
-            prostatex.COLUMNS,
+            findings.FINDING_COLUMNS,
             *FINDINGS,
             ["ProstateX-0004", 1, "-7.69 3.64 23.16", "PZ", "TRUE"],
             ["ProstateX-0001", 2, "1 1 1", "PZ", "unknown"],
             ["ProstateX-0077", 1, "1 1 1", "PZ", "TRUE"],
         ],
     )
-    collection = prostatex.read_prostatex(prostatex_tree, labels=table)
+    collection = findings.read_prostatex(prostatex_tree, labels=table)
     cases, refused = good_cases(collection)
     assert {one.id: one.code for one in refused} == {
         "ProstateX-0001": "bad_label",
@@ -116,13 +114,13 @@ def fastmri_tree(files: Any, tmp_path: Path) -> Path:
     source = tmp_path / "fastmri_prostate_DICOMS_IDS_001_312"
     for number in SCORES:
         files.dicom(source / "DICOMS" / f"{number:03d}", seed=number, b_values=(50.0, 1000.0))
-    for index, name in enumerate(fastmri.TABLES):
+    for index, name in enumerate(findings.SLICES):
         files.rows(source / "labels" / name, [COLUMNS, *(row for one in SCORES for row in slices(one, index))])
     return source
 
 
 def test_a_case_has_the_highest_score_of_its_slices(fastmri_tree: Path, tmp_path: Path) -> None:
-    manifest = import_collection(fastmri.read_fastmri(fastmri_tree), CohortPlan(tmp_path / "f.json")).manifest
+    manifest = import_collection(findings.read_fastmri(fastmri_tree), CohortPlan(tmp_path / "f.json")).manifest
     assert {study.id: study.label for study in manifest.studies} == {
         "001": 0, "002": 1, "003": 1, "004": 0, "005": 1, "006": 0
     }  # fmt: skip
@@ -138,8 +136,8 @@ def test_contradictory_slices_and_splits_are_refused_with_their_lines(
     other = [*slices(2, 0)[1][:2], 5, *slices(2, 0)[1][3:]]
     moved = [*slices(4, 0)[0][:4], "test", "x"]
     rows = [*(row for one in SCORES for row in slices(one, 0)), other, moved, [7, 1, 1, "x", "training", "x"]]
-    files.rows(fastmri_tree / "labels" / fastmri.TABLES[0], [COLUMNS, *rows, [8, 1, 9, "x", "test", "x"]])
-    cases, refused = good_cases(fastmri.read_fastmri(fastmri_tree, labels=fastmri_tree / "labels"))
+    files.rows(fastmri_tree / "labels" / findings.SLICES[0], [COLUMNS, *rows, [8, 1, 9, "x", "test", "x"]])
+    cases, refused = good_cases(findings.read_fastmri(fastmri_tree, labels=fastmri_tree / "labels"))
     assert [case.label.id for case in cases] == ["001", "003", "005", "006"]
     assert {one.id: one.code for one in refused} == {
         "002": "contradictory_labels",
