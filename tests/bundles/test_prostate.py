@@ -43,8 +43,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(cohort: Path, workplace: Path) -> subprocess.CompletedProcess[str]:
-    return run("--manifest", cohort, "--output_dir", "whole", *EPOCHS, folder=workplace)
+def trained(cohort: Path, workplace: Path, run_warm: Run) -> subprocess.CompletedProcess[str]:
+    return run_warm("monai.bundle", *TRAIN, "--manifest", cohort, "--output_dir", "whole", *EPOCHS, folder=workplace)
 
 
 def predictions(folder: Path) -> list[dict[str, str]]:
