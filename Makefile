@@ -17,7 +17,8 @@ train: .venv/run.stamp  ## train the prostate bundle on the synthetic cohort
 demo: .venv/run.stamp  ## answer two synthetic studies with the model that comes along, and show the report
 	$(BIN)/prostate-alm demo $(ARGS)
 
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# two processes on two cores: with a thread for each core in each, threads wait for one another
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint tests  ## what must hold; with --jobs 2 side by side
 

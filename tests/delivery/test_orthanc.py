@@ -220,8 +220,8 @@ def test_an_attempt_that_failed_while_storing_is_completed(server: Any) -> None:
 def test_a_server_that_is_no_orthanc_is_one_line() -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:  # answers 501
         threading.Thread(target=other.serve_forever, daemon=True).start()
+        node = OrthancNode(f"http://127.0.0.1:{other.server_address[1]}", backoff=Backoff(first_s=0.01))
         with pytest.raises(NodeError, match="must be"):
-            node = OrthancNode(f"http://127.0.0.1:{other.server_address[1]}", backoff=Backoff(first_s=0.01))
             node.system()
         other.shutdown()
 
