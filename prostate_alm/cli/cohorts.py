@@ -175,7 +175,7 @@ def _read(options: argparse.Namespace) -> Any:
 
 
 def _export_bids(options: argparse.Namespace) -> int:
-    from prostate_alm.data.bids_export import export_bids
+    from prostate_alm.data.cohorts.bids import export_bids
     from prostate_alm.data.manifest import read_manifest
 
     manifest = read_manifest(options.manifest)

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from prostate_alm.cli import main
-from prostate_alm.data.bids_export import export_bids
 from prostate_alm.data.build import CohortPlan
-from prostate_alm.data.cohorts.bids import read_bids
+from prostate_alm.data.cohorts.bids import export_bids, read_bids
 from prostate_alm.data.cohorts.collection import good_cases, import_collection
 from prostate_alm.data.cohorts.image_files import AdcStudy
 from prostate_alm.data.manifest import Manifest, ManifestError, read_manifest
