@@ -17,8 +17,7 @@ from prostate_alm.data.build import BuildResult, CohortPlan, DicomCohort, build_
 from prostate_alm.data.cohorts.mask_files import masks_in
 from prostate_alm.data.convert import DicomStudy
 from prostate_alm.data.manifest import Manifest, ManifestError, check_files, read_manifest, write_manifest
-from prostate_alm.data.masks import check_masks, in_order, lesions_on, numbered
-from prostate_alm.imaging.dicom import StudyRefused
+from prostate_alm.data.masks import check_masks
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study, resample_labels
 from prostate_alm.whole_files import sha256_of_file
 
@@ -77,47 +76,6 @@ def build(dicom: Path, output: Path, *, masks_dir: Path | None = None, **options
 def stored(manifest: Manifest, folder: Path, study: str, kind: str = "lesions") -> np.ndarray | None:
     file = getattr(next(one for one in manifest.studies if one.id == study), kind)
     return None if file is None else np.asarray(nib.load(folder / file.path).dataobj)
-
-
-def flood(mask: np.ndarray) -> np.ndarray:
-    """Return the parts of a mask, numbered in the order (k, j, i); neighbours in a triple loop."""
-    found = np.zeros(mask.shape, int)
-    for k, j, i in np.ndindex(mask.shape[::-1]):
-        if not mask[i, j, k] or found[i, j, k]:
-            continue
-        number, pending = found.max() + 1, [(i, j, k)]
-        found[i, j, k] = number
-        while pending:
-            place = pending.pop()
-            for step in np.ndindex(3, 3, 3):
-                near = tuple(np.add(place, step) - 1)
-                if min(near) >= 0 and np.less(near, mask.shape).all() and mask[near] and not found[near]:
-                    found[near] = number
-                    pending.append(near)
-    return found
-
-
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.4, 1.0])
-def test_parts_of_a_binary_map_are_those_of_a_flood_fill(share: float) -> None:
-    for seed in range(5):
-        mask = (np.random.default_rng(seed).uniform(size=(7, 6, 5)) < share).astype(np.uint8)
-        found = numbered(mask)
-        np.testing.assert_array_equal(found, flood(mask))
-        np.testing.assert_array_equal(numbered(found), found)
-        np.testing.assert_array_equal(numbered(mask[:, :, :2]), flood(mask[:, :, :2]))
-
-
-def test_a_map_with_numbers_keeps_them() -> None:
-    labels = np.array([[[5, 0, 5, 2]]], np.uint8)
-    np.testing.assert_array_equal(numbered(labels), labels)
-    np.testing.assert_array_equal(in_order(labels), [[[1, 0, 1, 2]]])
-
-
-def test_more_lesions_than_a_byte_holds_are_refused() -> None:
-    mask = np.zeros((24, 24, 4), np.uint8)
-    mask[::2, ::2, ::2] = 1  # 12 x 12 x 2 voxels that do not touch
-    with pytest.raises(StudyRefused, match="at most 255 lesions, got 288"):
-        numbered(mask)
 
 
 def test_the_order_of_axes_of_a_file_does_not_count(files: Any, masks: Path, study: StudyVolumes) -> None:
@@ -307,32 +265,6 @@ def test_lesions_against_the_label_are_refused_unless_the_cohort_says_otherwise(
     assert check_masks(kept, tmp_path / "k.json") == []
     strict = kept.model_copy(update={"lesions_make_label": True})
     assert [fault.split(":")[0] for fault in check_masks(strict, tmp_path / "k.json")] == ["study A", "study D"]
-
-
-def grid(*, shape: tuple[int, int, int], spacing_mm: float, start_mm: float = 0.0) -> Volume:
-    affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine[:3, 3] = start_mm
-    return Volume(np.zeros(shape, np.float32), affine)
-
-
-def test_a_lesion_that_t2_does_not_show_is_refused() -> None:
-    t2 = grid(shape=(8, 8, 8), spacing_mm=2.0)
-    wide = grid(shape=(12, 12, 12), spacing_mm=2.0, start_mm=-4.0)  # two voxels more on each side
-    wide.voxels[3, 3, 3] = 1
-    wide.voxels[1:4, 6, 6] = 1
-    with pytest.raises(StudyRefused, match=r"T2 must show each lesion, got 1 voxels outside of lesion 2 in adc\.mha"):
-        lesions_on(t2, wide, name="adc.mha")
-    fine = grid(shape=(80, 80, 80), spacing_mm=0.2)
-    fine.voxels[5, 5, 5] = 1  # between the centres of the voxels of T2
-    with pytest.raises(StudyRefused, match="got one too small for a voxel of T2 of lesion 1"):
-        lesions_on(t2, fine, name="fine.mha")
-
-
-def test_a_lesion_whose_outermost_voxel_lies_on_the_face_of_t2_is_within() -> None:
-    coarse = grid(shape=(4, 4, 4), spacing_mm=4.0, start_mm=-1.0)  # the first centre is half a voxel of T2 before it
-    coarse.voxels[0, 1, 1] = 1
-    found = lesions_on(grid(shape=(8, 8, 8), spacing_mm=2.0), coarse, name="adc.mha")
-    assert np.argwhere(found).tolist() == [[0, j, k] for j in (1, 2) for k in (1, 2)]
 
 
 def test_two_files_for_one_mask_and_a_folder_without_any_are_named(
