@@ -91,7 +91,7 @@ class Cifar10ClassesSettings(ImageSettings):
 
 def open_member(**places: Any) -> Member:
     """Open a trained member of ten classes to evaluate it again: see `member.open_trained`."""
-    return open_trained("cifar10", Cifar10ClassesSettings, **places)
+    return open_trained(Cifar10ClassesSettings, **places)
 
 
 def _samples(name: str, images: ImageSet, rows: np.ndarray) -> list[Sample]:

@@ -24,6 +24,7 @@ PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".bmp")
 class ImageSettings(Settings):
     """Settings of a member that is trained on images of CIFAR-10."""
 
+    bundle: ClassVar[str] = "cifar10"
     not_in_config: ClassVar[frozenset[str]] = Settings.not_in_config | {
         "dataset_dir"
     }  # the images are known by their content
@@ -86,12 +87,12 @@ class Cifar10Settings(ImageSettings):
 
 def prepare_member(settings: ImageSettings) -> Member:
     """Prepare a member of the CIFAR-10 bundle: see `member.prepare`."""
-    return prepare("cifar10", settings)
+    return prepare(settings)
 
 
 def open_member(**places: Any) -> Member:
     """Open a trained member of the CIFAR-10 bundle to evaluate it again: see `member.open_trained`."""
-    return open_trained("cifar10", Cifar10Settings, **places)
+    return open_trained(Cifar10Settings, **places)
 
 
 def photographs_in(folder: str | None) -> list[dict[str, str]]:

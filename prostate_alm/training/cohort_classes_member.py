@@ -121,4 +121,4 @@ class CohortClassesSettings(CohortSettings):
 def open_member(**places: Any) -> Member:
     """Open a trained member of several findings to evaluate it again: see `member.open_trained`."""
     silence_missing_decoders()
-    return open_trained("prostate", CohortClassesSettings, **places)
+    return open_trained(CohortClassesSettings, **places)

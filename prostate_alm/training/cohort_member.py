@@ -159,13 +159,13 @@ def prepare_member(
     silence_missing_decoders()
     require_fixed(transforms)
     require_channels(settings.manifest, path_channels)
-    return prepare(settings.bundle, settings)
+    return prepare(settings)
 
 
 def open_member(**places: Any) -> Member:
     """Open a trained member of the prostate bundle to evaluate it again: see `member.open_trained`."""
     silence_missing_decoders()
-    return open_trained("prostate", CohortSettings, **places)
+    return open_trained(CohortSettings, **places)
 
 
 def silence_missing_decoders() -> None:

@@ -86,7 +86,7 @@ def drawn_cohort(manifest: Manifest, folder: Path) -> tuple[Manifest, dict[str, 
 def open_member(**places: Any) -> Member:
     """Open a trained member of the lesions bundle to evaluate it again: see `member.open_trained`."""
     silence_missing_decoders()
-    return open_trained("lesions", LesionSettings, **places)
+    return open_trained(LesionSettings, **places)
 
 
 def lesion_ids(samples: Iterable[Sample]) -> list[str]:

@@ -32,13 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Member:
-    """A member that is ready to be trained, or was trained: its bundle, settings, samples and folder.
+    """A member that is ready to be trained, or was trained: its settings, samples and folder.
 
     `config` is what determines its numbers, as written to `config.json`. `folder` is None until the run begins: nothing
     is written before.
     """
 
-    bundle: str
     settings: Settings
     config: dict[str, Any]
     samples: Samples
@@ -61,7 +60,7 @@ class Member:
             return self._made()
 
     def _made(self) -> RunFolder:
-        settings, root = self.settings, OUTPUT_ROOT / self.bundle
+        settings, root = self.settings, OUTPUT_ROOT / self.settings.bundle
         uri = tracking.resolve_uri(settings.tracking_uri)
         tracking.prepare_store(uri, settings.experiment_name, folder=settings.output_dir or root)
         path = _allowed_place(settings, root, self.config) or run_folder.next_run_path(root)
@@ -104,7 +103,7 @@ class Member:
         return self.begin().file(run_folder.MODEL)
 
 
-def prepare(bundle: str, settings: Settings) -> Member:
+def prepare(settings: Settings) -> Member:
     """Read the samples and check everything that a user can get wrong; nothing is written but data that are made.
 
     Seeds torch, numpy and random, so that the network that is built next starts from the member's own weights, and sets
@@ -113,33 +112,32 @@ def prepare(bundle: str, settings: Settings) -> Member:
     Where several processes train together, rank 0 does all that first, and the others take its precision.
 
     Args:
-        bundle: name of the bundle; default folder under `outputs/`.
         settings: the settings of the bundle.
 
     Raises:
         ValueError: something is wrong; one line for each fault.
     """
     prepared = leader_first(
-        lambda: _prepare(bundle, settings),
+        lambda: _prepare(settings),
         tell=lambda member: str(member.config[run_folder.DTYPE]),
-        follow=lambda dtype: _read(bundle, settings, dtype=dtype),
+        follow=lambda dtype: _read(settings, dtype=dtype),
     )
     torch.set_num_threads(settings.threads)
     set_determinism(seed=member_seed(settings.seed, settings.member, 0))  # for the first weights
     return prepared
 
 
-def _prepare(bundle: str, settings: Settings) -> Member:
+def _prepare(settings: Settings) -> Member:
     with told_when_full(settings.output_dir or OUTPUT_ROOT, Path()):
-        member = _read(bundle, settings)
-    place = _allowed_place(settings, OUTPUT_ROOT / bundle, member.config)
+        member = _read(settings)
+    place = _allowed_place(settings, OUTPUT_ROOT / settings.bundle, member.config)
     begun = RunFolder(place).read_json(run_folder.CONFIG) if place and settings.resume else {}
     return _in_precision(member, begun.get(run_folder.DTYPE))
 
 
-def _read(bundle: str, settings: Settings, *, dtype: str | None = None) -> Member:
+def _read(settings: Settings, *, dtype: str | None = None) -> Member:
     samples = settings.read_samples()
-    return _in_precision(Member(bundle, settings, _config(bundle, settings, samples.identity), samples), dtype)
+    return _in_precision(Member(settings, _config(settings, samples.identity), samples), dtype)
 
 
 def _in_precision(member: Member, dtype: str | None) -> Member:
@@ -150,12 +148,11 @@ def _in_precision(member: Member, dtype: str | None) -> Member:
     return member
 
 
-def open_trained(bundle: str, kind: type[Settings], *, output_dir: Path | str | None, **places: Any) -> Member:
+def open_trained(kind: type[Settings], *, output_dir: Path | str | None, **places: Any) -> Member:
     """Return a member that was trained before, as its folder describes it, to evaluate it again.
 
     Args:
-        bundle: name of the bundle.
-        kind: its settings.
+        kind: the settings of the bundle.
         output_dir: where it lies.
         places: `device`, and where the data are; the other settings are those that it was trained with.
 
@@ -179,7 +176,7 @@ def open_trained(bundle: str, kind: type[Settings], *, output_dir: Path | str | 
                 f"{folder.path}. Give the same data."
             )
     torch.set_num_threads(settings.threads)
-    return _in_precision(Member(bundle, settings, config, samples, folder), config[run_folder.DTYPE])
+    return _in_precision(Member(settings, config, samples, folder), config[run_folder.DTYPE])
 
 
 def weights_of(member_dir: Path | str | None) -> str:
@@ -197,10 +194,10 @@ def weights_of(member_dir: Path | str | None) -> str:
     return str(folder.file(run_folder.MODEL))
 
 
-def _config(bundle: str, settings: Settings, identity: dict[str, str]) -> dict[str, Any]:
+def _config(settings: Settings, identity: dict[str, str]) -> dict[str, Any]:
     """Return all that determines the numbers of a run, and what they were made with."""
     return {
-        "bundle": bundle,
+        "bundle": settings.bundle,
         "experiment": settings.experiment_name,
         "settings": settings.model_dump(mode="json", exclude=set(settings.not_in_config)),
         **bundle_configuration(type(settings)),

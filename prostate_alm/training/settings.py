@@ -76,6 +76,9 @@ class Settings(BaseModel, ABC):
     resume: bool
     overwrite: bool
 
+    bundle: ClassVar[str]
+    """Name of the bundle; its members lie in that folder of `outputs/`."""
+
     losses: ClassVar[Mapping[str, Maker]] = LOSSES
     """The base losses that the bundle has; `module.function` besides."""
 

@@ -30,7 +30,7 @@ def make_member(loss: str, parameters: dict[str, float] | None = None) -> Member
         cache_dir="cache",
     )
     train = [{"label": label, "sample_id": str(i)} for i, label in enumerate(LABELS)]
-    return Member("prostate", settings, {}, Samples(train, [], [], [], {}))
+    return Member(settings, {}, Samples(train, [], [], [], {}))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
