@@ -169,7 +169,7 @@ def test_ensembles_of_several_classes_are_compared_by_what_the_others_pay(ensemb
     change = 100 * expected["rest_error_at_tpr90_difference"]
     table = as_table(rows)
     assert any(line.startswith("  less the first") and f" {change:+.1f} [" in line for line in table.splitlines())
-    assert "others' error, 90 % TPR" in table
+    assert "others' error at 90 % TPR" in table
 
 
 def test_ensembles_of_other_critical_classes_are_not_compared(ensembles: tuple[Path, Path], tmp_path: Path) -> None:
