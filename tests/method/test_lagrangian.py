@@ -319,40 +319,6 @@ def test_nothing_is_recorded_in_eval_mode_or_without_gradients():
     assert term.diagnostics().q_max == 0.0
 
 
-# --- the rule of μ ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "aucs", "rises"),
-    [
-        ({}, [0.9, 0.8, 0.8, 0.85, 0.84, 0.83], [0, 1, 0, 0, 1, 1]),  # the paper: any fall against the one before
-        ({"auc_tolerance": 0.05}, [0.9, 0.86, 0.80, 0.85, 0.7], [0, 0, 1, 0, 1]),
-        ({"auc_patience": 2}, [0.9, 0.8, 0.85, 0.8, 0.9, 0.8, 0.95], [0, 0, 1, 0, 0, 0, 0]),
-        ({"auc_patience": 3}, [0.9, 0.8, 0.8, 0.8, 0.7, 0.8, 0.7], [0, 0, 0, 1, 0, 0, 0]),
-    ],
-)
-def test_mu_rises_when_the_validation_auc_falls(changes, aucs, rises):
-    term = make_term(mu_max=math.inf, **changes)
-    for auc, rise in zip(aucs, rises, strict=True):
-        before = term.mu
-        assert term.observe_validation(auc) == bool(rise)
-        assert term.mu == before * (2.0 if rise else 1.0)
-
-
-@pytest.mark.parametrize(("changes", "cap"), [({}, 0.2 * 2**3), ({"mu_max": 0.5}, 0.5), ({"mu_max": 0.2}, 0.2)])
-def test_the_cap_of_mu(changes, cap):
-    term = make_term(**changes)
-    rose = [term.observe_validation(1.0 - 0.05 * fall) for fall in range(10)]
-    assert term.mu == pytest.approx(cap)
-    assert rose[-1] is False
-
-
-@pytest.mark.parametrize("auc", [math.nan, -0.01, 1.01, 93.0])
-def test_an_auc_out_of_range(auc):
-    with pytest.raises(ValueError, match=r"auc must be in \[0, 1\], got .* in observe_validation"):
-        make_term().observe_validation(auc)
-
-
 # --- convergence --------------------------------------------------------------------------------------------------
 
 

@@ -16,8 +16,6 @@ from mlflow.entities import Run
 from sklearn.metrics import roc_auc_score
 
 from prostate_alm import tracking
-from prostate_alm.results.folders import EnsembleFolder
-from prostate_alm.tracking.summary import verdict
 from prostate_alm.training.results import draw_roc, summarise
 
 matplotlib.use("Agg")
@@ -184,27 +182,6 @@ def test_the_run_of_an_ensemble_says_in_words_what_it_is(outputs: Path, uri: str
     columns = table(uri, run_id)
     assert columns["model"] == ["ensemble", "member-00", "member-01", "member-02"]
     assert columns["test AUC"][0] == pytest.approx(run.data.metrics["test_auc"])
-
-
-@pytest.mark.parametrize(
-    ("interval", "p_value", "words"),
-    [
-        ((-0.2, -0.02), 0.5, "better than"),
-        ((0.02, 0.2), 0.5, "worse than"),
-        ((-0.2, 0.02), 0.012, "ranks better than"),
-        ((-0.2, 0.02), 0.5, "not shown to differ from"),
-        (None, 0.012, "ranks better than"),
-    ],
-)
-def test_the_false_positives_at_high_sensitivity_decide_first(
-    interval: tuple[float, float] | None, p_value: float, words: str, tmp_path: Path
-) -> None:
-    difference = {"auc_difference": 0.03, "p_value": p_value, "fpr_at_tpr95_difference": sum(interval or (0.0,)) / 2}
-    if interval:
-        difference |= {"fpr_at_tpr95_difference_low": interval[0], "fpr_at_tpr95_difference_high": interval[1]}
-    (tmp_path / "ensemble.json").write_text("{}")
-    (tmp_path / "metrics.json").write_text(json.dumps({"against_baseline": {"baseline": "b", "test": difference}}))
-    assert verdict(EnsembleFolder(tmp_path)).startswith(f"{words} b (")
 
 
 def test_the_data_are_an_input_of_ensemble_and_members_without_a_path(outputs: Path, uri: str) -> None:
