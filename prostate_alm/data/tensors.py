@@ -64,12 +64,22 @@ class TensorLoader:
                 "once for all epochs. Name monai.data.DataLoader as the dataloader, or give `augment`."
             )
         self._samples, self._device = samples, device
-        first = _image(samples[0])
-        is_held = first.nbytes * len(samples) <= in_memory_bytes
-        held = torch.empty(len(samples) if is_held else 0, *first.shape, dtype=first.dtype)  # (N, C, ...)
+        self._read_all(in_memory_bytes)
+        self._rows = [
+            list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)
+        ]
+        self._batches = batches
+        self._augment = augment
+        self._random = torch.Generator()
+
+    def _read_all(self, in_memory_bytes: int) -> None:
+        """Read each sample once; the images are kept where all of them have room."""
+        first = _image(self._samples[0])
+        is_held = first.nbytes * len(self._samples) <= in_memory_bytes
+        held = torch.empty(len(self._samples) if is_held else 0, *first.shape, dtype=first.dtype)  # (N, C, ...)
         labels: list[Any] = []
         self._ids: list[str] = []
-        for row, sample in enumerate(samples):
+        for row, sample in enumerate(self._samples):
             image = _image(sample)
             if image.shape != first.shape:
                 raise ValueError(
@@ -80,14 +90,8 @@ class TensorLoader:
                 held[row] = image
             labels.append(sample["label"])
             self._ids.append(sample["sample_id"])
-        self._images = held.to(device) if is_held else None
+        self._images = held.to(self._device) if is_held else None
         self._labels = torch.tensor(labels)
-        self._rows = [
-            list(range(len(samples)))[start : start + batch_size] for start in range(0, len(samples), batch_size)
-        ]
-        self._batches = batches
-        self._augment = augment
-        self._random = torch.Generator()
 
     def _read(self, rows: list[int]) -> Tensor:
         """Return the images of some samples, (B, C, ...)."""

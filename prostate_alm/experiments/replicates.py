@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prostate_alm.experiments.effects import MEAN, Effect, compared_losses, effects_of
 from prostate_alm.experiments.grid import ARMS, Arm, Cell
@@ -132,16 +132,8 @@ def pooled_effects(
     return effects_of(plan, lambda known: _with_pool(known, pools[known.pair, known.ratio]))
 
 
-@dataclass(frozen=True, eq=False)
-class _Pool:
-    """What is pooled of a loss or of the mean on a test set; arrays have one entry for each column."""
-
-    effect: Floats
-    low: Floats
-    high: Floats
-    replicates: int
-    cells: int
-    rises: NDArray[np.int64]
+_Pool = list[dict[str, Any]]
+"""What is pooled of a loss or of the mean on a test set: fields of `Effect`, by column."""
 
 
 def _pool_group(
@@ -172,7 +164,9 @@ def _pool(differences: Sequence[Sequence[Floats]], *, seed: int) -> _Pool:
     counts = draw_counts(np.random.default_rng([seed, len(means)]), len(means), resamples=means.shape[-1] - 1)
     values = 100.0 * np.einsum("rb,rcb->cb", counts, means) / len(means)
     low, high = percentile_interval(values[:, 1:])
-    return _Pool(values[:, 0], low, high, len(means), len(cells), (cells > 0).sum(axis=0))
+    found = {"effect": values[:, 0], "low": low, "high": high, "rises": (cells > 0).sum(axis=0)}
+    counted = {"replicates": len(means), "cells": len(cells)}
+    return [{name: own[place].item() for name, own in found.items()} | counted for place in range(len(values))]
 
 
 def _differences(
@@ -268,13 +262,4 @@ def _with_pool(known: Effect, pools: Mapping[tuple[str, str], _Pool]) -> Effect:
     pool = pools.get((known.loss, known.split))
     if pool is None:
         return replace(known, effect=None)
-    column = rate_columns(known.pair).index(known.column)
-    return replace(
-        known,
-        effect=float(pool.effect[column]),
-        low=float(pool.low[column]),
-        high=float(pool.high[column]),
-        replicates=pool.replicates,
-        cells=pool.cells,
-        rises=int(pool.rises[column]),
-    )
+    return replace(known, **pool[rate_columns(known.pair).index(known.column)])

@@ -292,25 +292,19 @@ def sync_results(root: Path, *, tracking_uri: str, progress: Progress = silent) 
 
 
 def _sync(root: Path, tracking_uri: str, progress: Progress) -> SyncReport:
-    found = find_folders(root)
-    client = open_store(tracking_uri)
-    total = len(found.ensembles) + len(found.members)
+    found, client = find_folders(root), open_store(tracking_uri)
     logged: list[Path] = []
     unchanged: list[Path] = []
     unfinished: list[Path] = []
-    for done, ensemble in enumerate(found.ensembles, start=1):
-        if ensemble.is_finished:
-            new = complete_ensemble(client, ensemble)
+    folders: list[EnsembleFolder | MemberFolder] = [*found.ensembles, *found.members]
+    for done, folder in enumerate(folders, start=1):
+        if not folder.is_finished:
+            unfinished.append(folder.path)
+        elif isinstance(folder, EnsembleFolder):
+            new = complete_ensemble(client, folder)
             logged += new
-            paths = [ensemble.path, *(member.path for member in ensemble.members())]
-            unchanged += [path for path in paths if path not in new]
+            unchanged += [one.path for one in (folder, *folder.members()) if one.path not in new]
         else:
-            unfinished.append(ensemble.path)
-        progress(done, total)
-    for done, member in enumerate(found.members, start=len(found.ensembles) + 1):
-        if not member.is_finished:
-            unfinished.append(member.path)
-        else:
-            (logged if complete_member(client, member) else unchanged).append(member.path)
-        progress(done, total)
+            (logged if complete_member(client, folder) else unchanged).append(folder.path)
+        progress(done, len(folders))
     return SyncReport(tuple(logged), tuple(unchanged), tuple(unfinished))
