@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import shift
 
-from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
+from prostate_alm.delivery.quality import ArtefactLimits, noise_to_signal, slice_jump
 from prostate_alm.imaging.study import explain_study
 from prostate_alm.imaging.volume import Volume, load_volume
 from prostate_alm.phantom.cohort import make_cohort

@@ -24,7 +24,7 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
-from prostate_alm.delivery.dicom.encoding import encoded
+from prostate_alm.delivery.dicom.objects import encoded
 from prostate_alm.delivery.dicom.results import report_objects
 from prostate_alm.delivery.lesions import LesionFindings
 from prostate_alm.delivery.predict import StudyResult

@@ -29,11 +29,10 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from prostate_alm.delivery.dicom.encoding import encoded
 from prostate_alm.delivery.dicom.evidence import selected_evidence
 from prostate_alm.delivery.dicom.frames import PlacedLesions, frames_of
-from prostate_alm.delivery.dicom.maps import map_of, probability_quantity
-from prostate_alm.delivery.dicom.segmentation import segmentation_of
+from prostate_alm.delivery.dicom.objects import encoded
+from prostate_alm.delivery.dicom.results import map_of, probability_quantity, segmentation_of
 from prostate_alm.delivery.dicom.sr import report_of
 from prostate_alm.delivery.lesions import LesionFindings
 from prostate_alm.delivery.prediction import AppliedOperatingPoint, LesionCandidate, ModelIdentity, Prediction

@@ -23,11 +23,12 @@ from prostate_alm.doctor.installation import (
     Tool,
     check_bundles,
     check_extras,
+    check_folder,
     check_packages,
+    check_places,
     check_python,
     check_tools,
 )
-from prostate_alm.doctor.places import check_folder, check_places
 from prostate_alm.doctor.services import Node, check_orthanc, check_tracking
 from prostate_alm.dtype import fastest_dtype
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from prostate_alm.doctor.installation import EXTRAS, PACKAGE
-from prostate_alm.doctor.sbom import bill_of_materials
+from prostate_alm.doctor.installation import EXTRAS, PACKAGE, bill_of_materials
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prostate_alm import __version__
-from prostate_alm.cli import completion, data, demo, doctor, packs, predict, serve_once, training, watch
+from prostate_alm.cli import data, doctor, packs, predict, training, watch
 from prostate_alm.cli.parser import (
     INTERRUPTED,
     READER_GONE,
@@ -90,7 +90,7 @@ def command_line() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"prostate-alm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    demo.add_demo(commands)
+    predict.add_demo(commands)
     data.add_phantom(commands)
     data.add_study(commands)
     data.add_manifest(commands)
@@ -99,11 +99,11 @@ def command_line() -> Parser:
     packs.add_pack(commands)
     packs.add_sites(commands)
     predict.add_predict(commands)
-    serve_once.add_serve_once(commands)
+    predict.add_serve_once(commands)
     packs.add_drift(commands)
     watch.add_watch(commands)
     doctor.add_bundle(commands)
     doctor.add_doctor(commands)
     training.add_track(commands)
-    completion.add_completion(commands, command_line)
+    doctor.add_completion(commands, command_line)
     return parser

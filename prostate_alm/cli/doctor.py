@@ -1,15 +1,15 @@
-"""The commands about an installation: what it has and lacks, and where its bundles are."""
+"""The commands about an installation: what it has and lacks, where its bundles are, what a shell needs to know."""
 
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, add_group, say
+from prostate_alm.cli.parser import OK, SOME_FAILED, Commands, Parser, add_group, say
 from prostate_alm.cli.watch import PASSWORD_VARIABLE, USER_VARIABLE
 from prostate_alm.extras import missing_of
 
@@ -63,7 +63,7 @@ def _print_path(options: argparse.Namespace) -> int:
 
 def _examine(options: argparse.Namespace) -> int:
     if options.sbom:
-        from prostate_alm.doctor.sbom import bill_of_materials
+        from prostate_alm.doctor.installation import bill_of_materials
 
         say(json.dumps(bill_of_materials(), indent=1))
         return OK
@@ -81,7 +81,7 @@ def _examine(options: argparse.Namespace) -> int:
 
 
 def _checks(options: argparse.Namespace) -> "dict[str, Check]":
-    from prostate_alm.doctor import hardware, installation, places
+    from prostate_alm.doctor import hardware, installation
 
     if options.orthanc is not None:
         from prostate_alm.delivery.orthanc.client import checked_url
@@ -93,7 +93,7 @@ def _checks(options: argparse.Namespace) -> "dict[str, Check]":
         "packages": installation.check_packages,
         "extras": installation.check_extras,
         "bundles": installation.check_bundles,
-        "disk": partial(places.check_places, options.output),
+        "disk": partial(installation.check_places, options.output),
         "tracking": _tracking,
         "orthanc": partial(_orthanc, options.orthanc),
         "programs": installation.check_tools,
@@ -134,3 +134,68 @@ def _lines(findings: "list[Finding]") -> list[str]:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+_BASH = """_prostate_alm() {{
+  local place="" word
+  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    case "$place $word" in {places}) place="$place $word" ;; esac
+  done
+  case "$place" in
+{cases}
+  esac
+}}
+complete -o bashdefault -o default -F _prostate_alm prostate-alm"""
+
+_CASE = """    "{place}") COMPREPLY=($(compgen -W "{words}" -- "${{COMP_WORDS[COMP_CWORD]}}")) ;;"""
+_FISH = """function __prostate_alm_place
+  set -l words (commandline --tokenize --cut-at-cursor --current-process)
+  string match --quiet --regex "^$argv[1]\\$" -- (string join " " "" (string match --invert -- "-*" $words[2..]))
+end"""
+_FISH_CASE = """complete -c prostate-alm -n '__prostate_alm_place "{place}"' -a '{words}'"""
+
+
+def add_completion(commands: Commands, whole: Callable[[], Parser]) -> None:
+    """Add `prostate-alm completion`.
+
+    Args:
+        commands: where it is added.
+        whole: returns the parser of all commands.
+    """
+    completion = commands.add_parser(
+        "completion",
+        help="print what a shell needs to complete commands and options",
+        description="Print a script for bash, zsh or fish that completes commands, options and files.",
+        examples="completion bash > ~/.local/share/bash-completion/completions/prostate-alm\n"
+        "completion zsh >> ~/.zshrc\ncompletion fish > ~/.config/fish/completions/prostate-alm.fish",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="of which the script is")
+    completion.set_defaults(action=lambda options: _print_script(options.shell, whole()))
+
+
+def _print_script(shell: str, parser: Parser) -> int:
+    found = dict(_words(parser, ""))
+    if shell == "fish":
+        groups = {place.rpartition(" ")[0] for place in found}  # behind a command anything may stand, a study, say
+        ends = {place: "" if place in groups else "( .*)?" for place in found}
+        cases = [_FISH_CASE.format(place=place + ends[place], words=" ".join(found[place])) for place in found]
+        say("\n".join([_FISH, *cases]))
+        return OK
+    if shell == "zsh":
+        say("autoload -Uz compinit bashcompinit && compinit && bashcompinit")
+    branches = "\n".join(_CASE.format(place=place, words=" ".join(words)) for place, words in found.items())
+    say(_BASH.format(places="|".join(f'"{place}"' for place in found if place), cases=branches))
+    return OK
+
+
+def _words(parser: Parser, place: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place of each command, ' manifest build', and what may follow there."""
+    below: dict[str, Parser] = {}
+    words = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            below = action.choices
+        words += [*action.option_strings, *map(str, action.choices or ())]
+    yield place, words
+    for name, one in below.items():
+        yield from _words(one, f"{place} {name}")

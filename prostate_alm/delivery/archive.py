@@ -29,8 +29,8 @@ from prostate_alm.delivery.beside import (
     lacks_files,
     write_files,
 )
+from prostate_alm.delivery.predict import quiet_about_values
 from prostate_alm.delivery.prediction import Answer, Refused
-from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.sources import StudyFolder, content_sha256, open_source
 from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.imaging.rulebook import Rules, default_rules

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import pydicom
 
 from prostate_alm.delivery.answers import answer_name
-from prostate_alm.delivery.dicom.encoding import encoded
+from prostate_alm.delivery.dicom.objects import encoded
 from prostate_alm.delivery.prediction import Answer, Refused
 from prostate_alm.delivery.report.words import Words, english, report_head
 from prostate_alm.imaging.folder import identifiers_of

@@ -219,7 +219,7 @@ class TrainingRange(_Frozen):
     Each range is (smallest, largest); None where the cohort does not say. Spacings are per axis (i, j, k) of the
     volume.
     `intensity_variation` is the range of standard deviation / mean of each channel (T2, then each b-value) over the
-    region of `GridSpec.normalised_size` before it is normalised: see `package.training_range.intensity_variation`.
+    region of `GridSpec.normalised_size` before it is normalised: see `preprocess.intensity_variation`.
     """
 
     t2_spacing_mm: tuple[tuple[float, float], ...] | None = None

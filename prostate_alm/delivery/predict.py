@@ -7,7 +7,9 @@ import logging
 import os
 import statistics
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -35,7 +37,6 @@ from prostate_alm.delivery.prediction import (
 )
 from prostate_alm.delivery.preprocess import cropped_channels, network_input, normalised_image
 from prostate_alm.delivery.quality import acquisition_of, model_warnings, quality_warnings
-from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.scores import calibrated, classes_answer, critical_logits, member_logits, study_logits
 from prostate_alm.delivery.sources import content_sha256
 from prostate_alm.imaging.dicom import StudyRefused
@@ -50,6 +51,23 @@ if TYPE_CHECKING:
     from prostate_alm.delivery.package.opened import PackedModel
 
     Described = DescribedModel | PackedModel
+
+
+@contextmanager
+def quiet_about_values() -> Iterator[None]:
+    """Keep warnings and log lines of pydicom and highdicom back; a context, or a decorator."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [one.disabled for one in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
+        for one in loggers:
+            one.disabled = True
+        try:
+            yield
+        finally:
+            for one, was in zip(loggers, before, strict=True):
+                one.disabled = was
+
 
 __all__ = [
     "StudyReading",

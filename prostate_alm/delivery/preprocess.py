@@ -7,7 +7,7 @@ both together.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -97,6 +97,21 @@ def normalised_image(channels: NDArray[np.float32], grid: GridSpec) -> torch.Ten
     std = image.std(dim=(1, 2, 3), keepdim=True, unbiased=False)
     normalised = (image - mean) / torch.where(std > 0, std, torch.ones_like(std))
     return normalised[(slice(None), *centre_of(grid))].contiguous()
+
+
+def intensity_variation(region: Any) -> tuple[float, ...]:
+    """Return standard deviation / mean of each channel, which no gain of a scanner changes; 0 without any signal.
+
+    Args:
+        region: array or tensor (C, X, Y, Z), unnormalised: resampled to `GridSpec.spacing_mm` and cropped or padded to
+            `GridSpec.normalised_size`.
+
+    >>> intensity_variation(np.array([[1.0, 3.0], [5.0, 5.0], [0.0, 0.0]]).reshape(3, 2, 1, 1))
+    (0.5, 0.0, 0.0)
+    """
+    channels = np.asarray(region, dtype=np.float64).reshape(len(region), -1)
+    means, deviations = channels.mean(axis=1), channels.std(axis=1)
+    return tuple(float(d / m) if m > 0 else 0.0 for m, d in zip(means, deviations, strict=True))
 
 
 def centre_of(grid: GridSpec) -> tuple[slice, slice, slice]:

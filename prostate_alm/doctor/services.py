@@ -9,7 +9,7 @@ import requests
 
 from prostate_alm.delivery.orthanc.client import checked_url
 from prostate_alm.doctor.findings import Finding, Level
-from prostate_alm.doctor.places import check_folder, check_sqlite_store
+from prostate_alm.doctor.installation import check_folder, check_sqlite_store
 from prostate_alm.results.tracking_uri import NO_TRACKING
 
 TIMEOUT_S = 1.0

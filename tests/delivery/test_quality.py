@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import shift
 
-from prostate_alm.delivery.artefacts import ArtefactLimits, noise_to_signal, slice_jump
 from prostate_alm.delivery.card import TrainingRange
-from prostate_alm.delivery.package.training_range import intensity_variation
-from prostate_alm.delivery.preprocess import cropped_channels
-from prostate_alm.delivery.quality import few_positives, model_warnings, quality_warnings
+from prostate_alm.delivery.preprocess import cropped_channels, intensity_variation
+from prostate_alm.delivery.quality import (
+    ArtefactLimits,
+    few_positives,
+    model_warnings,
+    noise_to_signal,
+    quality_warnings,
+    slice_jump,
+)
 from prostate_alm.imaging.selection import Doubt
 from prostate_alm.imaging.volume import StudyVolumes, Volume, load_study
 from prostate_alm.method.operating_point import guaranteed_threshold

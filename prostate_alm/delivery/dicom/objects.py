@@ -1,4 +1,4 @@
-"""What the objects that go back into a study share: identifiers, equipment, patient and study, plain text."""
+"""What the objects that go back into a study share: identifiers, equipment, patient and study, plain text, bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import unicodedata
 import uuid
 import warnings
 from datetime import datetime
+from io import BytesIO
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -88,3 +89,22 @@ def fix_what_is_drawn(made: Dataset, dimensions_uid: UID, *, created_at: datetim
     made.ContentDate, made.ContentTime = f"{created_at:%Y%m%d}", f"{created_at:%H%M%S}"
     for one in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         one.DimensionOrganizationUID = dimensions_uid
+
+
+def encoded(made: Dataset) -> bytes:
+    """Return an object as the bytes of a DICOM file.
+
+    Args:
+        made: a data set with its file meta information; it is not modified.
+
+    Raises:
+        ValueError: a required element of the meta information is missing.
+
+    Reference:
+        DICOM PS3.10, section 7.
+    """
+    stream = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd values that the images have and their report repeats
+        made.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()

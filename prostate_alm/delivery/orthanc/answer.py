@@ -14,9 +14,8 @@ from prostate_alm.delivery.dicom.results import report_objects, saliency_map
 from prostate_alm.delivery.dicom.sr import structured_report
 from prostate_alm.delivery.orthanc.work import ANSWERED, AnswerError, Respond, Response
 from prostate_alm.delivery.package.opened import PackedModel
-from prostate_alm.delivery.predict import StudyResult, predict_folder
+from prostate_alm.delivery.predict import StudyResult, predict_folder, quiet_about_values
 from prostate_alm.delivery.prediction import UNEXPECTED, Refused
-from prostate_alm.delivery.quiet import quiet_about_values
 from prostate_alm.delivery.report.page import draw_page
 from prostate_alm.delivery.report.words import Words
 from prostate_alm.imaging.rulebook import Rules

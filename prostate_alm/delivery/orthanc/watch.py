@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prostate_alm.delivery.orthanc.client import Backoff, GoneError, OrthancNode, ServerFaultError
-from prostate_alm.delivery.orthanc.deposits import Deposits
-from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError, spool_folder
+from prostate_alm.delivery.orthanc.lease import Deposits, Lease, LeaseLostError, spool_folder
 from prostate_alm.delivery.orthanc.state import Entry, ForeignMetadataError, Ledger, next_entry
 from prostate_alm.delivery.orthanc.work import ClaimedStudy, Respond, answer_study, cause_of, digest_of, image_instances
 

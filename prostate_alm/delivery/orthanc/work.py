@@ -11,10 +11,9 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from prostate_alm.delivery.dicom.encoding import encoded
+from prostate_alm.delivery.dicom.objects import encoded
 from prostate_alm.delivery.orthanc.client import GoneError, NodeError, OrthancNode
-from prostate_alm.delivery.orthanc.deposits import Deposits
-from prostate_alm.delivery.orthanc.lease import Lease, LeaseLostError
+from prostate_alm.delivery.orthanc.lease import Deposits, Lease, LeaseLostError
 from prostate_alm.delivery.orthanc.state import Entry, Ledger
 
 ANSWERED = "answered"

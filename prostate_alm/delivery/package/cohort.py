@@ -5,7 +5,7 @@ differ by up to a hundredth. A threshold that is the logit of one validation stu
 be compared with it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,8 @@ from prostate_alm.data.gland import GlandLocation, gland_of_file, locate_by
 from prostate_alm.data.manifest import Manifest, StudyRecord
 from prostate_alm.delivery.card import GridSpec, LesionNetworkSpec, NetworkSpec, TrainingRange
 from prostate_alm.delivery.package.lesions import detections_in
-from prostate_alm.delivery.package.training_range import acquired_b_values, intensity_variation, range_of
 from prostate_alm.delivery.package.zip_files import PackageError
-from prostate_alm.delivery.preprocess import cropped_channels, normalised_image, placed_around
+from prostate_alm.delivery.preprocess import cropped_channels, intensity_variation, normalised_image, placed_around
 from prostate_alm.delivery.scores import study_logits
 from prostate_alm.imaging.selection import Selection
 from prostate_alm.imaging.volume import StudyVolumes, Volume
@@ -145,3 +144,41 @@ def _require_near(logits: FoldLogits, recorded: FoldLogits) -> None:
             f"validation logits must be those that training recorded to {allowed:.2g}, got a difference of "
             f"{differences.max():.2g}. Weights, volumes or predictions changed since: train the members again.",
         )
+
+
+_DIGITS = 6  # significant; processors round the last ones differently, and the same input shall give the same bytes
+
+
+def acquired_b_values(studies: Iterable[StudyRecord]) -> tuple[tuple[float, ...], ...]:
+    """Return each set of b-values that a study was acquired with, once."""
+    return tuple(sorted({tuple(sorted(study.b_values_acquired_s_per_mm2)) for study in studies}))
+
+
+def range_of(
+    studies: Sequence[StudyRecord], *, t2_spacings_mm: Sequence[Sequence[float]], variations: Sequence[Sequence[float]]
+) -> TrainingRange:
+    """Return the range of training studies whose volumes were read.
+
+    What the volumes do not say stays None: the field strength, and the diffusion's own spacing, since it came onto the
+    grid of T2.
+
+    Args:
+        studies: the N training studies.
+        t2_spacings_mm: (N, 3).
+        variations: (N, C), see `intensity_variation`.
+    """
+    return TrainingRange(
+        t2_spacing_mm=_ranges(t2_spacings_mm),
+        b_values_acquired_s_per_mm2=acquired_b_values(studies),
+        intensity_variation=_ranges(variations),
+    )
+
+
+def _ranges(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    """Return the smallest and the largest value of each column."""
+    columns = np.asarray(rows)  # (N, K)
+    return tuple((_rounded(low), _rounded(high)) for low, high in zip(columns.min(0), columns.max(0), strict=True))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

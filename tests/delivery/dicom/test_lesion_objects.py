@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from prostate_alm.delivery.dicom.outlines import outlines, signed_area
 from prostate_alm.delivery.dicom.results import report_objects
+from prostate_alm.delivery.dicom.sr_lesions import outlines, signed_area
 from prostate_alm.imaging.segmentation import segmentation_files
 from prostate_alm.imaging.study import explain_study
 
