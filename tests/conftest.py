@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,6 +125,14 @@ def fill_disk(small_disk: Path) -> Callable[[int], Path]:
         return ballast
 
     return fill
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """Return the URL of a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 MemberWriter = Callable[..., Path]

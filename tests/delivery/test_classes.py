@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from conftest import BUNDLE, LICENCE, MEMBERS, write_cohort
+from packs import BUNDLE, LICENCE, MEMBERS, write_cohort
 from pydantic import ValidationError
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score

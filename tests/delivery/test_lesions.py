@@ -24,7 +24,6 @@ from prostate_alm.delivery.gland import GlandLocation
 from prostate_alm.delivery.lesions import LesionFindings, find_lesions, mean_map
 from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.cohort import read_volumes
-from prostate_alm.delivery.package.lesions import lesions_spec
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.package.zip_files import PackageError
@@ -40,13 +39,18 @@ from prostate_alm.training.lesion_network import DualPathUNet
 from prostate_alm.whole_files import sha256_of_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI looks for a decoder of GPUs
-
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
 BUNDLE, LICENCE = REPOSITORY / "bundles" / "lesions", REPOSITORY / "LICENSE"
+
+
 B_VALUES = (100.0, 600.0, 1000.0)
 GRID = GridSpec(
     spacing_mm=(2.0, 2.0, 3.0), normalised_size=(46, 46, 22), image_size=(40, 40, 20), b_values_s_per_mm2=B_VALUES
 )
+
+
 STRIDES = ((2, 2, 1),)
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -317,20 +321,6 @@ def test_a_candidate_smaller_than_a_voxel_of_t2_keeps_one() -> None:
     found = find_lesions(logits, volume, GRID, threshold=0.0)
     assert (found.labels == 1).sum() == 1
     assert len(found.candidates) == len(lesion_candidates(logits, floor_logit=0.0).peaks) == 1
-
-
-def test_thresholds_are_cut_downwards_and_say_what_they_cannot_reach() -> None:
-    cases = [Detections(np.array([1.23456789, -np.inf]), np.array([2.0])), Detections(np.array([]), np.array([0.1]))]
-    (half, whole) = lesions_spec(cases, targets=(0.5, 1.0)).points
-    assert half.threshold == whole.threshold == 1.2345
-    assert (half.sensitivity, whole.sensitivity) == (0.5, 0.5)
-    assert half.false_positives_per_case == 0.5
-    assert lesions_spec(cases, targets=(1.0,)).missed == 1
-
-
-def test_no_lesion_found_is_no_pack() -> None:
-    with pytest.raises(PackageError, match="validation lesions must be found by a candidate, got none of 1 in 1"):
-        lesions_spec([Detections(np.array([-np.inf]), np.array([2.0]))], targets=(0.95,))
 
 
 def test_what_cannot_be_packed_is_told_in_a_line(ensemble: Path, lesion_cohort: Path, tmp_path: Path) -> None:

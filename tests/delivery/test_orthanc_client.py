@@ -4,13 +4,15 @@ import http.server
 import itertools
 import json
 import socket
+import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prostate_alm.delivery.orthanc.client import Backoff, NodeError, OrthancNode, ServerFaultError
+from prostate_alm.delivery.orthanc.client import Backoff, NodeError, OrthancNode, ServerFaultError, checked_url
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -132,3 +134,36 @@ def test_a_password_that_others_can_read_on_the_way_is_noticed(url: str, plain: 
     assert OrthancNode(url, "user", "secret").sends_plain_password is plain
     assert OrthancNode(url).sends_plain_password is False
     assert "secret" not in repr(OrthancNode(url, "user", "secret"))
+
+
+def test_a_server_that_is_no_orthanc_is_one_line() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:  # answers 501
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        node = OrthancNode(f"http://127.0.0.1:{other.server_address[1]}", backoff=Backoff(first_s=0.01))
+        with pytest.raises(NodeError, match="must be"):
+            node.system()
+        other.shutdown()
+
+
+def test_a_password_is_asked_for_and_a_wrong_one_refused(start_server: Callable[..., Any]) -> None:
+    server = start_server(AuthenticationEnabled=True, RegisteredUsers={"watcher": "right"})
+    assert OrthancNode(server.url, "watcher", "right").system()["CheckRevisions"]
+    with pytest.raises(NodeError, match="must be ones that the server accepts, got HTTP 401"):
+        OrthancNode(server.url, "watcher", "wrong").system()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://me:secret@127.0.0.1:8042", "no user or password"),
+        ("ftp://127.0.0.1", "http:// or https://"),
+        ("127.0.0.1:8042", "http:// or https://"),
+        ("http://", "http:// or https://"),
+        ("http://127.0.0.1:many", "cannot be read"),
+        ("http://127.0.0.1/?token=secret", "end after its path"),
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_repeating_secrets(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        checked_url(url)
+    assert "secret" not in str(caught.value)

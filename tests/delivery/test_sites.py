@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
+from noise import write_noise
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from prostate_alm.cli import main
-from prostate_alm.data.manifest import Manifest, read_manifest, write_manifest
+from prostate_alm.data.manifest import read_manifest
 from prostate_alm.delivery.package.opened import PackedModel
 from prostate_alm.delivery.predict import predict_folder
 from prostate_alm.delivery.sites import evaluate_sites
-from prostate_alm.whole_files import sha256_of_file
-
-B_VALUES = (100.0, 600.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -33,34 +30,14 @@ class World:
     far: Path
 
 
-def write_cohort(path: Path, *, seed: int, studies: int, test_every: int) -> Path:
-    """Write a cohort of noise; each third study is positive, each `test_every`-th one a test study."""
-    random, records = np.random.default_rng(seed), []
-    (path.parent / path.stem).mkdir()
-    for number in range(studies):
-        record: dict[str, Any] = {"id": f"S{number}", "patient": f"P{number}", "label": int(number % 3 == 0)}
-        for kind, shape in (("t2", (40, 40, 16)), ("dwi", (40, 40, 16, 3))):
-            file = path.parent / path.stem / f"{number}-{kind}.nii"
-            voxels = random.gamma(4.0, 100.0, shape).astype(np.float32)
-            nib.save(nib.Nifti1Image(voxels, np.diag([-2.0, -2.0, 3.0, 1.0])), file)
-            record[kind] = {"path": f"{path.stem}/{file.name}", "sha256": sha256_of_file(file)}
-        record["split"] = "test" if number % test_every == 0 else "train"
-        record |= {"b_values_acquired_s_per_mm2": [50, 800], "b_values_computed": [number % 2 == 0] * 3}
-        records.append(record)
-    provenance = {"created_by": "test", "labels_sha256": "0" * 64}
-    content = {"name": path.stem, "b_values_s_per_mm2": B_VALUES, "provenance": provenance, "studies": records}
-    write_manifest(Manifest.model_validate_json(json.dumps(content)), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Return cohorts that no test alters."""
     root = tmp_path_factory.mktemp("world")
     return World(
-        write_cohort(root / "cohort.json", seed=0, studies=12, test_every=4),
-        write_cohort(root / "near.json", seed=1, studies=12, test_every=2),
-        write_cohort(root / "far.json", seed=2, studies=7, test_every=1),
+        write_noise(root / "cohort.json", seed=0, studies=12, test_every=4),
+        write_noise(root / "near.json", seed=1, studies=12, test_every=2),
+        write_noise(root / "far.json", seed=2, studies=7, test_every=1),
     )
 
 
@@ -143,26 +120,6 @@ def test_pooled_figures_are_those_of_all_other_sites_in_one_list(report: dict[st
     assert report["pooled"]["positives"] + report["pooled"]["negatives"] == len(labels) == 13
 
 
-def test_the_table_is_for_a_terminal_and_says_the_same_again(
-    packed_file: Path, packed_model: PackedModel, world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    given = ["sites", str(packed_file), str(world.own), str(world.far)]
-    assert main(given) == 0
-    text = capsys.readouterr().out
-    head, *rows = text.splitlines()
-    assert f"TPR at {100 * packed_model.card.default_target_tpr:g} %" in head
-    assert [row.split("  ")[0].strip() for row in rows] == ["validation", "cohort (own)", "far"]  # one other: no pool
-    assert {len(row) for row in rows} == {len(head)}, text
-    output = tmp_path / "sites.csv"
-    output.write_text("mine")
-    assert main([*given, "--output", str(output)]) == 2
-    assert "output must be a new file, got" in capsys.readouterr().err
-    assert output.read_text() == "mine"
-    assert main([*given, "--output", str(output), "--overwrite"]) == 0
-    assert capsys.readouterr().out == text
-    assert output.read_text().startswith("site,sample_id,label,logit,logit_std,probability\ncohort,S0,1,")
-
-
 def edited(path: Path, **changes: Any) -> Path:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return path
@@ -229,16 +186,3 @@ def test_what_cannot_be_judged_is_refused_in_a_line(
     assert message in error
     assert error.count("\n") == 1
     assert not output.exists()
-
-
-def test_what_is_no_pack_is_refused_and_so_are_the_options_that_went(
-    ensemble_folder: Path, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["sites", str(ensemble_folder), str(world.far)]) == 2
-    assert main(["sites", str(world.far), str(world.near)]) == 2
-    with pytest.raises(SystemExit) as caught:
-        main(["ensemble", "evaluate", str(ensemble_folder), "--manifest", str(world.far)])
-    errors = capsys.readouterr().err.splitlines()
-    assert caught.value.code == 2
-    assert len(errors) == 3
-    assert "unrecognized arguments: --manifest" in errors[2]

@@ -27,8 +27,6 @@ from prostate_alm.delivery.orthanc.work import Response
 HERE = Path(__file__).parent
 PACE = Pace(interval_s=0.05, quiet_s=0.0, lease_s=5.0, retry_s=0.1)
 ANSWERED = {"MR": 15, "SR": 1, "OT": 1}
-
-
 MODEL = stand_in.MODEL.sha256
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 

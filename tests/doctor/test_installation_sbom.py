@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from prostate_alm.doctor.installation import EXTRAS, PACKAGE, bill_of_materials
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def pins() -> dict[str, str]:
