@@ -7,8 +7,9 @@ of the test studies; a member that is there is not trained again, so that a stop
 of its members' maps. Intervals are of 2000 resamples of the test studies, paired between with and without. The table
 of what OUTPUT_DIR holds goes to standard output, or to a CSV file with `--csv`; `--members 0` only makes the table.
 `--set` overrides keys of the bundle, of the members with the constraint only: a folder for each choice, to which the
-files of the baselines may be linked. `--pool` adds rows of the mean over the losses and over the cohorts of other such
-folders: a resample draws among the studies of all cohorts, and takes what all losses say of a study together.
+files of the baselines may be linked. `--pool` makes each row the mean over the cohorts of other such folders, too, and
+the last rows are the mean over all losses: a resample draws among the studies of all cohorts, and takes what all losses
+say of a study together.
 """
 
 import argparse
@@ -79,11 +80,11 @@ def main() -> None:
             given = {"loss": loss, "alm": alm, "member": member, "alm_epochs": options.epochs}
             train(options.manifest, file, given | (overrides if alm else {}))
             print(file.stem, "trained", file=sys.stderr, flush=True)
-    rows = [row for loss in options.losses for row in compared([options.output_dir], [loss])]
+    folders = [options.output_dir, *options.pool]
+    together = [options.losses] if len(options.losses) > 1 else []
+    rows = [row for losses in [*([loss] for loss in options.losses), *together] for row in compared(folders, losses)]
     if not rows:
         raise SystemExit(f"{options.output_dir} must hold a member with and one without the constraint, got neither")
-    if options.pool:
-        rows += compared([options.output_dir, *options.pool], options.losses)
     with options.csv.open("w", newline="") if options.csv else sys.stdout as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
