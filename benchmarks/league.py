@@ -143,12 +143,29 @@ def screen(settings: list[str], methods: list[str], dataset_dir: Path, folder: P
             print(f"{setting:9} {method:14}", *(f"{value:6.1f}" for value in figures(labels, logits)), flush=True)
 
 
-def play(entry: Entry, dataset_dir: Path, folder: Path, *, judge: Judge | None = None) -> None:
+def plain_gradients(network: nn.Module, loss: ConstrainedLoss, batch: Any) -> None:
+    """Leave the gradients of the loss in the network."""
+    loss(outputs(network, batch["image"]), batch["label"], batch["sample_id"]).backward()
+
+
+class Recipe(NamedTuple):
+    """How a member is trained, but for its loss."""
+
+    gradients: Callable[[nn.Module, ConstrainedLoss, Any], None] = plain_gradients
+    weight_decay: float = 1e-4
+
+
+AS_IT_IS = Recipe()
+
+
+def play(
+    entry: Entry, dataset_dir: Path, folder: Path, *, judge: Judge | None = None, recipe: Recipe = AS_IT_IS
+) -> None:
     """Train a member and keep its logits, unless they are there or another process is at it."""
     file = entry.file(folder)
     with claimed(file) as is_mine:
         if is_mine and not file.exists():
-            labels, logits = train(entry, dataset_dir, judge or test_images)
+            labels, logits = train(entry, dataset_dir, judge or test_images, recipe)
             partial = file.with_suffix(".partial.npz")
             np.savez(partial, labels=labels, logits=logits)
             partial.replace(file)
@@ -185,7 +202,7 @@ def unseen_images(data: Any, entry: Entry) -> list[dict[str, Any]]:
     return samples(data.train, np.concatenate(chosen), positive=minority)
 
 
-def train(entry: Entry, dataset_dir: Path, judge: Judge) -> tuple[NDArray[np.int64], Logits]:
+def train(entry: Entry, dataset_dir: Path, judge: Judge, recipe: Recipe = AS_IT_IS) -> tuple[NDArray[np.int64], Logits]:
     """Return labels and logits of the images that judge."""
     majority, minority, ratio, noise_percent = SETTINGS[entry.setting]
     data = read_classes(dataset_dir, (majority, minority))
@@ -198,7 +215,8 @@ def train(entry: Entry, dataset_dir: Path, judge: Judge) -> tuple[NDArray[np.int
     mislabel(training, percent=noise_percent, seed=seed)
     torch.manual_seed(seed)
     network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4)
-    fit(network, loss_of(entry.method, training, ratio=ratio), training, TensorLoader(validation), seed=seed)
+    loss = loss_of(entry.method, training, ratio=ratio)
+    fit(network, loss, training, TensorLoader(validation), recipe=recipe, seed=seed)
     return scored(network, test)
 
 
@@ -237,19 +255,25 @@ def loss_of(method: str, training: list[dict[str, Any]], *, ratio: float) -> Con
 
 
 def fit(
-    network: nn.Module, loss: ConstrainedLoss, training: list[dict[str, Any]], validation: TensorLoader, *, seed: int
+    network: nn.Module,
+    loss: ConstrainedLoss,
+    training: list[dict[str, Any]],
+    validation: TensorLoader,
+    *,
+    recipe: Recipe,
+    seed: int,
 ) -> None:
     """Train for EPOCHS and leave the network in the state with the greatest validation AUC, the first of equals."""
     batches = StratifiedBatchSampler([sample["label"] for sample in training], batch_size=64, seed=seed)
     loader = TensorLoader(training, batches, augment=mirror_and_shift)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.002, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.002, weight_decay=recipe.weight_decay)
     best, state = -1.0, copy.deepcopy(network.state_dict())
     for epoch in range(EPOCHS):
         loader.set_seed(member_seed(seed, 0, 1, epoch))
         network.train()
         for batch in loader:
             optimizer.zero_grad()
-            loss(outputs(network, batch["image"]), batch["label"], batch["sample_id"]).backward()
+            recipe.gradients(network, loss, batch)
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             if loss.term is not None:
