@@ -185,13 +185,27 @@ def weights_of(member_dir: Path | str | None) -> str:
     Raises:
         ValueError: there is none.
     """
+    return str(_trained_folder(member_dir).file(run_folder.MODEL))
+
+
+def dtype_of(member_dir: Path | str | None) -> torch.dtype:
+    """Return what a trained member computed in, bfloat16 or float32: its logits are those of no other.
+
+    Raises:
+        ValueError: there is no member.
+    """
+    dtype: torch.dtype = getattr(torch, _trained_folder(member_dir).read_json(run_folder.CONFIG)[run_folder.DTYPE])
+    return dtype
+
+
+def _trained_folder(member_dir: Path | str | None) -> RunFolder:
     folder = RunFolder(Path(member_dir or ""))
     if not folder.is_finished:
         raise ValueError(
             f"member_dir must be the folder of a trained member, got {member_dir}. "
             "Give for example --member_dir outputs/cifar10/run-001"
         )
-    return str(folder.file(run_folder.MODEL))
+    return folder
 
 
 def _config(settings: Settings, identity: dict[str, str]) -> dict[str, Any]:

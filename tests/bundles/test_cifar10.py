@@ -41,7 +41,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(run_cifar10: Run, images: Path, workplace: Path) -> subprocess.CompletedProcess[str]:
     chosen = ("--majority", 0, "--minority", 1, "--ratio", 4, "--loss", "a_fl", "--alm", "true", "--member", 3)
-    given = ("--dataset_dir", images, "--output_dir", "OUT", "--precision", "float32")  # that of the inference
+    given = ("--dataset_dir", images, "--output_dir", "OUT")
     return run_cifar10("training", ("train.json",), workplace, *chosen, *given, *SHORT)
 
 
