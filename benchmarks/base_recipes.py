@@ -13,24 +13,11 @@ with positives (after Zhang et al. 2018); a larger weight decay; the VS loss for
 
 import argparse
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from league import (
-    AS_IT_IS,
-    MEMBERS,
-    SETTINGS,
-    Entry,
-    Recipe,
-    ensembles,
-    figures,
-    outputs,
-    plain_gradients,
-    play,
-    unseen_images,
-)
+from league import AS_IT_IS, SETTINGS, Recipe, outputs, plain_gradients, screen
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -45,15 +32,11 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for setting, name, method in product(options.settings, options.recipes, ("bce", "bce+alm")):
+    for name in options.recipes:
         folder = options.output_dir / name
         folder.mkdir(parents=True, exist_ok=True)
-        for member in MEMBERS:
-            entry = Entry(setting, method, 0, member)
-            play(entry, options.dataset_dir, folder, judge=unseen_images, recipe=RECIPES[name])
-        for labels, logits in ensembles(folder, setting, method)[:1]:
-            row = (f"{value:6.1f}" for value in figures(labels, logits))
-            print(f"{setting:9} {name:16} {method:8}", *row, flush=True)
+        print(name, flush=True)
+        screen(options.settings, ("bce", "bce+alm"), options.dataset_dir, folder, recipe=RECIPES[name])
 
 
 def sharpness_aware(

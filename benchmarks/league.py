@@ -23,7 +23,7 @@ import copy
 import csv
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -135,14 +135,6 @@ def main() -> None:
         play(Entry(setting, method, draw, member), options.dataset_dir, options.output_dir)
 
 
-def screen(settings: list[str], methods: list[str], dataset_dir: Path, folder: Path) -> None:
-    for setting, method in product(settings, methods):
-        for member in MEMBERS:
-            play(Entry(setting, method, 0, member), dataset_dir, folder, judge=unseen_images)
-        for labels, logits in ensembles(folder, setting, method)[:1]:
-            print(f"{setting:9} {method:14}", *(f"{value:6.1f}" for value in figures(labels, logits)), flush=True)
-
-
 def plain_gradients(network: nn.Module, loss: ConstrainedLoss, batch: Any) -> None:
     """Leave the gradients of the loss in the network."""
     loss(outputs(network, batch["image"]), batch["label"], batch["sample_id"]).backward()
@@ -156,6 +148,17 @@ class Recipe(NamedTuple):
 
 
 AS_IT_IS = Recipe()
+
+
+def screen(
+    settings: Sequence[str], methods: Sequence[str], dataset_dir: Path, folder: Path, *, recipe: Recipe = AS_IT_IS
+) -> None:
+    """Train on the first draw, judge on training images that no member draws, and print the ensembles' figures."""
+    for setting, method in product(settings, methods):
+        for member in MEMBERS:
+            play(Entry(setting, method, 0, member), dataset_dir, folder, judge=unseen_images, recipe=recipe)
+        for labels, logits in ensembles(folder, setting, method)[:1]:
+            print(f"{setting:9} {method:14}", *(f"{value:6.1f}" for value in figures(labels, logits)), flush=True)
 
 
 def play(

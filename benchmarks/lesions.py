@@ -19,7 +19,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,10 +144,7 @@ def studies_in(folders: Sequence[Path], losses: Sequence[str]) -> tuple[int, lis
     numbers = set.intersection(*(numbers_in(folder, loss) for folder, loss in itertools.product(folders, losses)))
     studies = []
     for cohort, folder in enumerate(folders if numbers else ()):
-        arms = [
-            [[maps_of(folder, loss, alm, one) for one in sorted(numbers)] for alm in (False, True)] for loss in losses
-        ]
-        said = zip(*(cases_of(*files) for files in arms), strict=True)
+        said = zip(*(cases_of(folder, loss, tuple(sorted(numbers))) for loss in losses), strict=True)
         studies += [Study(cohort, cases[0].label, cases) for cases in said]
     return len(numbers), studies
 
@@ -156,11 +153,6 @@ def numbers_in(folder: Path, loss: str) -> set[int]:
     """Return the members of a loss that are there with and without the constraint."""
     arms = [folder.glob(f"{loss}-{kind}-*.npz") for kind in ("baseline", "alm")]
     return set.intersection(*({int(path.stem.rpartition("-")[2]) for path in paths} for paths in arms))
-
-
-def files_of(folder: Path, loss: str, members: Sequence[int]) -> list[list[Path]]:
-    """Return the files of the members without the constraint, and of those with it."""
-    return [[maps_of(folder, loss, alm, member) for member in members] for alm in (False, True)]
 
 
 def mean_figure(studies: Sequence[Study], *, figure: Figure, which: int) -> float:
@@ -190,8 +182,10 @@ def case_auc(cases: Sequence[Case], which: int) -> float:
     return auc(np.array([case.label for case in cases]), np.array([case.logits[which] for case in cases]))
 
 
-def cases_of(baseline: Sequence[Path], constrained: Sequence[Path]) -> list[Case]:
-    read = [[np.load(path) for path in files] for files in (baseline, constrained)]
+@cache
+def cases_of(folder: Path, loss: str, members: tuple[int, ...]) -> list[Case]:
+    """Return what the ensembles without the constraint and with it say of each study."""
+    read = [[np.load(maps_of(folder, loss, alm, member)) for member in members] for alm in (False, True)]
     first = read[0][0]
     means = [np.mean([one["maps"] for one in files], axis=0) for files in read]  # (N, 1, X, Y, Z)
     logits = [case_logits(torch.from_numpy(mean).double()).flatten().tolist() for mean in means]

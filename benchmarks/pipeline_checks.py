@@ -13,14 +13,13 @@ ensembles go beside MANIFEST and into `outputs*` there; what is there is not don
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from site_shift import run
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, VolumeFile, read_manifest, write_manifest
 from prostate_alm.phantom.cohort import plan_study
@@ -67,12 +66,6 @@ def concatenation() -> int:
     """Return the place of the transform that joins T2 and diffusion in the bundle's list."""
     steps = json.loads((BUNDLE / "train.json").read_text())["read_and_normalise"]
     return next(at for at, step in enumerate(steps) if step["_target_"].endswith("ConcatItemsd"))
-
-
-def run(*arguments: object) -> str:
-    """Run a command of prostate-alm as a user does and return what it prints."""
-    command = [sys.executable, "-m", "prostate_alm.cli", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def train(options: argparse.Namespace, manifest: Path, outputs: str, *overrides: object) -> Path:

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from prostate_alm.data import synthetic
 from prostate_alm.data.build import CohortPlan, DicomCohort, build_manifest
+from prostate_alm.data.manifest import read_manifest, write_manifest
 from prostate_alm.data.synthetic import SyntheticCohort, write_masks
 from prostate_alm.phantom.cohort import make_cohort
 from prostate_alm.training import results
@@ -65,6 +66,21 @@ def cohort(dicom_cohort: Path, once: Once) -> Path:
     studies = DicomCohort(dicom_cohort, dicom_cohort / "labels.csv")
     plan = "cohort.json"
     return once("manifest", lambda folder: build_manifest(studies, CohortPlan(folder / plan, test_share=0.3))) / plan
+
+
+@pytest.fixture(scope="session")
+def graded(cohort: Path, dicom_cohort: Path, once: Once) -> Path:
+    """Return the manifest of `cohort` with the reader's findings; a test that alters it copies the folder first."""
+
+    def fill(folder: Path) -> None:
+        path = shutil.copytree(cohort.parent, folder / "cohort") / cohort.name
+        with (dicom_cohort / "findings.csv").open(newline="") as stream:
+            of_study = {row["id"]: row["finding"] for row in csv.DictReader(stream)}
+        manifest = read_manifest(path)
+        studies = tuple(study.model_copy(update={"finding": of_study[study.id]}) for study in manifest.studies)
+        write_manifest(manifest.model_copy(update={"studies": studies}), path)
+
+    return once("graded", fill) / "cohort" / cohort.name
 
 
 @pytest.fixture(scope="session")

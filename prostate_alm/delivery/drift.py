@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy import stats
 
 from prostate_alm.delivery.answers import read_answers
@@ -21,13 +20,13 @@ from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.prediction import Answer, Prediction
 from prostate_alm.delivery.quality import LIMITS, has_known_b_values
 from prostate_alm.method.calibration import PlattScaling
+from prostate_alm.method.metrics import Floats
 from prostate_alm.whole_files import write_bytes_atomically
 
 ALPHA = 0.05
 """Chance of any false alarm, over all quantities and all periods that ever come, where nothing moves."""
 
 ComparedWith = Literal["cohort", "earlier"]
-Floats = NDArray[np.float64]
 QUANTITIES = ("probability", "T2 voxels", "diffusion voxels", "field strength", "intensity", "b-values", "refusals")
 TESTS = 2 * len(QUANTITIES)  # against the cohort and against the periods before
 _SHARES = ("b-values", "refusals")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prostate_alm.data.manifest import Manifest, StudyRecord, check_files, read_manifest
 from prostate_alm.delivery.card import LesionsSpec, ModelCard
@@ -28,12 +27,10 @@ from prostate_alm.imaging.dicom import StudyRefused
 from prostate_alm.method.bootstrap import bootstrap_interval
 from prostate_alm.method.calibration import PlattScaling, calibration_quality
 from prostate_alm.method.lesion_metrics import Detections
-from prostate_alm.method.metrics import Interval, auc
+from prostate_alm.method.metrics import Floats, Interval, auc
 from prostate_alm.method.operating_point import binomial_interval
 from prostate_alm.progress import Progress, silent
 from prostate_alm.whole_files import sha256_of_file, write_text_atomically
-
-Floats = NDArray[np.float64]
 
 _COLUMNS = ("site", "sample_id", "label", "logit", "logit_std", "probability")
 

@@ -2,29 +2,16 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from prostate_alm.data.manifest import read_manifest, write_manifest
+from prostate_alm.data.manifest import read_manifest
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
 FINDINGS = ("none", "unmistakable", "equivocal")
-
-
-@pytest.fixture(scope="module")
-def graded(cohort: Path, dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the manifest of the synthetic cohort with the reader's findings."""
-    path = shutil.copytree(cohort.parent, tmp_path_factory.mktemp("graded") / "cohort") / cohort.name
-    with (dicom_cohort / "findings.csv").open(newline="") as stream:
-        of_study = {row["id"]: row["finding"] for row in csv.DictReader(stream)}
-    manifest = read_manifest(path)
-    studies = tuple(study.model_copy(update={"finding": of_study[study.id]}) for study in manifest.studies)
-    write_manifest(manifest.model_copy(update={"studies": studies}), path)
-    return path
 
 
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")

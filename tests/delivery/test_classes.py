@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from packs import BUNDLE, LICENCE, MEMBERS, write_cohort
+from packs import BUNDLE, MEMBERS, packed, write_cohort
 from pydantic import ValidationError
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
@@ -24,10 +24,8 @@ from prostate_alm.data.manifest import read_manifest, write_manifest
 from prostate_alm.delivery.answers import SCHEMA_FILE, answer_from_json, answer_to_json, read_answers
 from prostate_alm.delivery.beside import write_beside
 from prostate_alm.delivery.card import ModelCard
-from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.described import describe_package
 from prostate_alm.delivery.package.opened import PackedModel, open_package
-from prostate_alm.delivery.package.trained import Origins
 from prostate_alm.delivery.package.zip_files import PackageError
 from prostate_alm.delivery.predict import StudyResult, predict_folder
 from prostate_alm.delivery.report.saliency import blurred, integrated_gradients, saliency
@@ -111,12 +109,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pack(ensemble: Path) -> Path:
     path = ensemble.parent / "findings.zip"
-    pack_ensemble(
-        ensemble,
-        path,
-        origins=Origins(manifest=ensemble / "cohort.json", bundle=BUNDLE),
-        label=PackLabel(licence=LICENCE),
-    )
+    packed(ensemble, path)
     return path
 
 
@@ -321,32 +314,17 @@ def test_a_card_whose_classes_do_not_fit_is_refused(
 def test_what_a_pack_cannot_repeat_is_refused(tmp_path: Path) -> None:
     several = write_ensemble(tmp_path / "several", critical=(2, 1))
     with pytest.raises(PackageError, match=r"critical must be one finding in a pack, got 2 in .*Train with --critical"):
-        pack_ensemble(
-            several,
-            tmp_path / "a.zip",
-            origins=Origins(manifest=several / "cohort.json", bundle=BUNDLE),
-            label=PackLabel(licence=LICENCE),
-        )
+        packed(several, tmp_path / "a.zip")
     more = write_ensemble(tmp_path / "more", overlays=("federated.json",))
     with pytest.raises(PackageError, match=r"members must be trained by train\.json and overrides, got the overlay f"):
-        pack_ensemble(
-            more,
-            tmp_path / "b.zip",
-            origins=Origins(manifest=more / "cohort.json", bundle=BUNDLE),
-            label=PackLabel(licence=LICENCE),
-        )
+        packed(more, tmp_path / "b.zip")
     other = write_ensemble(tmp_path / "other")
     copy = other / "member-00" / "bundle"
     copy.mkdir()
     (copy / "train.json").write_bytes((BUNDLE / "train.json").read_bytes())
     (copy / "findings.json").write_text("{}")
     with pytest.raises(PackageError, match=r"findings\.json must be the one that the members were trained with"):
-        pack_ensemble(
-            other,
-            tmp_path / "c.zip",
-            origins=Origins(manifest=other / "cohort.json", bundle=BUNDLE),
-            label=PackLabel(licence=LICENCE),
-        )
+        packed(other, tmp_path / "c.zip")
 
 
 def test_a_site_is_judged_by_the_critical_class(model: PackedModel, cohort: Path, dicom_cohort: Path) -> None:

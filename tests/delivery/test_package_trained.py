@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from packs import BUNDLE, LICENCE, EnsembleWriter, pack
+from packs import BUNDLE, EnsembleWriter, pack, packed
 
 from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.trained import Origins
@@ -86,19 +86,9 @@ def test_an_ensemble_is_packed_after_its_bundle_has_changed(make_ensemble: Ensem
     config = json.loads((BUNDLE / "train.json").read_text())
     (changed / "train.json").write_text(json.dumps(config | {"image_size": [8, 8, 8]}))
     with pytest.raises(PackageError, match=r"train\.json must be the one"):
-        pack_ensemble(
-            folder,
-            tmp_path / "a.zip",
-            origins=Origins(manifest=folder / "cohort.json", bundle=changed),
-            label=PackLabel(licence=LICENCE),
-        )
+        packed(folder, tmp_path / "a.zip", bundle=changed)
     RunFolder(folder / "member-00").keep_bundle_files([BUNDLE / "train.json"])
-    card = pack_ensemble(
-        folder,
-        tmp_path / "a.zip",
-        origins=Origins(manifest=folder / "cohort.json", bundle=changed),
-        label=PackLabel(licence=LICENCE),
-    )
+    card = packed(folder, tmp_path / "a.zip", bundle=changed)
     assert list(card.grid.image_size) == config["image_size"] != [8, 8, 8]
 
 

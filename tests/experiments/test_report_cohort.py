@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paper_experiments import rows_of, write_files
 
 from prostate_alm.experiments.grid import cells, runs_in_all, runs_to_do, search
 from prostate_alm.experiments.paper_tables import COHORT_COLUMNS, Key, loss_names, paper_table
@@ -95,14 +96,7 @@ def write_ensemble(root: Path, ratio: int, loss: str, training: str) -> None:
     }
     chosen = paper_table("table7").items()
     known = {k.column: v for k, v in chosen if k[:2] == key[:2] and k.arm in ("baseline", training)}
-    folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    (folder / "selection.json").write_text(json.dumps({"parameters": known}), encoding="utf-8")
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    write_files(folder, metrics, known)
 
 
 @pytest.fixture(scope="module")

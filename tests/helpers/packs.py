@@ -12,6 +12,7 @@ import torch
 
 from prostate_alm.cli import main
 from prostate_alm.data.manifest import Manifest, Provenance, StudyRecord, VolumeFile, write_manifest
+from prostate_alm.delivery.card import ModelCard
 from prostate_alm.delivery.package.build import PackLabel, pack_ensemble
 from prostate_alm.delivery.package.opened import PackedModel, open_package
 from prostate_alm.delivery.package.trained import Origins
@@ -96,6 +97,12 @@ def pack(folder: Path, output: Path, *more: str) -> int:
     return main(["pack", str(folder), "--output", str(output), *given])
 
 
+def packed(folder: Path, output: Path, *, bundle: Path = BUNDLE) -> ModelCard:
+    """Pack an ensemble with the manifest in its folder."""
+    origins = Origins(manifest=folder / "cohort.json", bundle=bundle)
+    return pack_ensemble(folder, output, origins=origins, label=PackLabel(licence=LICENCE))
+
+
 def validation_of(folder: Path, member: int) -> dict[str, tuple[int, float]]:
     """Return label and logit of each study that a member had for validation."""
     rows = csv.DictReader((folder / f"member-{member:02d}" / "predictions.csv").read_text().splitlines())
@@ -123,12 +130,7 @@ def ensemble_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_file(ensemble_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a packed model of three members with random weights; nobody changes it."""
     path = tmp_path_factory.mktemp("packed") / "prostate.zip"
-    pack_ensemble(
-        ensemble_folder,
-        path,
-        origins=Origins(manifest=ensemble_folder / "cohort.json", bundle=BUNDLE),
-        label=PackLabel(licence=LICENCE),
-    )
+    packed(ensemble_folder, path)
     return path
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ def write_ensemble(root: Path, pair: tuple[int, int], ratio: int, loss: str, tra
         for key, value in paper_table("table8").items()
         if key[:2] == (ratio, loss) and key.arm in ("baseline", training)
     }
+    write_files(folder, metrics, parameters)
+
+
+def write_files(folder: Path, metrics: Mapping[str, Any], parameters: Mapping[str, float]) -> None:
+    """Write what an ensemble of an experiment leaves: its figures and the parameters that were chosen."""
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     (folder / "selection.json").write_text(json.dumps({"parameters": parameters}), encoding="utf-8")

@@ -1,6 +1,5 @@
 """Settings and samples of a member that tells findings apart, and what it refuses."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -18,18 +17,6 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "prostate"
 
 
 FINDINGS = ("none", "unmistakable", "equivocal")
-
-
-@pytest.fixture(scope="module")
-def graded(cohort: Path, dicom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the manifest of the synthetic cohort with the reader's findings."""
-    path = shutil.copytree(cohort.parent, tmp_path_factory.mktemp("graded") / "cohort") / cohort.name
-    with (dicom_cohort / "findings.csv").open(newline="") as stream:
-        of_study = {row["id"]: row["finding"] for row in csv.DictReader(stream)}
-    manifest = read_manifest(path)
-    studies = tuple(study.model_copy(update={"finding": of_study[study.id]}) for study in manifest.studies)
-    write_manifest(manifest.model_copy(update={"studies": studies}), path)
-    return path
 
 
 def given(**changes: Any) -> dict[str, Any]:
