@@ -9,18 +9,22 @@ images that no member draws (`league.py screen`): no test image is read. Prints,
 The recipes: sharpness-aware minimisation (Foret et al. 2021), its ascent along F of all samples or of the positives
 alone, and farther (after Shwartz-Ziv et al. 2023, arXiv:2312.02517); labels of the negatives smoothed; positives mixed
 with positives (after Zhang et al. 2018); a larger weight decay; the VS loss for F (Kini et al. 2021), also with SAM.
+For a member in half the time, 50 epochs instead of 100: of AdamW; of Muon (Jordan et al. 2024), its momentum made
+orthogonal, also with first weights of greater variance (He et al. 2015) or a whitening first layer (after Page 2018).
 """
 
 import argparse
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from league import AS_IT_IS, SETTINGS, Recipe, outputs, plain_gradients, screen
+from league_training import AS_IT_IS, SETTINGS, Recipe, Samples, adam_w, outputs, plain_gradients, screen
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from prostate_alm.data.tensors import DEVIATION
 from prostate_alm.method.lagrangian import ConstrainedLoss
 
 
@@ -87,6 +91,64 @@ class VectorScaling(nn.Module):
         return softplus(self.offset[which] - self.scale[which] * sign * logits).mean()
 
 
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose matrix, a row for each output, is replaced by the nearest orthogonal one; SGD for biases.
+
+    The orthogonal factor is approximated by five steps of Newton and Schulz (Jordan et al. 2024); its rows have length
+    1, and the step is scaled by sqrt(max(1, rows / columns)), so that the rate means the same for all shapes.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter], *, rate: float, momentum: float = 0.95) -> None:
+        super().__init__(weights, {"lr": rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                mean.lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(mean, group["momentum"])
+                if weight.ndim > 1:
+                    rows = ahead.flatten(1)
+                    scale = max(1, rows.shape[0] / rows.shape[1]) ** 0.5
+                    weight.add_(_orthogonal(rows).view_as(ahead), alpha=-group["lr"] * scale)
+                else:
+                    weight.add_(ahead, alpha=-group["lr"])
+
+
+def muon(network: nn.Module, _: ConstrainedLoss, *, rate: float = 0.02) -> Muon:
+    return Muon(network.parameters(), rate=rate)
+
+
+def _orthogonal(rows: Tensor) -> Tensor:
+    wide = rows if rows.shape[0] <= rows.shape[1] else rows.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
+    return wide if rows.shape[0] <= rows.shape[1] else wide.T
+
+
+def of_greater_variance(network: nn.Module, _: Samples) -> None:
+    """Give the convolutions He's variance, six times that of torch."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data *= 6**0.5
+
+
+def whitening(network: nn.Module, training: Samples) -> None:
+    """Let the first convolution begin with the eigenvectors of training patches, each and its negative, whitened."""
+    layer = next(one for one in network.modules() if isinstance(one, nn.Conv2d))
+    images = torch.stack([sample["image"] for sample in training]).float() / (255 * DEVIATION)
+    patches = nn.functional.unfold(images, 3).transpose(1, 2).flatten(0, 1)  # (patches, 27)
+    values, vectors = torch.linalg.eigh(torch.cov((patches - patches.mean(0)).T))
+    half = layer.out_channels // 2
+    filters = (vectors[:, -half:] / (values[-half:] + 1e-3).sqrt()).T.view(half, 3, 3, 3)
+    layer.weight.data.copy_(torch.cat([filters, -filters]))
+    of_greater_variance(network, training)
+    layer.weight.data /= 6**0.5
+
+
 def with_base(network: nn.Module, loss: ConstrainedLoss, batch: Any, *, base: nn.Module, radius: float = 0.0) -> None:
     """Leave the gradients of another F."""
     loss.base = base
@@ -102,9 +164,15 @@ RECIPES = {
     "sam-positives": Recipe(partial(sharpness_aware, radius=0.2, of_positives=True)),
     "smoothed": Recipe(partial(with_base, base=SmoothedNegatives())),
     "mixed": Recipe(mixed_positives),
-    "weight-decay": Recipe(weight_decay=0.05),
+    "weight-decay": Recipe(optimizer=partial(adam_w, weight_decay=0.05)),
     "vs": Recipe(partial(with_base, base=VectorScaling(9))),
     "vs-sam": Recipe(partial(with_base, base=VectorScaling(9), radius=0.05)),
+    "half": Recipe(epochs=50),
+    "half-muon": Recipe(optimizer=muon, epochs=50),
+    "half-muon-he": Recipe(optimizer=muon, epochs=50, first_weights=of_greater_variance),
+    "half-muon-whitening": Recipe(optimizer=muon, epochs=50, first_weights=whitening),
+    "half-whitening": Recipe(epochs=50, first_weights=whitening),
+    "half-he": Recipe(epochs=50, first_weights=of_greater_variance),
 }
 
 if __name__ == "__main__":
