@@ -8,11 +8,12 @@ read. Prints, in percent, AUC and FPR at 100, 98, 95 and 90 % TPR of the ensembl
 In the recommended form a positive weighs min(lambda_j + mu r_j, 3), r_j its mean violation over the batch's negatives
 (docs/method.md). The others, all with the same margin, mu and bound:
 
+- `constant`: each positive weighs 3 from the first step on, without multipliers;
 - `top-25`, `top-50`: r_j over the quarter or half of the negatives that violate most, the conditional value at risk
   in the band of FPR that matters;
 - `trimmed`: the tenth of the training positives whose last r_j was greatest weighs nothing, a quantile as constraint;
-- `resilient`: a quadratic price of relaxing a constraint, so that lambda also falls: r_j - 0.1 lambda_j for r_j;
-- `resilient-1`: the same with 1, so that lambda follows r_j;
+- `relaxed-0.05` to `relaxed-1`: a constraint may be relaxed to r_j <= s at the price s^2 / 2p, p being the number in
+  the name, so that lambda also falls: (lambda_j + mu r_j) / (1 + mu p);
 - `signed-10`, `signed-25`: r_j is the mean of margin - (f_j - f_k) over the tenth or quarter of the negatives that
   stand highest, below 0 where the positive outranks them, so that lambda falls (Rockafellar's form for inequalities);
 - `cross-fitted`: the bound of a positive is 3 times the share of its member's training negatives that it outranks in
@@ -45,9 +46,6 @@ from prostate_alm.method.lagrangian import AugmentedLagrangian
 
 MARGIN, MU, BOUND = 1.0, 3.0, 3.0
 LOSSES = ("bce", "mbauc")
-
-Price = Callable[[Tensor, Tensor], Tensor]
-"""Last multipliers and violations of the batch's positives -> the violations that their multipliers follow."""
 
 
 def main() -> None:
@@ -87,6 +85,7 @@ class Form(nn.Module):
         trimmed: float = 0.0,
         price: float = 0.0,
         signed: bool = False,
+        start: float = 0.0,
         bounds: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -94,21 +93,21 @@ class Form(nn.Module):
         self.top, self.trimmed, self.price, self.lowest = top, trimmed, price, -math.inf if signed else 0.0
         ids = [sample["sample_id"] for sample in training if sample["label"]]
         self.bounds = bounds or dict.fromkeys(ids, BOUND)
-        self.multipliers, self.violations = dict.fromkeys(ids, 0.0), dict.fromkeys(ids, 0.0)
+        self.multipliers, self.violations = dict.fromkeys(ids, start), dict.fromkeys(ids, 0.0)
         # the schedule of mu and the count of validations are those of the recommended form
         self.schedule = AugmentedLagrangian(ids, mu=MU, multiplier_max=BOUND)
         self.pending: dict[str, float] = {}
 
     def forward(self, logits: Tensor, labels: Tensor, sample_ids: list[str]) -> Tensor:
-        is_positive = labels.flatten() == 1
+        logits, is_positive = logits.flatten(), labels.flatten() == 1
         loss: Tensor = self.base(logits, labels)
         if not is_positive.any() or is_positive.all():
             return loss
         ids = [key for key, positive in zip(sample_ids, is_positive.tolist(), strict=True) if positive]
         r = self._violation(logits[is_positive], logits[~is_positive])
         old, bounds = (r.new_tensor([values[key] for key in ids]) for values in (self.multipliers, self.bounds))
-        step = self.schedule.mu * (r.detach() - self.price * old)
-        new = torch.minimum((old + step).clamp(min=0), bounds)
+        mu = self.schedule.mu
+        new = torch.minimum(((old + mu * r.detach()) / (1 + mu * self.price)).clamp(min=0), bounds)
         self.violations.update(zip(ids, r.tolist(), strict=True))
         self.pending = dict(zip(ids, new.tolist(), strict=True))
         return loss + (new * self._kept(ids, like=r) * r).sum() / len(ids)
@@ -155,11 +154,11 @@ def all_training_images(data: Any, entry: Entry) -> Samples:
 
 FORMS: dict[str, Callable[..., Form]] = {
     "recommended": in_form,
+    "constant": partial(in_form, start=BOUND),
     "top-25": partial(in_form, top=0.25),
     "top-50": partial(in_form, top=0.5),
     "trimmed": partial(in_form, trimmed=0.1),
-    "resilient": partial(in_form, price=0.1),
-    "resilient-1": partial(in_form, price=1.0),
+    **{f"relaxed-{price}": partial(in_form, price=price) for price in (0.05, 0.1, 0.2, 0.5, 1)},
     "signed-10": partial(in_form, signed=True, top=0.1),
     "signed-25": partial(in_form, signed=True, top=0.25),
     "cross-fitted": cross_fitted,

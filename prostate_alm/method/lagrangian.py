@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from operator import add
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,13 @@ from prostate_alm.method.diagnostics import Diagnostics, RunningSums
 
 On = Literal["logit", "probability"]
 Reduction = Literal["sum", "mean"]
+Number = TypeVar("Number", float, Tensor)
 _RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "margin": ("finite and >= 0", lambda value: 0 <= value < math.inf),
     "mu": ("finite and > 0", lambda value: 0 < value < math.inf),
     "rho": ("finite and >= 1", lambda value: 1 <= value < math.inf),
     "multiplier_max": ("> 0, or None", lambda value: value > 0),
+    "relaxation": ("finite and >= 0", lambda value: 0 <= value < math.inf),
     "mu_max": ("> 0, or None", lambda value: value > 0),
     "auc_tolerance": ("in [0, 1)", lambda value: 0 <= value < 1),
     "auc_patience": ("a whole number >= 1", lambda value: value >= 1 and value == int(value)),
@@ -46,40 +48,37 @@ class AugmentedLagrangian(nn.Module):
     With P positives and N negatives in the mini-batch and q_j of Eq. 7 (``constraint.ranking_violation``):
 
     - ``reduction="sum"``, the paper: μ Σ_j q_j² / (2 P N) + Σ_j λ_j q_j / (P N)
-    - ``reduction="mean"``, scale-free in N, with r_j = q_j / N: μ Σ_j r_j² / (2 P) + Σ_j λ_j r_j / P
+    - ``reduction="mean"``, scale-free in N, with r_j = q_j / N: μ Σ_j r_j² / (2 P) + Σ_j λ_j r_j / P. For batches with
+      the same N, μ' = N μ makes it the sum with μ, in value, gradient and multipliers.
 
-    The factor between them is N: for batches with the same N, the mean with μ' = N μ is the sum with μ, in value,
-    gradient and multipliers. A batch without positives or without negatives gives 0.
+    A batch without positives or without negatives gives 0.
 
-    With a bound Λ on λ (``multiplier_max``) the term is the augmented Lagrangian of multipliers in [0, Λ],
+    With a bound Λ on λ (``multiplier_max``) and a relaxation p the term is the augmented Lagrangian
 
-        max over 0 <= λ <= Λ of  λ r_j - (λ - λ_j)² / (2 μ),
+        max over 0 <= λ <= Λ of  λ r_j - p λ² / 2 - (λ - λ_j)² / (2 μ),
 
-    which is Eq. 8 while λ_j + μ r_j <= Λ and rises with slope Λ beyond: the weight of a positive is the multiplier that
-    the update will give it, so a positive that cannot outrank the negatives never counts for more than Λ.
+    which is Eq. 8 for p = 0 while λ_j + μ r_j <= Λ. A positive weighs the multiplier that the update will give it,
+    (λ_j + μ r_j) / (1 + μ p), at most Λ; at rest it is r_j / p, so λ also falls. It is the multiplier of a constraint
+    r_j <= s_j that is relaxed at the price of s_j² / (2 p), and of Λ for each unit from s_j = Λ p on.
 
     Call order of one iteration (Algorithm 1)::
 
         loss = base(logits, labels) + term(logits, labels, sample_ids)
         loss.backward(); optimizer.step()
-        term.update_multipliers()          # λ_j += μ q_j, q from before the step
+        term.update_multipliers()          # λ_j += μ q_j, bounded and relaxed, q from before the step
         term.observe_validation(auc)       # after each validation: μ *= ρ when the AUC fell
 
-    - Gradient accumulation: several forward passes, then one ``update_multipliers()``. Each sample is updated
-      once, with q of the last forward pass in which it appeared.
+    - Gradient accumulation: several forward passes, then one ``update_multipliers()``; a sample's last q counts.
     - A skipped optimizer step (a gradient that is not finite): call ``discard()`` instead.
-    - A sample that appears several times in one forward pass (oversampling, the padding of a distributed sampler)
-      is one constraint: its rows share the weight of one row, and its q is their mean.
-    - Nothing is recorded in eval mode or without gradients.
-    - Autocast: logits of half precision are computed on in float32, and the term is float32.
+    - A sample that appears several times in one forward pass (oversampling, padding) is one constraint: its rows share
+      the weight of one row, and its q is their mean.
+    - Nothing is recorded in eval mode or without gradients. Half precision is computed on in float32.
     - When torch.distributed is initialised, positives are compared with the negatives of all ranks and every rank
       returns the same value. Call the term on every rank in each step, with 0 rows where a rank has none, and give
       ``observe_validation`` the same AUC everywhere; λ and μ then stay the same on all ranks.
 
-    The defaults are the values recommended in docs/results/league.md; ``as_printed`` returns the paper's form.
-
-    The state, saved between two steps, is λ by sample id, μ and the counters, in types that
-    ``torch.load(weights_only=True)`` reads.
+    The defaults are those recommended in docs/results/league.md; ``as_printed`` is the paper's form. The state, saved
+    between two steps, is λ by sample id, μ and the counters; ``torch.load(weights_only=True)`` reads it.
 
     Args:
         sample_ids: unique ids of all samples that may be positive in training (more do no harm), strings or numbers.
@@ -89,6 +88,7 @@ class AugmentedLagrangian(nn.Module):
         on: what the margin separates: logits, or probabilities (then δ > 1 can never be met).
         reduction: violations of a batch summed or averaged over negatives.
         multiplier_max: Λ, upper bound of λ and of λ + μ r, above 0; None for none. Eq. 5 asks for a bounded sequence.
+        relaxation: p, violation for a unit of λ, at least 0; 0 is the paper's hard constraint, whose λ never falls.
         mu_max: cap of μ, at least ``mu``; None for ``mu * rho**3``.
         auc_tolerance: a fall of the validation AUC counts when it is larger than this, in [0, 1).
         auc_patience: number of consecutive validations below the mark (by more than the tolerance) that raise μ,
@@ -99,9 +99,9 @@ class AugmentedLagrangian(nn.Module):
 
     Reference:
         Sangalli et al., 2021, arXiv:2102.12894v1, Eq. 8 and Algorithm 1. Rockafellar, 1976, doi:10.1287/moor.1.2.97:
-        the augmented Lagrangian as a proximal step of the multipliers.
+        a proximal step of the multipliers. Hounie et al., 2023, arXiv:2306.02426: constraints relaxed at a price.
 
-    >>> term = AugmentedLagrangian(["p"], mu=0.2)
+    >>> term = AugmentedLagrangian(["p"], mu=0.2, relaxation=0.0)
     >>> logits, labels = torch.tensor([0.0, 0.5, -2.0]), torch.tensor([1, 0, 0])
     >>> term(logits, labels, ["p", "n1", "n2"])  # r = (1.5 + 0) / 2: 0.2 * 0.75**2 / (2 * 1)
     tensor(0.0563)
@@ -120,6 +120,7 @@ class AugmentedLagrangian(nn.Module):
         on: On = "logit",
         reduction: Reduction = "mean",
         multiplier_max: float | None = 3.0,
+        relaxation: float = 0.1,
         mu_max: float | None = None,
         auc_tolerance: float = 0.05,
         auc_patience: int = 1,
@@ -128,13 +129,14 @@ class AugmentedLagrangian(nn.Module):
         _check_member("on", on, get_args(On))
         _check_member("reduction", reduction, get_args(Reduction))
         _check_rules(margin=margin, mu=mu, rho=rho, multiplier_max=multiplier_max, mu_max=mu_max)
-        _check_rules(auc_tolerance=auc_tolerance, auc_patience=auc_patience)
+        _check_rules(relaxation=relaxation, auc_tolerance=auc_tolerance, auc_patience=auc_patience)
         if mu_max is not None and mu_max < mu:
             raise ValueError(f"mu_max must be at least mu, {mu!r}, got {mu_max!r} in AugmentedLagrangian")
         self._ids = unique_ids(sample_ids)
         self._id_of_digest: dict[int, str] = {}
         self.margin, self.rho, self.on, self.reduction = float(margin), float(rho), on, reduction
         self.multiplier_max = math.inf if multiplier_max is None else float(multiplier_max)
+        self.relaxation = float(relaxation)
         self.mu_max = float(mu) * float(rho) ** 3 if mu_max is None else float(mu_max)
         self.auc_tolerance, self.auc_patience = float(auc_tolerance), int(auc_patience)
         self._mu = float(mu)
@@ -148,14 +150,13 @@ class AugmentedLagrangian(nn.Module):
     def as_printed(
         cls, sample_ids: Ids, *, margin: float = 1.0, mu: float = 0.2, rho: float = 3.0
     ) -> "AugmentedLagrangian":
-        """Return the term as the paper prints it: sums over negatives, λ without bound, μ rises at any fall of the AUC.
+        """Return the term as the paper prints it: sums over negatives, λ without bound or price, μ rises at any fall.
 
         Arguments and errors are those of the class; the paper tried δ of 1, 1.5, 2, μ of 0.2, 0.3 and ρ of 2, 3, 4.
-
         >>> AugmentedLagrangian.as_printed(["p"]).reduction
         'sum'
         """
-        own: dict[str, Any] = {"reduction": "sum", "multiplier_max": None, "auc_tolerance": 0.0}
+        own: dict[str, Any] = {"reduction": "sum", "multiplier_max": None, "relaxation": 0.0, "auc_tolerance": 0.0}
         return cls(sample_ids, margin=margin, mu=mu, rho=rho, **own)
 
     @property
@@ -198,15 +199,17 @@ class AugmentedLagrangian(nn.Module):
         return self.of_batch(self.join(logits, labels, sample_ids))
 
     def update_multipliers(self) -> None:
-        """Raise λ_j by μ q_j, q from before the step, for the positives since the last update (Algorithm 1).
+        """Let λ_j follow q_j, from before the step, for the positives since the last update: with p = 0, λ_j += μ q_j.
 
         To be called once after each optimizer step that was taken.
         """
         for key, violation in self._pending.items():
-            raised = self._multipliers.get(key, 0.0) + self._mu * violation
-            self._multipliers[key] = min(raised, self.multiplier_max)
+            self._multipliers[key] = min(self._follow(self._multipliers.get(key, 0.0), violation), self.multiplier_max)
         self._pending.clear()
         self._step += 1
+
+    def _follow(self, old: Number, violation: Number) -> Number:
+        return (old + self._mu * violation) / (1 + self._mu * self.relaxation)
 
     def discard(self) -> None:
         """Forget the violations since the last update: the optimizer step was skipped, so λ stays as it is."""
@@ -272,10 +275,8 @@ class AugmentedLagrangian(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the parameters."""
-        return (
-            f"{len(self._ids)} samples, margin={self.margin}, mu={self._mu}, rho={self.rho}, on={self.on!r}, "
-            f"reduction={self.reduction!r}, multiplier_max={self.multiplier_max}, mu_max={self.mu_max}"
-        )
+        names = ("margin", "mu", "rho", "on", "reduction", "multiplier_max", "relaxation", "mu_max")
+        return f"{len(self._ids)} samples, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def join(self, logits: Tensor, labels: Tensor, sample_ids: Ids) -> Batch:
         """Return the checked batch, of all ranks together; the first half of ``forward``, and its errors."""
@@ -308,8 +309,9 @@ class AugmentedLagrangian(nn.Module):
         ids = [self._known(key) for key in keys]
         self._remember(ids, violation)
         old = violation.new_tensor([self._multipliers.get(key, 0.0) for key in ids])
-        new = (old + self._mu * violation).clamp(max=self.multiplier_max)  # (P,) what the update will make of λ
-        per_positive = new * violation - (new - old).square() / (2 * self._mu)
+        new = self._follow(old, violation).clamp(max=self.multiplier_max)  # (P,) what the update will make of λ
+        price = self.relaxation * new.square() / 2 + (new - old).square() / (2 * self._mu)
+        per_positive = new * violation - price
         return per_positive.sum() / (len(ids) * negatives)
 
     def _known(self, key: str | int) -> str:

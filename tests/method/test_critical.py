@@ -19,6 +19,9 @@ def make_batch(size=30, seed=0, *, classes=CLASSES):
     return logits, torch.arange(size) % classes, [f"s{i}" for i in range(size)]
 
 
+RELAXATION = 0.1  # the default of the class
+
+
 def score(row, critical, rivals):
     """Log-odds of softmax probabilities, in the words of the definition."""
     total = sum(math.exp(value) for value in row)
@@ -27,7 +30,7 @@ def score(row, critical, rivals):
 
 
 def loop(logits, labels, *, critical, rivals, against, multipliers, margin, mu, bound):
-    """Eq. 7 and 8 sample by sample, with the bounded Lagrangian as its maximum over λ."""
+    """Eq. 7 and 8 sample by sample, with the bounded, relaxed Lagrangian as its maximum over λ."""
     rows, labels = logits.tolist(), labels.tolist()
     found, q = 0.0, {}
     positives = [i for i, y in enumerate(labels) if y == critical]
@@ -39,8 +42,8 @@ def loop(logits, labels, *, critical, rivals, against, multipliers, margin, mu, 
             gap = score(rows[j], critical, group) - score(rows[k], critical, group)
             total += max(0.0, margin - gap)
         r, old = total / len(negatives), multipliers.get(f"s{j}", 0.0)
-        new = min(old + mu * r, bound)
-        found += (new * r - (new - old) ** 2 / (2 * mu)) / len(positives)
+        new = min((old + mu * r) / (1 + mu * RELAXATION), bound)
+        found += (new * r - RELAXATION * new**2 / 2 - (new - old) ** 2 / (2 * mu)) / len(positives)
         q[f"s{j}"] = new
     return found, multipliers | q
 

@@ -11,7 +11,15 @@ from torch import Tensor
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 
-PRINTED = {"margin": 1.0, "mu": 0.2, "rho": 2.0, "reduction": "sum", "multiplier_max": None, "auc_tolerance": 0.0}
+PRINTED = {
+    "margin": 1.0,
+    "mu": 0.2,
+    "rho": 2.0,
+    "reduction": "sum",
+    "multiplier_max": None,
+    "relaxation": 0.0,
+    "auc_tolerance": 0.0,
+}
 
 
 def make_term(sample_ids: Sequence[str] = ("a", "b", "c"), **changes) -> AugmentedLagrangian:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 
-PRINTED = {"margin": 1.0, "mu": 0.2, "rho": 2.0, "reduction": "sum", "multiplier_max": None, "auc_tolerance": 0.0}
+PRINTED = {
+    "margin": 1.0,
+    "mu": 0.2,
+    "rho": 2.0,
+    "reduction": "sum",
+    "multiplier_max": None,
+    "relaxation": 0.0,
+    "auc_tolerance": 0.0,
+}
 NOTHING = torch.empty(0, dtype=torch.float64)
 
 
@@ -153,18 +161,19 @@ def test_a_bound_on_the_multipliers():
     assert term.multipliers["a"] == 0.5
 
 
+@pytest.mark.parametrize("relaxation", [0.0, 0.1, 2.0])
 @pytest.mark.parametrize("bound", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("violation", [0.2, 1.0, 4.0])
-def test_with_a_bound_the_term_is_the_best_multiplier_below_it(bound, violation):
-    """Max over λ in [0, Λ] of λ r - (λ - λ_j)² / (2 μ), found by scipy; λ_j as two earlier steps have left it."""
-    mu, labels = 0.4, torch.tensor([1, 0])
-    term = make_term(mu=mu, multiplier_max=bound)
+@pytest.mark.parametrize("violation", [0.02, 0.2, 1.0, 4.0])
+def test_the_term_is_the_best_multiplier_within_its_bound(bound, violation, relaxation):
+    """Max over λ in [0, Λ] of λ r - p λ² / 2 - (λ - λ_j)² / (2 μ), by scipy; λ_j as two earlier steps have left it."""
+    mu, labels, old = 0.4, torch.tensor([1, 0]), 0.0
+    term = make_term(mu=mu, multiplier_max=bound, relaxation=relaxation)
     for _ in range(2):
         term(torch.zeros(2), labels, ["a", "n"])  # r = δ = 1
         term.update_multipliers()
-    old = min(2 * mu, bound)
+        old = min((old + mu) / (1 + mu * relaxation), bound)
     best = minimize_scalar(
-        lambda new: (new - old) ** 2 / (2 * mu) - new * violation,
+        lambda new: (new - old) ** 2 / (2 * mu) + relaxation * new**2 / 2 - new * violation,
         bounds=(0, bound),
         method="bounded",
         options={"xatol": 1e-12},
@@ -180,6 +189,7 @@ def test_with_a_bound_the_term_is_the_best_multiplier_below_it(bound, violation)
 def test_as_printed_is_the_papers_form_and_the_default_is_the_recommended_one():
     printed, default = AugmentedLagrangian.as_printed(["a"], mu=0.2, rho=2.0), AugmentedLagrangian(["a"])
     assert (printed.reduction, printed.multiplier_max, printed.auc_tolerance) == ("sum", math.inf, 0.0)
+    assert printed.relaxation == 0
     assert repr(default) == repr(AugmentedLagrangian(["a"], **bundle_constraint()))
 
 
@@ -360,6 +370,36 @@ def test_a_constraint_that_cannot_be_met_costs_its_bound_and_no_more():
     expected = [own / 2, -(own + bound) / 2]
     np.testing.assert_allclose(outputs.detach().numpy(), expected, atol=1e-4)
     np.testing.assert_allclose([term.multipliers["a"], term.multipliers["b"]], [own, bound], atol=1e-3)
+
+
+@pytest.mark.parametrize("relaxation", [0.1, 0.5, 3.0])
+def test_a_relaxed_constraint_is_met_but_for_what_relaxing_it_is_worth(relaxation):
+    """Minimise |f|²/2 + s²/(2p) subject to f_1 - g >= δ - s.
+
+    Stationarity: f_1 = λ, g = -λ, s = p λ, so δ - 2 λ = p λ. Without the price λ would be δ / 2.
+    """
+    margin = 1.5
+    term = make_term(margin=margin, mu=2.0, relaxation=relaxation)
+    outputs = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    for _ in range(40):
+        minimise(outputs, term, torch.tensor([1, 0]), ["a", "n"])
+    best = margin / (2 + relaxation)
+    np.testing.assert_allclose(outputs.detach().numpy(), [best, -best], atol=1e-5)
+    assert term.multipliers["a"] == pytest.approx(best, abs=1e-5)
+
+
+def test_a_multiplier_falls_where_its_constraint_is_met_if_it_is_relaxed():
+    """λ / (1 + μ p) at each step without a violation; a hard constraint keeps it for ever."""
+    labels, ids = torch.tensor([1, 0]), ["a", "n"]
+    for relaxation, falls in ((0.0, 1.0), (0.5, 1 / 1.2)):
+        term = make_term(mu=0.4, relaxation=relaxation)
+        term(torch.zeros(2), labels, ids)
+        term.update_multipliers()
+        first = term.multipliers["a"]
+        for step in (1, 2, 3):
+            assert term(torch.tensor([5.0, 0.0]), labels, ids).item() <= 0
+            term.update_multipliers()
+            assert term.multipliers["a"] == pytest.approx(first * falls**step)
 
 
 def minimise(outputs, term, labels, ids, *, fixed=NOTHING):

@@ -12,7 +12,15 @@ from prostate_alm.method.batch import NonFiniteLogitsError
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 
-PRINTED = {"margin": 1.0, "mu": 0.2, "rho": 2.0, "reduction": "sum", "multiplier_max": None, "auc_tolerance": 0.0}
+PRINTED = {
+    "margin": 1.0,
+    "mu": 0.2,
+    "rho": 2.0,
+    "reduction": "sum",
+    "multiplier_max": None,
+    "relaxation": 0.0,
+    "auc_tolerance": 0.0,
+}
 
 
 def make_term(sample_ids: Sequence[str] = ("a", "b", "c"), **changes) -> AugmentedLagrangian:
@@ -96,6 +104,7 @@ def test_negatives_need_no_multiplier():
         ("rho", 0.99, "finite and >= 1"),
         ("rho", math.inf, "finite and >= 1"),
         ("multiplier_max", 0.0, "> 0, or None"),
+        ("relaxation", -0.1, "finite and >= 0"),
         ("mu_max", 0.1, "at least mu, 0.2"),
         ("mu_max", math.nan, "> 0, or None"),
         ("auc_tolerance", -0.1, r"in \[0, 1\)"),
