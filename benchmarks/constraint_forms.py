@@ -5,8 +5,8 @@
 Five members of the first draw, judged on training images that no member draws (`league.py screen`): no test image is
 read. Prints, in percent, AUC and FPR at 100, 98, 95 and 90 % TPR of the ensemble. What is there is not trained again.
 
-In the recommended form a positive weighs min(lambda_j + mu r_j, 3), r_j its mean violation over the batch's negatives
-(docs/method.md). The others, all with the same margin, mu and bound:
+In the `hard` form a positive weighs min(lambda_j + mu r_j, 3), r_j its mean violation over the batch's negatives, and
+lambda never falls (docs/method.md). The recommended form is `relaxed-0.1`. All have the same margin, mu and bound:
 
 - `constant`: each positive weighs 3 from the first step on, without multipliers;
 - `top-25`, `top-50`: r_j over the quarter or half of the negatives that violate most, the conditional value at risk
@@ -94,7 +94,7 @@ class Form(nn.Module):
         ids = [sample["sample_id"] for sample in training if sample["label"]]
         self.bounds = bounds or dict.fromkeys(ids, BOUND)
         self.multipliers, self.violations = dict.fromkeys(ids, start), dict.fromkeys(ids, 0.0)
-        # the schedule of mu and the count of validations are those of the recommended form
+        # the schedule of mu is that of the recommended form
         self.schedule = AugmentedLagrangian(ids, mu=MU, multiplier_max=BOUND)
         self.pending: dict[str, float] = {}
 
@@ -153,7 +153,7 @@ def all_training_images(data: Any, entry: Entry) -> Samples:
 
 
 FORMS: dict[str, Callable[..., Form]] = {
-    "recommended": in_form,
+    "hard": in_form,
     "constant": partial(in_form, start=BOUND),
     "top-25": partial(in_form, top=0.25),
     "top-50": partial(in_form, top=0.5),

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/league.py train DATASET_DIR OUTPUT_DIR [--settings 2/3-1:19 ...]
     python benchmarks/league.py table OUTPUT_DIR TABLE.csv
     python benchmarks/league.py draw TABLE.csv FIGURE.png
-    OMP_NUM_THREADS=1 python benchmarks/league.py screen DATASET_DIR OUTPUT_DIR [--strengths 3,3 10,10 ...]
+    OMP_NUM_THREADS=1 python benchmarks/league.py screen DATASET_DIR OUTPUT_DIR [--strengths 3,3,0.1 ...]
 
 `train` keeps the logits of each member on all 2000 test images of the two classes and does not train again what is
 there; several processes may share the work. Network, batches, optimizer, number of steps and the choice of the state
@@ -14,7 +14,7 @@ the change by the constraint with a 95 % interval: test images and draws are res
 Which pairs: the constraint's values were chosen on training images of 2/3 and 0/1 that no member draws
 (docs/results/league.md); 3/5, 4/7, 2/6 and 1/9 had no part in the choice. In settings with noise some training labels
 are wrong, those of validation and test are not. `screen` is how: it reads no test image, and
-prints the figures for the first draw and each strength, mu and the bound of the multipliers.
+prints the figures for the first draw and each strength: mu, the bound of the multipliers and their relaxation.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def main() -> None:
     screens.add_argument("output_dir", type=Path)
     screens.add_argument("--settings", nargs="+", choices=SETTINGS, default=SCREENED, metavar="PAIR-RATIO")
     screens.add_argument("--losses", nargs="+", choices=LOSSES, default=("bce", "mbauc"))
-    screens.add_argument("--strengths", nargs="+", default=["1,1", "1,3", "3,3", "10,10"], metavar="MU,BOUND")
+    screens.add_argument(
+        "--strengths", nargs="+", default=["3,3,0", "3,3,0.1", "3,3,0.5"], metavar="MU,BOUND,RELAXATION"
+    )
     prints = commands.add_parser("table")
     prints.add_argument("output_dir", type=Path)
     prints.add_argument("csv_file", type=Path)

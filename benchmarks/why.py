@@ -40,7 +40,8 @@ from prostate_alm.data.tensors import TensorLoader
 from prostate_alm.method.lagrangian import ConstrainedLoss
 from prostate_alm.method.metrics import auc
 
-METHODS = ("bce", "bce+alm", "mbauc", "mbauc+alm")
+METHODS = ("bce", "bce+3,3,0", "bce+alm", "mbauc", "mbauc+3,3,0", "mbauc+alm")
+NAMES = {one: one.replace("+3,3,0", ", hard constraint").replace("+alm", ", relaxed constraint") for one in METHODS}
 PLAYED = ("4/7-1:9", "4/7-1:9-noise5", "4/7-1:9-noise20")
 EVERY = 5
 
@@ -131,7 +132,9 @@ def draw(folder: Path, setting: str, png_file: Path) -> None:
     epochs = np.arange(EVERY, EPOCHS + 1, EVERY)
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     areas, distances, ratios = figure.subplots(1, 3)
-    for method, color in zip(METHODS, ("tab:blue", "navy", "tab:orange", "tab:red"), strict=True):
+    for method, color in zip(
+        METHODS, ("tab:blue", "tab:cyan", "navy", "tab:orange", "tab:pink", "tab:red"), strict=True
+    ):
         found = members(folder, setting, method)
         if not found:
             continue
@@ -142,10 +145,12 @@ def draw(folder: Path, setting: str, png_file: Path) -> None:
             gap = [
                 each[:, own == 1].mean(1) - each[:, own == 0].mean(1) for own, each in zip(labels, logits, strict=True)
             ]
-            areas.plot(epochs, np.mean(area, axis=0), style, color=color, label=method if name == "unseen" else None)
+            areas.plot(
+                epochs, np.mean(area, axis=0), style, color=color, label=NAMES[method] if name == "unseen" else None
+            )
             distances.plot(epochs, np.mean(gap, axis=0), style, color=color)
-        if method.endswith("alm"):
-            ratios.plot(epochs, np.mean([one["ratio"] for one in found], axis=0), color=color, label=method)
+        if "+" in method:
+            ratios.plot(epochs, np.mean([one["ratio"] for one in found], axis=0), color=color, label=NAMES[method])
     areas.plot([], [], "--", color="gray", label="its training images")
     areas.set(xlabel="epoch", ylabel="AUC of a member, %")
     areas.legend(fontsize=8)
@@ -157,7 +162,7 @@ def draw(folder: Path, setting: str, png_file: Path) -> None:
 
 
 def print_outliers(folder: Path) -> None:
-    for setting, method in product(PLAYED, [one for one in METHODS if one.endswith("alm")]):
+    for setting, method in product(PLAYED, [one for one in METHODS if "+" in one]):
         found = members(folder, setting, method)
         if len(found) < 2:
             continue

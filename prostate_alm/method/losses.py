@@ -203,10 +203,6 @@ LOSSES: dict[str, Maker] = {
 """The one place where a loss has its name, in the order of the paper's tables; settings, plans and tables read it."""
 
 
-OF_PAIRS = frozenset({"mbauc"})
-"""Losses that compare the pairs of a batch by themselves: beside them the constraint does not help."""
-
-
 def _margin_loss(logits: Tensor, labels: Tensor, *, negative: float, positive: float, scale: float = 1.0) -> Tensor:
     margin = _of_class(labels, negative, positive)
     return -logsigmoid(scale * (_signed(logits, labels) - margin)).mean()

@@ -15,7 +15,6 @@ from torch import nn
 
 from prostate_alm import tracking
 from prostate_alm.data.splits import member_seed
-from prostate_alm.method.losses import OF_PAIRS
 from prostate_alm.results import run_folder
 from prostate_alm.results.run_folder import RunFolder
 from prostate_alm.training import results
@@ -279,14 +278,8 @@ def member_run(member: Member, folder: RunFolder) -> Iterator[tracking.MemberRun
 
 
 def base_loss(member: Member) -> nn.Module:
-    """Return F(θ) of the member's settings; a warning says where the constraint beside it is known to do harm."""
+    """Return F(θ) of the member's settings."""
     settings, labels = member.settings, member.train_labels
-    if settings.alm and settings.loss in OF_PAIRS:
-        logger.warning(
-            "%s compares pairs by itself: beside it the constraint raised the false positives of most ensembles that "
-            "were tried (docs/results/league.md). Compare with --alm false",
-            settings.loss,
-        )
     return settings.make_loss(class_counts=tuple(labels.count(k) for k in range(settings.classes)))
 
 
