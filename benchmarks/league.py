@@ -135,7 +135,7 @@ def draw_effects(csv_file: Path, png_file: Path) -> None:
     axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
     for loss, style in (("bce", "tab:blue"), ("mbauc", "tab:orange")):
         for (setting, own, column), row in rows.items():
-            if own == loss and column == "fpr_at_tpr95":
+            if own == loss and column == "fpr_at_tpr95" and setting in SETTINGS and "noise" not in setting:
                 area, change = float(rows[setting, loss, "auc"]["without"]), float(row["change"])
                 ends = [[change - float(row["low"])], [float(row["high"]) - change]]
                 axes.errorbar(area, change, yerr=ends, fmt="o", color=style, capsize=3)

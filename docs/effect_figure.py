@@ -16,7 +16,7 @@ NAMES = {"0/1": "airplane, car", "2/3": "bird, cat", "4/7": "deer, horse", "3/5"
 def main() -> None:
     with TABLE.open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if (row["loss"], row["figure"]) == ("bce", "fpr_at_tpr95")]
-    rows = [row for row in rows if "noise" not in row["setting"]]
+    rows = [row for row in rows if "/" in row["setting"] and "noise" not in row["setting"]]
     rows.sort(key=lambda row: float(row["without"]))
     figure = Figure(figsize=(7.2, 3.1), layout="constrained")
     axes = figure.subplots()
