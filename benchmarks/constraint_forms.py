@@ -8,7 +8,6 @@ read. Prints, in percent, AUC and FPR at 100, 98, 95 and 90 % TPR of the ensembl
 In the `hard` form a positive weighs min(lambda_j + mu r_j, 3), r_j its mean violation over the batch's negatives, and
 lambda never falls (docs/method.md). The recommended form is `relaxed-0.1`. All have the same margin, mu and bound:
 
-- `constant`: each positive weighs 3 from the first step on, without multipliers;
 - `top-25`, `top-50`: r_j over the quarter or half of the negatives that violate most, the conditional value at risk
   in the band of FPR that matters;
 - `trimmed`: the tenth of the training positives whose last r_j was greatest weighs nothing, a quantile as constraint;
@@ -85,7 +84,6 @@ class Form(nn.Module):
         trimmed: float = 0.0,
         price: float = 0.0,
         signed: bool = False,
-        start: float = 0.0,
         bounds: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -93,7 +91,7 @@ class Form(nn.Module):
         self.top, self.trimmed, self.price, self.lowest = top, trimmed, price, -math.inf if signed else 0.0
         ids = [sample["sample_id"] for sample in training if sample["label"]]
         self.bounds = bounds or dict.fromkeys(ids, BOUND)
-        self.multipliers, self.violations = dict.fromkeys(ids, start), dict.fromkeys(ids, 0.0)
+        self.multipliers, self.violations = dict.fromkeys(ids, 0.0), dict.fromkeys(ids, 0.0)
         # the schedule of mu is that of the recommended form
         self.schedule = AugmentedLagrangian(ids, mu=MU, multiplier_max=BOUND)
         self.pending: dict[str, float] = {}
@@ -154,7 +152,6 @@ def all_training_images(data: Any, entry: Entry) -> Samples:
 
 FORMS: dict[str, Callable[..., Form]] = {
     "hard": in_form,
-    "constant": partial(in_form, start=BOUND),
     "top-25": partial(in_form, top=0.25),
     "top-50": partial(in_form, top=0.5),
     "trimmed": partial(in_form, trimmed=0.1),
