@@ -167,7 +167,7 @@ class LesionConstraint(nn.Module):
     Raises:
         ValueError: a parameter is out of range.
 
-    >>> constraint = LesionConstraint(["a/lesion-1"], mu=1.0, rim_voxels=0)
+    >>> constraint = LesionConstraint(["a/lesion-1"], mu=1.0, relaxation=0.0, rim_voxels=0)
     >>> maps, lesions = torch.tensor([0.0, 0.5, -2.0]).view(1, 1, 3, 1, 1), torch.tensor([1, 0, 0]).view(1, 1, 3, 1, 1)
     >>> constraint(maps, lesions, ["a"])  # r = (1.5 + 0) / 2: 0.75**2 / 2
     tensor(0.2812)
