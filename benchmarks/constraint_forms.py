@@ -34,10 +34,11 @@ from league_training import (
     Entry,
     Recipe,
     Samples,
+    all_training_images,
     base_loss,
     play,
-    samples,
     screen,
+    share_outranked,
 )
 from torch import Tensor, nn
 
@@ -139,15 +140,10 @@ def cross_fitted(entry: Entry, training: Samples, *, dataset_dir: Path, folder: 
     for other in others:
         play(other, dataset_dir, folder, judge=all_training_images)
     logits = np.mean([np.load(other.file(folder))["logits"] for other in others], axis=0)
-    negatives = logits[[int(sample["sample_id"]) for sample in training if not sample["label"]]]
-    positives = [sample["sample_id"] for sample in training if sample["label"]]
-    return in_form(
-        entry, training, bounds={key: BOUND * float(np.mean(negatives < logits[int(key)])) for key in positives}
-    )
-
-
-def all_training_images(data: Any, entry: Entry) -> Samples:
-    return samples(data.train, np.arange(len(data.train.classes)), positive=SETTINGS[entry.setting].minority)
+    rows = {value: np.array([int(one["sample_id"]) for one in training if one["label"] == value]) for value in (0, 1)}
+    outranked = share_outranked(logits, rows[1], rows[0])
+    bounds = {str(row): BOUND * float(share) for row, share in zip(rows[1], outranked, strict=True)}
+    return in_form(entry, training, bounds=bounds)
 
 
 FORMS: dict[str, Callable[..., Form]] = {

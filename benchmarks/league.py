@@ -91,7 +91,6 @@ def main() -> None:
         write_table(options.output_dir, options.csv_file)
         return
     torch.set_num_threads(1)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     if options.command == "screen":
         methods = [
             loss + suffix for loss in options.losses for suffix in ("", *(f"+{one}" for one in options.strengths))
@@ -106,9 +105,8 @@ def write_table(folder: Path, csv_file: Path) -> None:
     """Write what the constraint changes for each setting and loss that is complete, and in the mean over several."""
     effects = {}
     for setting, loss, (words, suffix) in product(SETTINGS, LOSSES, CONSTRAINTS.items()):
-        pair = [ensembles(folder, setting, method) for method in (loss, loss + suffix)]
-        if draws := min(len(one) for one in pair):
-            effects[setting, loss + words] = compare(setting, [one[:draws] for one in pair])
+        if effect := compare_complete(folder, setting, loss, loss + suffix):
+            effects[setting, loss + words] = effect
     rows = [row for (setting, loss), effect in effects.items() for row in table_rows(setting, loss, [effect])]
     for setting in SETTINGS:
         papers = [effects[setting, loss] for loss in PAPERS if (setting, loss) in effects]
@@ -157,6 +155,13 @@ class Effect(NamedTuple):
     with_: NDArray[np.float64]
     changes: NDArray[np.float64]
     """(RESAMPLES, columns)"""
+
+
+def compare_complete(folder: Path, setting: str, *methods: str) -> Effect | None:
+    """Compare two methods over the draws of which all members of both are there; None where there is none."""
+    pair = [ensembles(folder, setting, method) for method in methods]
+    draws = min(len(one) for one in pair)
+    return compare(setting, [one[:draws] for one in pair]) if draws else None
 
 
 def compare(setting: str, pair: list[Draws]) -> Effect:

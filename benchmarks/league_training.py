@@ -76,10 +76,14 @@ class Entry:
         )
 
 
-def loss_of(entry: Entry, training: Samples) -> ConstrainedLoss:
-    """Return a loss, alone, with the constraint ("+alm"), or with one of another strength ("+MU,BOUND,RELAXATION")."""
+def loss_of(entry: Entry, training: Samples, *, base: nn.Module | None = None) -> ConstrainedLoss:
+    """Return a loss, alone, with the constraint ("+alm"), or with one of another strength ("+MU,BOUND,RELAXATION").
+
+    With `base`, that is F in place of the loss that the entry names.
+    """
     name, constrained, strength = entry.method.partition("+")
-    base = base_loss(name, training, ratio=SETTINGS[entry.setting].ratio)
+    if base is None:
+        base = base_loss(name, training, ratio=SETTINGS[entry.setting].ratio)
     if not constrained:
         return ConstrainedLoss(base)
     given = {} if strength == "alm" else dict(zip(STRENGTH, map(float, strength.split(",")), strict=True))
@@ -170,6 +174,16 @@ def claimed(file: Path) -> Iterator[bool]:
 
 def test_images(data: Any, entry: Entry) -> Samples:
     return samples(data.test, np.arange(len(data.test.classes)), positive=SETTINGS[entry.setting].minority)
+
+
+def all_training_images(data: Any, entry: Entry) -> Samples:
+    """Return what the other members of a draw, which never saw them, can say of a member's images; by row number."""
+    return samples(data.train, np.arange(len(data.train.classes)), positive=SETTINGS[entry.setting].minority)
+
+
+def share_outranked(logits: Logits, positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return, for each row of a positive, the share of the rows of negatives that it outranks."""
+    return np.array([np.mean(logits[negatives] < value) for value in logits[positives]])
 
 
 def unseen_images(data: Any, entry: Entry) -> Samples:

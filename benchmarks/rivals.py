@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from base_recipes import VectorScaling, sharpness_aware
-from league import DEFAULT_METHODS, compare, table_rows, write_rows
+from league import DEFAULT_METHODS, compare_complete, table_rows, write_rows
 from league_training import (
     DRAWS,
     EPOCHS,
@@ -36,7 +36,6 @@ from league_training import (
     Recipe,
     Samples,
     class_counts,
-    ensembles,
     play,
 )
 from torch import Tensor, nn
@@ -46,8 +45,6 @@ from prostate_alm.method.lagrangian import ConstrainedLoss
 
 PLAYED = ("4/7-1:9", "3/5-1:19", "0/1-1:9")
 RECOMMENDED = "bce+alm"
-
-Optimizer = Callable[[nn.Module, Any], torch.optim.Optimizer]
 
 
 def main() -> None:
@@ -79,9 +76,8 @@ def write_table(folder: Path, csv_file: Path) -> None:
     """Write what BCE with the constraint changes against each rival that is complete, over the draws that both have."""
     rows = []
     for setting, rival in product(SETTINGS, [*RIVALS, "bce", "mbauc"]):
-        pair = [ensembles(folder, setting, method) for method in (rival, RECOMMENDED)]
-        if draws := min(len(one) for one in pair):
-            rows += table_rows(setting, rival, [compare(setting, [one[:draws] for one in pair])])
+        if effect := compare_complete(folder, setting, rival, RECOMMENDED):
+            rows += table_rows(setting, rival, [effect])
     write_rows(rows, csv_file)
 
 

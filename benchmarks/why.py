@@ -26,9 +26,10 @@ from league_training import (
     Entry,
     Recipe,
     Samples,
+    all_training_images,
     loss_of,
-    samples,
     scored,
+    share_outranked,
     train,
     unseen_images,
 )
@@ -68,8 +69,7 @@ class Watch:
         unseen = unseen_images(data, entry)
         self.judges["unseen"] = TensorLoader(unseen)
         self.unseen_labels = [sample["label"] for sample in unseen]
-        # all training images of both classes, for what the other members say of a positive
-        return samples(data.train, np.arange(len(data.train.classes)), positive=SETTINGS[entry.setting].minority)
+        return all_training_images(data, entry)
 
     def after_epoch(self, network: nn.Module, loss: ConstrainedLoss) -> None:
         self.epoch += 1
@@ -170,7 +170,7 @@ def print_outliers(folder: Path) -> None:
         courses = [one["multipliers"][:, one["labels"] == 1] for one in found]  # members of (epochs, positives)
         weights = np.concatenate([course[-1] for course in courses])
         outranked = np.concatenate(
-            [share_outranked(one, [other for other in found if other is not one]) for one in found]
+            [outranked_for(one, [other for other in found if other is not one]) for one in found]
         )
         wrong = np.concatenate([one["wrong"][one["labels"] == 1] for one in found])
         shares = [f"{np.mean(np.concatenate(rows) > 2.99):.0%}" for rows in zip(*courses, strict=True)]
@@ -189,11 +189,11 @@ def print_outliers(folder: Path) -> None:
         print(line)
 
 
-def share_outranked(one: Any, others: list[Any]) -> NDArray[np.float64]:
+def outranked_for(one: Any, others: list[Any]) -> NDArray[np.float64]:
     """Return, for each positive of a member, the share of its negatives that it outranks for the others."""
-    logits = np.mean([other["all"] for other in others], axis=0)[one["rows"]]
-    negatives = logits[one["labels"] == 0]
-    return np.array([np.mean(negatives < value) for value in logits[one["labels"] == 1]])
+    logits = np.mean([other["all"] for other in others], axis=0)
+    positives, negatives = (one["rows"][one["labels"] == value] for value in (1, 0))
+    return share_outranked(logits, positives, negatives)
 
 
 if __name__ == "__main__":

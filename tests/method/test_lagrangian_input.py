@@ -1,30 +1,16 @@
 """ConstrainedLoss as a whole, and what both refuse: every error names argument, rule and value."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from printed_term import make_term
 from torch import Tensor
 
 from prostate_alm.method.batch import NonFiniteLogitsError
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
-
-PRINTED = {
-    "margin": 1.0,
-    "mu": 0.2,
-    "rho": 2.0,
-    "reduction": "sum",
-    "multiplier_max": None,
-    "relaxation": 0.0,
-    "auc_tolerance": 0.0,
-}
-
-
-def make_term(sample_ids: Sequence[str] = ("a", "b", "c"), **changes) -> AugmentedLagrangian:
-    return AugmentedLagrangian(sample_ids, **(PRINTED | changes))
 
 
 def make_batch(size=24, seed=0, *, dtype=torch.float64) -> tuple[Tensor, Tensor, list[str]]:
