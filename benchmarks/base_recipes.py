@@ -20,11 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from league_training import AS_IT_IS, SETTINGS, Recipe, Samples, adam_w, loss_of, outputs, plain_gradients, screen
+from league_training import (
+    AS_IT_IS,
+    SETTINGS,
+    Recipe,
+    Samples,
+    adam_w,
+    cascade,
+    loss_of,
+    outputs,
+    plain_gradients,
+    screen,
+)
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from prostate_alm.data.tensors import DEVIATION
 from prostate_alm.method.lagrangian import ConstrainedLoss
 
 
@@ -128,23 +138,14 @@ def _orthogonal(rows: Tensor) -> Tensor:
     return wide if rows.shape[0] <= rows.shape[1] else wide.T
 
 
-def of_greater_variance(network: nn.Module, _: Samples) -> None:
-    """Give the convolutions He's variance, six times that of torch."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.weight.data *= 6**0.5
+def as_drawn(_: Samples) -> nn.Module:
+    """Return the network with the weights that torch draws."""
+    return cascade(initial_scale=1.0)
 
 
-def whitening(network: nn.Module, training: Samples) -> None:
-    """Let the first convolution begin with the eigenvectors of training patches, each and its negative, whitened."""
-    layer = next(one for one in network.modules() if isinstance(one, nn.Conv2d))
-    images = torch.stack([sample["image"] for sample in training]).float() / (255 * DEVIATION)
-    patches = nn.functional.unfold(images, 3).transpose(1, 2).flatten(0, 1)  # (patches, 27)
-    values, vectors = torch.linalg.eigh(torch.cov((patches - patches.mean(0)).T))
-    half = layer.out_channels // 2
-    filters = (vectors[:, -half:] / (values[-half:] + 1e-3).sqrt()).T.view(half, 3, 3, 3)
-    of_greater_variance(network, training)  # for the layers behind it
-    layer.weight.data.copy_(torch.cat([filters, -filters]))
+def of_greater_variance(_: Samples) -> nn.Module:
+    """Return it with He's variance, six times that of torch."""
+    return cascade()
 
 
 RECIPES = {
@@ -156,12 +157,13 @@ RECIPES = {
     "weight-decay": Recipe(optimizer=partial(adam_w, weight_decay=0.05)),
     "vs": Recipe(partial(loss_of, base=VectorScaling(9))),
     "vs-sam": Recipe(partial(loss_of, base=VectorScaling(9)), gradients=partial(sharpness_aware, radius=0.05)),
-    "half": Recipe(epochs=50),
-    "half-muon": Recipe(optimizer=muon, epochs=50),
-    "half-muon-he": Recipe(optimizer=muon, epochs=50, first_weights=of_greater_variance),
-    "half-muon-whitening": Recipe(optimizer=muon, epochs=50, first_weights=whitening),
-    "half-whitening": Recipe(epochs=50, first_weights=whitening),
-    "half-he": Recipe(epochs=50, first_weights=of_greater_variance),
+    "he": Recipe(network=of_greater_variance),
+    "muon": Recipe(optimizer=muon),
+    "he-muon": Recipe(network=of_greater_variance, optimizer=muon),
+    "as-drawn": Recipe(network=as_drawn),
+    "as-drawn-muon": Recipe(network=as_drawn, optimizer=muon),
+    "as-drawn-100": Recipe(network=as_drawn, epochs=100),
+    "100": Recipe(epochs=100),
 }
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from prostate_alm.dtype import fastest_dtype
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
 from prostate_alm.method.losses import make_loss
 from prostate_alm.method.metrics import auc, fpr_at_tpr
-from prostate_alm.training.networks import CascadeNet
+from prostate_alm.training.networks import CascadeNet, whitened
 
-DRAWS, MEMBERS, EPOCHS = range(3), range(5), 100
+DRAWS, MEMBERS, EPOCHS = range(3), range(5), 50
 
 
 class Setting(NamedTuple):
@@ -110,8 +110,13 @@ def adam_w(network: nn.Module, _: ConstrainedLoss, *, weight_decay: float = 1e-4
     return torch.optim.AdamW(network.parameters(), lr=0.002, weight_decay=weight_decay)
 
 
-def as_drawn(network: nn.Module, training: Samples) -> None:
-    """Leave the first weights as they are."""
+def cascade(initial_scale: float = 6**0.5) -> CascadeNet:
+    return CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4, initial_scale=initial_scale)
+
+
+def whitened_cascade(training: Samples) -> nn.Module:
+    """Return the network of the bundle with its first weights."""
+    return whitened(cascade(), TensorLoader(training))
 
 
 def unwatched(network: nn.Module, loss: ConstrainedLoss) -> None:
@@ -124,7 +129,7 @@ class Recipe(NamedTuple):
     loss: Callable[[Entry, Samples], ConstrainedLoss] = loss_of
     gradients: Callable[[nn.Module, ConstrainedLoss, Any], None] = plain_gradients
     optimizer: Callable[[nn.Module, ConstrainedLoss], torch.optim.Optimizer] = adam_w
-    first_weights: Callable[[nn.Module, Samples], None] = as_drawn
+    network: Callable[[Samples], nn.Module] = whitened_cascade
     epochs: int = EPOCHS
     after_epoch: Callable[[nn.Module, ConstrainedLoss], None] = unwatched
 
@@ -210,8 +215,7 @@ def train(entry: Entry, dataset_dir: Path, judge: Judge, recipe: Recipe = AS_IT_
     seed = member_seed(entry.draw, entry.member, 0, 0)
     mislabel(training, percent=noise_percent, seed=seed)
     torch.manual_seed(seed)
-    network = CascadeNet(2, [3], features=[16, 32, 64, 128], pooling=[[2, 2]] * 4)
-    recipe.first_weights(network, training)
+    network = recipe.network(training)
     fit(network, recipe.loss(entry, training), training, TensorLoader(validation), recipe=recipe, seed=seed)
     return scored(network, test)
 
