@@ -14,7 +14,8 @@ the change by the constraint with a 95 % interval: test images and draws are res
 Which pairs: the constraint's values were chosen on training images of 2/3 and 0/1 that no member draws
 (docs/results/league.md); 3/5, 4/7, 2/6 and 1/9 had no part in the choice. In settings with noise some training labels
 are wrong, those of validation and test are not. `screen` is how: it reads no test image, and
-prints the figures for the first draw and each strength: mu, the bound of the multipliers and their relaxation.
+prints the figures for the first draw and each strength: mu, the bound of the multipliers, their relaxation, and the
+margin (1 where it is not given).
 """
 
 import argparse
@@ -75,7 +76,7 @@ def main() -> None:
     screens.add_argument("--settings", nargs="+", choices=SETTINGS, default=SCREENED, metavar="PAIR-RATIO")
     screens.add_argument("--losses", nargs="+", choices=LOSSES, default=("bce", "mbauc"))
     screens.add_argument(
-        "--strengths", nargs="+", default=["3,3,0", "3,3,0.1", "3,3,0.5"], metavar="MU,BOUND,RELAXATION"
+        "--strengths", nargs="+", default=["3,3,0", "3,3,0.1", "3,3,0.5"], metavar="MU,BOUND,RELAXATION,MARGIN"
     )
     prints = commands.add_parser("table")
     prints.add_argument("output_dir", type=Path)

@@ -52,7 +52,7 @@ BALANCED = [Setting(*pair, 2) for pair in ((2, 6), (0, 1), (4, 7), (3, 5))]
 NOISY = [Setting(*pair, 9, noise) for pair, noise in product([(0, 1), (4, 7)], [5, 20])]
 SETTINGS = {str(one): one for one in [*HARD, *BALANCED, *EASY, *NOISY]}
 COLUMNS = ("auc", "fpr_at_tpr100", "fpr_at_tpr98", "fpr_at_tpr95", "fpr_at_tpr90")
-STRENGTH = ("mu", "multiplier_max", "relaxation")
+STRENGTH = ("mu", "multiplier_max", "relaxation", "margin")
 UNSEEN = 1000
 
 Logits = NDArray[np.float32]
@@ -77,7 +77,7 @@ class Entry:
 
 
 def loss_of(entry: Entry, training: Samples, *, base: nn.Module | None = None) -> ConstrainedLoss:
-    """Return a loss, alone, with the constraint ("+alm"), or with one of another strength ("+MU,BOUND,RELAXATION").
+    """Return a loss, alone, with the constraint ("+alm"), or with one of another strength ("+MU,BOUND,RELAXATION,MARGIN").
 
     With `base`, that is F in place of the loss that the entry names.
     """
@@ -86,7 +86,7 @@ def loss_of(entry: Entry, training: Samples, *, base: nn.Module | None = None) -
         base = base_loss(name, training, ratio=SETTINGS[entry.setting].ratio)
     if not constrained:
         return ConstrainedLoss(base)
-    given = {} if strength == "alm" else dict(zip(STRENGTH, map(float, strength.split(",")), strict=True))
+    given = {} if strength == "alm" else dict(zip(STRENGTH, map(float, strength.split(",")), strict=False))
     return ConstrainedLoss(base, AugmentedLagrangian([sample["sample_id"] for sample in training], **given))
 
 

@@ -100,7 +100,7 @@ def _cascade(
     return nn.Sequential(*layers)
 
 
-def whitened(network: CascadeNet, batches: Iterable[dict[str, Any]], *, eps: float = 1e-3) -> CascadeNet:
+def whitened(network: nn.Module, batches: Iterable[dict[str, Any]], *, eps: float = 1e-3) -> nn.Module:
     """Let the first convolution of each path begin with whitened patches of the training images; the same network.
 
     Half of its filters are v_i / sqrt(l_i + eps), v_i and l_i the eigenvectors and the greatest eigenvalues of the
@@ -109,12 +109,12 @@ def whitened(network: CascadeNet, batches: Iterable[dict[str, Any]], *, eps: flo
     so do the biases. All of them are trained like others.
 
     Args:
-        network: its first weights are changed.
+        network: its first weights are changed; another network than CascadeNet stays as it is.
         batches: each with `image` (B, sum of path_channels, spatial axes...), as the network gets them, not augmented.
         eps: least variance that is not damped, in squared units of the images.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: there is no image, or it has not the network's channels.
 
     Reference:
         Whitening as a first layer: Coates, Lee, Ng, An analysis of single-layer networks in unsupervised feature
@@ -127,9 +127,17 @@ def whitened(network: CascadeNet, batches: Iterable[dict[str, Any]], *, eps: flo
     >>> torch.allclose(filters[0], filters[0, 0]), torch.equal(filters[1], -filters[0])
     (True, True)
     """
+    if not isinstance(network, CascadeNet):
+        return network
     convolutions: list[Any] = [path[0] for path in network.paths]  # type: ignore[index]
     moments = [_Moments() for _ in convolutions]
     for batch in batches:
+        channels = batch["image"].shape[1]
+        if channels != sum(network.path_channels):
+            raise ValueError(
+                f"image must have {sum(network.path_channels)} channels, got {channels} in whitened. "
+                "Give the images that the network gets."
+            )
         parts = torch.split(batch["image"], network.path_channels, dim=1)
         for part, convolution, moment in zip(parts, convolutions, moments, strict=True):
             moment.add(_patches(part, convolution.kernel_size))
@@ -162,7 +170,7 @@ class _Moments:
     def covariance(self) -> torch.Tensor:
         """Return (D, D)."""
         if not isinstance(self._sum, torch.Tensor) or not isinstance(self._products, torch.Tensor):
-            raise ValueError("batches must hold at least one image, got none. Give the training images.")
+            raise ValueError("batches must hold at least one image, got none in whitened. Give the training images.")
         mean = self._sum / self._rows
         return self._products / self._rows - torch.outer(mean, mean)
 
