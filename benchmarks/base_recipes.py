@@ -7,10 +7,12 @@ images that no member draws (`league.py screen`): no test image is read. Prints,
 and 90 % TPR of the ensemble. What is there is not trained again; several processes may share the work.
 
 The recipes: sharpness-aware minimisation (Foret et al. 2021), its ascent along F of all samples or of the positives
-alone, and farther (after Shwartz-Ziv et al. 2023, arXiv:2312.02517); labels of the negatives smoothed; positives mixed
-with positives (after Zhang et al. 2018); a larger weight decay; the VS loss for F (Kini et al. 2021), also with SAM.
-For a member in half the time, 50 epochs instead of 100: of AdamW; of Muon (Jordan et al. 2024), its momentum made
-orthogonal, also with first weights of greater variance (He et al. 2015) or a whitening first layer (after Page 2018).
+alone, and farther (after Shwartz-Ziv et al. 2023, arXiv:2312.02517); labels of the negatives smoothed; labels of both
+smoothed in place of the penalty on the logits, and other weights of that penalty; positives mixed with positives (after
+Zhang et al. 2018); a larger weight decay; the VS loss for F (Kini et al. 2021), also with SAM.
+What the recipe is made of: 50 epochs after a whitening first layer (after Page 2018), the other layers with first
+weights of greater variance (He et al. 2015). So also 100 epochs of it; Muon (Jordan et al. 2024), its momentum made
+orthogonal; and either optimiser without the whitening (`he`), and with the weights that torch draws (`as-drawn`).
 """
 
 import argparse
@@ -81,11 +83,15 @@ def mixed_positives(network: nn.Module, loss: ConstrainedLoss, batch: Any) -> No
     plain_gradients(network, loss, batch | {"image": images})
 
 
-class SmoothedNegatives(nn.Module):
-    """BCE in which a negative is 0.05 positive."""
+class Smoothed(nn.Module):
+    """BCE in which a negative is 0.05 positive, and a positive as much negative as is said."""
+
+    def __init__(self, of_positives: float) -> None:
+        super().__init__()
+        self.highest = 1 - of_positives
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype).clamp(min=0.05))
+        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype).clamp(0.05, self.highest))
 
 
 class VectorScaling(nn.Module):
@@ -152,8 +158,12 @@ RECIPES = {
     "as-it-is": AS_IT_IS,
     "sam": Recipe(gradients=partial(sharpness_aware, radius=0.05)),
     "sam-positives": Recipe(gradients=partial(sharpness_aware, radius=0.2, of_positives=True)),
-    "smoothed": Recipe(partial(loss_of, base=SmoothedNegatives())),
+    "smoothed": Recipe(partial(loss_of, base=Smoothed(0.0))),
     "mixed": Recipe(gradients=mixed_positives),
+    "smoothed-both": Recipe(partial(loss_of, base=Smoothed(0.05), penalty=0.0)),
+    "no-penalty": Recipe(partial(loss_of, penalty=0.0)),
+    "penalty-0.03": Recipe(partial(loss_of, penalty=0.03)),
+    "penalty-0.3": Recipe(partial(loss_of, penalty=0.3)),
     "weight-decay": Recipe(optimizer=partial(adam_w, weight_decay=0.05)),
     "vs": Recipe(partial(loss_of, base=VectorScaling(9))),
     "vs-sam": Recipe(partial(loss_of, base=VectorScaling(9)), gradients=partial(sharpness_aware, radius=0.05)),

@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/cifar10_recipe.py DATASET_DIR OUTPUT_DIR [--members 0 1 2 ...] [--only NAME ...]
 
-No test image is read. Each variant is a set of overrides of bundles/cifar10/train.json. Each member is judged in three
+No test image is read. Each variant is a set of overrides of bundles/cifar10/train.json, with the weights that torch
+draws and 100 epochs as the bundle had them then (today's: base_recipes.py). Each member is judged in three
 states: the best by validation AUC (which the bundle takes), the last, and the running mean of the weights (a factor of
 0.98 a step). The logits of 1000 + 1000 such images are kept as OUTPUT_DIR/RATIO-NAME-MEMBER.npz, and what is there is
 not trained again; several processes may share the members. Prints for each variant and state, in percent: AUC and FPR
@@ -37,6 +38,7 @@ ALL_MEMBERS = range(10)
 STATES = ("best", "last", "mean")
 COSINE = "cosine"  # no setting of the bundle: the rate falls to 0 along half a cosine
 
+FORMER = {"network": "@network_def", "network_def#initial_scale": 1.0, "alm_epochs": 100, "logit_penalty": 0.0}
 BASELINE: dict[str, Any] = {"alm": False}
 FOCAL: dict[str, Any] = {"loss": "a_fl", "loss_parameters": {"gamma": 2.0}}
 WEIGHTED: dict[str, Any] = {"loss": "w_bce"}  # its weight is N/3, as in the plan
@@ -123,7 +125,7 @@ def unseen_images(dataset_dir: Path) -> list[dict[str, Any]]:
 
 def train(overrides: dict[str, Any], dataset_dir: Path, unseen: TensorLoader) -> dict[str, Any]:
     """Return labels of the unseen images, and their logits in each state."""
-    wanted = dict(overrides)
+    wanted = {**FORMER, **overrides}
     falls = wanted.pop(COSINE, False)
     if wanted.get("loss") == "w_bce":
         wanted["loss_parameters"] = {"weight": wanted["ratio"] / 3}

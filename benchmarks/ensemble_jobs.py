@@ -1,6 +1,6 @@
 """An ensemble of ten CIFAR-10 members with two processes against one.
 
-    python benchmarks/ensemble_jobs.py DATASET_DIR [--members 10] [--epochs 100]
+    python benchmarks/ensemble_jobs.py DATASET_DIR [--members 10] [--epochs 50]
 
 Runs `prostate-alm ensemble train bundles/cifar10 --jobs N` for N = 2 and N = 1 in folders of their own, and N = 1 on
 one core: a single process has all cores for its threads otherwise. Prints the seconds of the whole command, imports,
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset_dir", type=Path)
     parser.add_argument("--members", type=int, default=10, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=100, help="of each member (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=50, help="of each member (default: %(default)s)")
     options = parser.parse_args()
     two = run(options, jobs=2, cores=None)
     print(f"--jobs 2:              {two:6.1f} s, {two / options.members:5.1f} s a member")

@@ -25,11 +25,11 @@ from prostate_alm.data.splits import member_seed
 from prostate_alm.data.tensors import TensorLoader, mirror_and_shift
 from prostate_alm.dtype import fastest_dtype
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
-from prostate_alm.method.losses import make_loss
+from prostate_alm.method.losses import LogitPenalty, make_loss
 from prostate_alm.method.metrics import auc, fpr_at_tpr
 from prostate_alm.training.networks import CascadeNet, whitened
 
-DRAWS, MEMBERS, EPOCHS = range(3), range(5), 50
+DRAWS, MEMBERS, EPOCHS, PENALTY = range(3), range(5), 50, 0.1
 
 
 class Setting(NamedTuple):
@@ -76,14 +76,17 @@ class Entry:
         )
 
 
-def loss_of(entry: Entry, training: Samples, *, base: nn.Module | None = None) -> ConstrainedLoss:
-    """Return a loss, alone, with the constraint ("+alm"), or with one of another strength ("+MU,BOUND,RELAXATION,MARGIN").
+def loss_of(
+    entry: Entry, training: Samples, *, base: nn.Module | None = None, penalty: float = PENALTY
+) -> ConstrainedLoss:
+    """Return a loss, alone, with the constraint ("+alm"), or with a stronger or weaker one (STRENGTH behind the "+").
 
     With `base`, that is F in place of the loss that the entry names.
     """
     name, constrained, strength = entry.method.partition("+")
     if base is None:
         base = base_loss(name, training, ratio=SETTINGS[entry.setting].ratio)
+    base = LogitPenalty(base, penalty)
     if not constrained:
         return ConstrainedLoss(base)
     given = {} if strength == "alm" else dict(zip(STRENGTH, map(float, strength.split(",")), strict=False))

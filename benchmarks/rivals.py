@@ -6,8 +6,8 @@
 
 The packages are no dependencies: they are read from a folder of their own. Images, batches, first weights, number of
 steps and the choice of the state by validation AUC are the league's (`league.py`), whose members of BCE, MBAUC and BCE
-with the constraint `train` trains, too, in the same folder. A rival's rates are the defaults of its package, nothing
-was searched for any; of the loss with a budget the band of FPR ends at 0.3, and no queue holds scores of older weights.
+with the constraint `train` trains, too, in the same folder. No rival has the recipe's penalty on the logits, and
+`mbauc-alone` is MBAUC without it. A rival's rates are the defaults of its package, nothing was searched for any; of the loss with a budget the band of FPR ends at 0.3, and no queue holds scores of older weights.
 `table` writes each rival's figures, those of BCE with the constraint, and their difference with its 95 % interval.
 
 RankReg (Mohammadi et al., CVPR 2023) and the bound on precision at fixed recall (Eban et al., AISTATS 2017) have no
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from prostate_alm.method.lagrangian import ConstrainedLoss
+from prostate_alm.method.losses import make_loss
 
 PLAYED = ("4/7-1:9", "3/5-1:19", "0/1-1:9")
 RECOMMENDED = "bce+alm"
@@ -273,6 +274,7 @@ RIVALS: dict[str, Recipe] = {
     "vs-sam": Recipe(
         own(lambda entry, _: VectorScaling(ratio_of(entry))), gradients=partial(sharpness_aware, radius=0.05)
     ),
+    "mbauc-alone": Recipe(own(lambda *_: make_loss("mbauc"))),
     "rankreg": Recipe(own(lambda *_: RankReg())),
     "recall-95": Recipe(own(lambda _, training: PrecisionAtRecall(training)), optimizer=up_and_down),
     "aucm": Recipe(auc_margin, optimizer=pesg),

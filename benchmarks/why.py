@@ -46,6 +46,7 @@ METHODS = ("bce", "bce+3,3,0", "bce+alm", "mbauc", "mbauc+3,3,0", "mbauc+alm")
 NAMES = {one: one.replace("+3,3,0", ", hard constraint").replace("+alm", ", relaxed constraint") for one in METHODS}
 PLAYED = ("4/7-1:9", "4/7-1:9-noise20")
 EVERY = 5
+TOLD = (5, 10, 25, 50)
 
 
 class Watch:
@@ -174,11 +175,11 @@ def print_outliers(folder: Path) -> None:
         )
         wrong = np.concatenate([one["wrong"][one["labels"] == 1] for one in found])
         shares = [f"{np.mean(np.concatenate(rows) > 2.99):.0%}" for rows in zip(*courses, strict=True)]
-        at_bound = [shares[epoch // EVERY - 1] for epoch in (5, 10, 25, 50, 100)]
+        at_bound = [shares[epoch // EVERY - 1] for epoch in TOLD]
         correlation = spearmanr(weights, outranked).statistic if np.ptp(weights) else math.nan
         line = (
             f"{setting:16} {method:10} {len(weights)} positives, "
-            f"at the bound after 5, 10, 25, 50, 100 epochs: {' '.join(at_bound)}; "
+            f"at the bound after {', '.join(map(str, TOLD))} epochs: {' '.join(at_bound)}; "
             f"rank correlation with what the others outrank {correlation:+.2f}"
         )
         if wrong.any():
