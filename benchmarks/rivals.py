@@ -7,7 +7,8 @@
 The packages are no dependencies: they are read from a folder of their own. Images, batches, first weights, number of
 steps and the choice of the state by validation AUC are the league's (`league.py`), whose members of BCE, MBAUC and BCE
 with the constraint `train` trains, too, in the same folder. No rival has the recipe's penalty on the logits, and
-`mbauc-alone` is MBAUC without it. A rival's rates are the defaults of its package, nothing was searched for any; of the loss with a budget the band of FPR ends at 0.3, and no queue holds scores of older weights.
+`mbauc-alone` is MBAUC without it. A rival's rates are the defaults of its package, nothing was searched for any; of the
+loss with a budget the band of FPR ends at 0.3, and no queue holds scores of older weights.
 `table` writes each rival's figures, those of BCE with the constraint, and their difference with its 95 % interval.
 
 RankReg (Mohammadi et al., CVPR 2023) and the bound on precision at fixed recall (Eban et al., AISTATS 2017) have no

@@ -39,6 +39,34 @@ def cause(error: BaseException) -> str:
     return str(error)
 
 
+@pytest.mark.parametrize(
+    ("overlays", "given", "first_weights", "penalty"),
+    [
+        ((), {}, "whitened", 0.1),
+        ((), {"network": "@network_def", "logit_penalty": 0}, "as drawn", 0),
+        (("federated.json",), {}, "as drawn", 0.1),  # the server's weights are everyone's
+        (("long_tailed.json",), {}, "as drawn", 0),
+    ],
+)
+def test_cifar10_begins_with_whitened_patches_and_keeps_logits_small_unless_told_otherwise(
+    overlays: tuple[str, ...],
+    given: dict[str, Any],
+    first_weights: str,
+    penalty: float,
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    files = [str(BUNDLES / "cifar10" / name) for name in ("train.json", *overlays)]
+    sizes = {"train_images": 20, "validation_images": 10, "imbalance": 2} if "long_tailed.json" in overlays else SIZES
+    common = {"output_dir": str(tmp_path / "out"), "tracking_uri": "none", "dataset_dir": str(images), **sizes}
+    workflow = ConfigWorkflow(config_file=files, workflow_type="train", run_id="training", **common, **given)
+    workflow.initialize()
+    first = workflow.trainer.network.paths[0][0].weight
+    halves = torch.cat([first[: len(first) // 2], -first[: len(first) // 2]])
+    assert torch.equal(first, halves) == (first_weights == "whitened")
+    assert workflow.parser.get_parsed_content("loss_function").base.weight == penalty
+
+
 @pytest.mark.parametrize("bundle", ["cifar10", "prostate", "lesions"])
 def test_monai_finds_sets_and_runs_what_the_bundle_describes(
     bundle: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import FocalLoss
+from scipy.optimize import minimize_scalar
 from torch import nn
 
-from prostate_alm.method.losses import make_loss
+from prostate_alm.method.losses import LogitPenalty, make_loss
 
 COUNTS = {"class_counts": (90, 10)}
 ALL = [
@@ -229,3 +230,30 @@ def test_bad_batches():
         loss(torch.zeros(2), torch.zeros(3))
     with pytest.raises(ValueError, match="at least 1"):
         loss(torch.zeros(0), torch.zeros(0))
+
+
+def test_the_penalty_on_logits_is_their_mean_square_for_one_output_and_for_several():
+    logits, labels = batch()
+    expected = make_loss("bce")(logits, labels) + 0.3 * sum(z * z for z in logits.tolist()) / len(logits)
+    assert LogitPenalty(make_loss("bce"), 0.3)(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+    several = torch.randn(6, 4, dtype=torch.float64)
+    penalised = LogitPenalty(nn.CrossEntropyLoss(), 0.5)(several, torch.arange(6) % 4)
+    assert penalised - nn.CrossEntropyLoss()(several, torch.arange(6) % 4) == pytest.approx(
+        0.5 * np.square(several.numpy()).mean(), rel=1e-12
+    )
+    large = torch.tensor([1000.0, -1000.0], dtype=torch.float16)  # their squares are beyond float16
+    assert LogitPenalty(make_loss("bce"), 0.1)(large, torch.tensor([1, 0])).item() == pytest.approx(1e5)
+
+
+def test_penalised_cross_entropy_is_least_where_scipy_finds_it():
+    found = minimize_scalar(lambda z: math.log1p(math.exp(-z)) + 0.1 * z * z, bounds=(0, 10), method="bounded").x
+    z = torch.tensor([found, -found], dtype=torch.float64, requires_grad=True)
+    LogitPenalty(make_loss("bce"), 0.1)(z, torch.tensor([1, 0])).backward()
+    assert found == pytest.approx(1.2, abs=0.05)  # what the docstring says, and that the margin of 1 is met
+    assert z.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_a_weight_of_the_penalty_out_of_range(weight):
+    with pytest.raises(ValueError, match="weight must be finite and >= 0, got .* in LogitPenalty"):
+        LogitPenalty(make_loss("bce"), weight)
