@@ -4,7 +4,8 @@
 
 Each recipe is given to BCE alone and to BCE with the constraint, five members of the first draw, judged on training
 images that no member draws (`league.py screen`): no test image is read. Prints, in percent, AUC and FPR at 100, 98, 95
-and 90 % TPR of the ensemble. What is there is not trained again; several processes may share the work.
+and 90 % TPR of the ensemble, the mean AUC of a member, and the correlation of the members' scores of negatives. What is
+there is not trained again; several processes may share the work.
 
 The recipes: sharpness-aware minimisation (Foret et al. 2021), its ascent along F of all samples or of the positives
 alone, and farther (after Shwartz-Ziv et al. 2023, arXiv:2312.02517); labels of the negatives smoothed; labels of both

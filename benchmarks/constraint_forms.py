@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/constraint_forms.py DATASET_DIR OUTPUT_DIR [--settings ...] [--forms ...]
 
 Five members of the first draw, judged on training images that no member draws (`league.py screen`): no test image is
-read. Prints, in percent, AUC and FPR at 100, 98, 95 and 90 % TPR of the ensemble. What is there is not trained again.
+read. Prints what base_recipes.py prints. What is there is not trained again.
 
 In the `hard` form a positive weighs min(lambda_j + mu r_j, 3), r_j its mean violation over the batch's negatives, and
 lambda never falls (docs/method.md). The recommended form is `relaxed-0.1`. All have the same margin, mu and bound:

@@ -13,8 +13,8 @@ the change by the constraint with a 95 % interval: test images and draws are res
 
 Which pairs: the constraint's values were chosen on training images of 2/3 and 0/1 that no member draws
 (docs/results/league.md); 3/5, 4/7, 2/6 and 1/9 had no part in the choice. In settings with noise some training labels
-are wrong, those of validation and test are not. `screen` is how: it reads no test image, and
-prints the figures for the first draw and each strength: mu, the bound of the multipliers, their relaxation, and the
+are wrong, those of validation and test are not. `screen` is how: it reads no test image, and prints what
+base_recipes.py prints for the first draw and each strength: mu, the bound of the multipliers, their relaxation, and the
 margin (1 where it is not given).
 """
 
@@ -50,8 +50,8 @@ PAPERS = ("bce", "s_ml", "a_ml", "s_fl", "a_fl", "w_bce", "cb_bce", "msfe")
 """The eight losses of the paper that the constraint is added to."""
 LOSSES = (*PAPERS, "mbauc", "ldam")
 DEFAULT_METHODS = ("bce", "bce+alm", "mbauc", "mbauc+alm")
-CONSTRAINTS = {"": "+alm", ", hard": "+3,3,0"}
-"""What the table adds to the name of a loss, and how the league names the method: as recommended, and not relaxed."""
+CONSTRAINTS = {"": "+alm", ", hard": "+3,3,0", ", margin 0.5": "+3,3,0.1,0.5"}
+"""What the table adds to the name of a loss, and how the league names the method: as recommended; not relaxed; ..."""
 METHODS = tuple(loss + suffix for loss in LOSSES for suffix in ("", *CONSTRAINTS.values()))
 GROUPS = {"pairs that overlap": HARD, "easy pairs": EASY}
 RESAMPLES = 1000

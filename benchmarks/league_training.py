@@ -143,12 +143,13 @@ AS_IT_IS = Recipe()
 def screen(
     settings: Sequence[str], methods: Sequence[str], dataset_dir: Path, folder: Path, *, recipe: Recipe = AS_IT_IS
 ) -> None:
-    """Train on the first draw, judge on training images that no member draws, and print the ensembles' figures."""
+    """Train on the first draw, judge on training images that no member draws; print `figures` and `of_members`."""
     for setting, method in product(settings, methods):
         for member in MEMBERS:
             play(Entry(setting, method, 0, member), dataset_dir, folder, judge=unseen_images, recipe=recipe)
-        for labels, logits in ensembles(folder, setting, method)[:1]:
-            print(f"{setting:9} {method:14}", *(f"{value:6.1f}" for value in figures(labels, logits)), flush=True)
+        for labels, members in complete(folder, setting, method)[:1]:
+            found = [*figures(labels, members.mean(axis=0)), *of_members(labels, members)]
+            print(f"{setting:9} {method:14}", *(f"{value:6.1f}" for value in found), flush=True)
 
 
 def play(
@@ -293,16 +294,27 @@ def scored(network: nn.Module, loader: TensorLoader) -> tuple[NDArray[np.int64],
 
 def ensembles(folder: Path, setting: str, method: str) -> list[tuple[NDArray[np.int64], Logits]]:
     """Return labels and mean logits of each draw, from 0, whose members are all there."""
+    return [(labels, members.mean(axis=0)) for labels, members in complete(folder, setting, method)]
+
+
+def complete(folder: Path, setting: str, method: str) -> list[tuple[NDArray[np.int64], Logits]]:
+    """Return labels and logits (members, images) of each draw, from 0, whose members are all there."""
     found = []
     for draw in DRAWS:
         files = [Entry(setting, method, draw, member).file(folder) for member in MEMBERS]
         if not all(file.exists() for file in files):
             break
         members = [np.load(file) for file in files]
-        found.append((members[0]["labels"], np.mean([member["logits"] for member in members], axis=0)))
+        found.append((members[0]["labels"], np.stack([member["logits"] for member in members])))
     return found
 
 
 def figures(labels: NDArray[np.int64], logits: Logits) -> list[float]:
     rates = [fpr_at_tpr(labels, logits, tpr) for tpr in (1.0, 0.98, 0.95, 0.90)]
     return [100 * value for value in (auc(labels, logits), *rates)]
+
+
+def of_members(labels: NDArray[np.int64], members: Logits) -> list[float]:
+    """Return the mean AUC of the members, and how their scores of negatives correlate, in percent."""
+    correlations = np.corrcoef(members[:, labels == 0])[np.triu_indices(len(members), 1)]
+    return [100 * np.mean([auc(labels, logits) for logits in members]), 100 * float(correlations.mean())]

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from base_recipes import VectorScaling, sharpness_aware
+from base_recipes import VectorScaling, as_drawn, sharpness_aware
 from league import DEFAULT_METHODS, compare_complete, table_rows, write_rows
 from league_training import (
     DRAWS,
@@ -278,7 +278,7 @@ RIVALS: dict[str, Recipe] = {
     "mbauc-alone": Recipe(own(lambda *_: make_loss("mbauc"))),
     "rankreg": Recipe(own(lambda *_: RankReg())),
     "recall-95": Recipe(own(lambda _, training: PrecisionAtRecall(training)), optimizer=up_and_down),
-    "aucm": Recipe(auc_margin, optimizer=pesg),
+    "aucm": Recipe(auc_margin, optimizer=pesg, network=as_drawn),  # at its rate of 0.1 others do not train,
     "one-way-pauc": Recipe(one_way, optimizer=sopa),
     "two-way-pauc": Recipe(two_way, optimizer=sota),
     "pauc-budget": Recipe(partial(of_package, name="PAUCAtBudgetLoss", beta=0.3, surrogate="pairwise", queue_size=0)),
