@@ -7,8 +7,9 @@
 The packages are no dependencies: they are read from a folder of their own. Images, batches, first weights, number of
 steps and the choice of the state by validation AUC are the league's (`league.py`), whose members of BCE, MBAUC and BCE
 with the constraint `train` trains, too, in the same folder. No rival has the recipe's penalty on the logits, and
-`mbauc-alone` is MBAUC without it. A rival's rates are the defaults of its package, nothing was searched for any; of the
-loss with a budget the band of FPR ends at 0.3, and no queue holds scores of older weights.
+`mbauc-alone` is MBAUC without it, `smoothed` BCE with 0.05 of each label given to the other class. A rival's rates are
+the defaults of its package, nothing was searched for any; of the loss with a budget the band of FPR ends at 0.3, and no
+queue holds scores of older weights.
 `table` writes each rival's figures, those of BCE with the constraint, and their difference with its 95 % interval.
 
 RankReg (Mohammadi et al., CVPR 2023) and the bound on precision at fixed recall (Eban et al., AISTATS 2017) have no
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from base_recipes import VectorScaling, as_drawn, sharpness_aware
+from base_recipes import Smoothed, VectorScaling, as_drawn, sharpness_aware
 from league import DEFAULT_METHODS, compare_complete, table_rows, write_rows
 from league_training import (
     DRAWS,
@@ -276,6 +277,7 @@ RIVALS: dict[str, Recipe] = {
         own(lambda entry, _: VectorScaling(ratio_of(entry))), gradients=partial(sharpness_aware, radius=0.05)
     ),
     "mbauc-alone": Recipe(own(lambda *_: make_loss("mbauc"))),
+    "smoothed": Recipe(own(lambda *_: Smoothed(0.05))),
     "rankreg": Recipe(own(lambda *_: RankReg())),
     "recall-95": Recipe(own(lambda _, training: PrecisionAtRecall(training)), optimizer=up_and_down),
     "aucm": Recipe(auc_margin, optimizer=pesg, network=as_drawn),  # at its rate of 0.1 others do not train,
