@@ -6,8 +6,8 @@
     OMP_NUM_THREADS=1 python benchmarks/league.py screen DATASET_DIR OUTPUT_DIR [--strengths 3,3,0.1 ...]
 
 `train` keeps the logits of each member on all 2000 test images of the two classes and does not train again what is
-there; several processes may share the work. Network, batches, optimizer, number of steps and the choice of the state
-by the member's own validation AUC are those of bundles/cifar10/train.json, in a loop of its own. A draw is the seed
+there; several processes may share the work. Network, batches, optimizer, number of steps and the mean of the weights
+that is tested are those of bundles/cifar10/train.json, in a loop of its own. A draw is the seed
 that the images of its members are drawn with. `table` writes the figures of the ensembles, the mean over the draws, and
 the change by the constraint with a 95 % interval: test images and draws are resampled together, pairs stay pairs.
 

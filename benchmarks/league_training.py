@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from prostate_alm.data.cifar10 import ImageSet, read_classes
 from prostate_alm.data.cifar10_draws import draw_member
@@ -252,11 +252,11 @@ def fit(
     recipe: Recipe,
     seed: int,
 ) -> None:
-    """Train and leave the network in the state with the greatest validation AUC, the first of equals."""
+    """Train and leave the network with the mean of its weights after each epoch of the second half."""
     batches = StratifiedBatchSampler([sample["label"] for sample in training], batch_size=64, seed=seed)
     loader = TensorLoader(training, batches, augment=mirror_and_shift)
     optimizer = recipe.optimizer(network, loss)
-    best, state = -1.0, copy.deepcopy(network.state_dict())
+    mean = AveragedModel(network)
     for epoch in range(recipe.epochs):
         loader.set_seed(member_seed(seed, 0, 1, epoch))
         network.train()
@@ -268,12 +268,11 @@ def fit(
             if loss.term is not None:
                 loss.term.update_multipliers()
         recipe.after_epoch(network, loss)
-        reached = auc(*scored(network, validation))
         if loss.term is not None:
-            loss.term.observe_validation(reached)
-        if reached > best:
-            best, state = reached, copy.deepcopy(network.state_dict())
-    network.load_state_dict(state)
+            loss.term.observe_validation(auc(*scored(network, validation)))
+        if epoch >= recipe.epochs // 2:
+            mean.update_parameters(network)
+    network.load_state_dict(mean.module.state_dict())
 
 
 def outputs(network: nn.Module, images: Tensor) -> Tensor:

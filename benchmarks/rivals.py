@@ -5,7 +5,7 @@
     python benchmarks/rivals.py table OUTPUT_DIR TABLE.csv
 
 The packages are no dependencies: they are read from a folder of their own. Images, batches, first weights, number of
-steps and the choice of the state by validation AUC are the league's (`league.py`), whose members of BCE, MBAUC and BCE
+steps and the mean of the weights are the league's (`league.py`), whose members of BCE, MBAUC and BCE
 with the constraint `train` trains, too, in the same folder. No rival has the recipe's penalty on the logits, and
 `mbauc-alone` is MBAUC without it, `smoothed` BCE with 0.05 of each label given to the other class. A rival's rates are
 the defaults of its package, nothing was searched for any; of the loss with a budget the band of FPR ends at 0.3, and no
