@@ -65,7 +65,6 @@ def read_config(dataset_dir: Path, epochs: int, folder: Path) -> ConfigParser:
         {"dataset_dir": str(dataset_dir), "output_dir": str(folder / "out"), "tracking_uri": uri, "alm": False}
     )
     config.update({"pretrain_epochs": 0, "alm_epochs": epochs})
-    config["patience"] = epochs
     return config
 
 

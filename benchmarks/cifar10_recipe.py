@@ -4,7 +4,7 @@
 
 No test image is read. Each variant is a set of overrides of bundles/cifar10/train.json, with the weights that torch
 draws and 100 epochs as the bundle had them then (today's: base_recipes.py). Each member is judged in three
-states: the best by validation AUC (which the bundle takes), the last, and the running mean of the weights (a factor of
+states: the best by validation AUC (which the bundle took), the last, and the running mean of the weights (a factor of
 0.98 a step). The logits of 1000 + 1000 such images are kept as OUTPUT_DIR/RATIO-NAME-MEMBER.npz, and what is there is
 not trained again; several processes may share the members. Prints for each variant and state, in percent: AUC and FPR
 of the ensemble, mean AUC of the members. docs/results/cifar10-recipe.md holds what came out.
@@ -38,7 +38,18 @@ ALL_MEMBERS = range(10)
 STATES = ("best", "last", "mean")
 COSINE = "cosine"  # no setting of the bundle: the rate falls to 0 along half a cosine
 
-FORMER = {"network": "@network_def", "network_def#initial_scale": 1.0, "alm_epochs": 100, "logit_penalty": 0.0}
+FORMER: dict[str, Any] = {
+    "network": "@network_def",
+    "network_def#initial_scale": 1.0,
+    "alm_epochs": 100,
+    "logit_penalty": 0.0,
+}
+FORMER["train#handlers#5"] = {
+    "_target_": "prostate_alm.training.handlers.KeepBest",
+    "network": "@network_def",
+    "evaluator": "@validate#evaluator",
+    "patience": 100,
+}
 BASELINE: dict[str, Any] = {"alm": False}
 FOCAL: dict[str, Any] = {"loss": "a_fl", "loss_parameters": {"gamma": 2.0}}
 WEIGHTED: dict[str, Any] = {"loss": "w_bce"}  # its weight is N/3, as in the plan

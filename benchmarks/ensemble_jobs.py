@@ -36,7 +36,7 @@ def main() -> None:
 def run(options: argparse.Namespace, *, jobs: int, cores: set[int] | None) -> float:
     command = [sys.executable, "-m", "prostate_alm.cli", "ensemble", "train", str(BUNDLE), "--jobs", str(jobs)]
     command += ["--members", str(options.members), "--dataset_dir", str(options.dataset_dir.resolve())]
-    command += ["--alm_epochs", str(options.epochs), "--patience", str(options.epochs)]
+    command += ["--alm_epochs", str(options.epochs)]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from prostate_alm.data.tensors import TensorLoader
-from prostate_alm.training.handlers import Checkpoint, ClipGradients, KeepBest, SchedulePenalty, UpdateMultipliers
+from prostate_alm.training.handlers import Checkpoint, ClipGradients, KeepState, SchedulePenalty, UpdateMultipliers
 from prostate_alm.training.history import History
 from prostate_alm.training.scores import LABELS, LESIONS, SAMPLE_IDS, RankingMetrics
 from prostate_alm.training.stages import Stages
@@ -22,7 +22,7 @@ BatchData = Mapping[str, Any]
 Loader = DataLoader[Any] | TensorLoader
 """Batches with `image` (B, C, ...), `label` (B,) and `sample_id` (list of B ids)."""
 
-ORDER = (ClipGradients, UpdateMultipliers, ValidationHandler, SchedulePenalty, KeepBest, History, Stages, Checkpoint)
+ORDER = (ClipGradients, UpdateMultipliers, ValidationHandler, SchedulePenalty, KeepState, History, Stages, Checkpoint)
 """Of Algorithm 1: θ with the old λ, then λ; the validation moves μ and the best state, and all is written down."""
 
 H = TypeVar("H")
@@ -69,7 +69,7 @@ class Training:
     def __post_init__(self) -> None:
         for kind in ORDER:
             self.handler(kind)
-        found = [type(handler) for handler in self.handlers if isinstance(handler, ORDER)]
+        found = [kind for handler in self.handlers for kind in ORDER if isinstance(handler, kind)]
         if found != list(ORDER):
             raise ValueError(
                 f"train#handlers must have the order of Algorithm 1, {[kind.__name__ for kind in ORDER]}, got "
@@ -85,7 +85,7 @@ class Training:
 
     @property
     def network(self) -> nn.Module:
-        """The network, in its best state after the training."""
+        """The network, in the state that is tested after the training."""
         network: nn.Module = self.evaluator.network
         return network
 
@@ -132,7 +132,7 @@ class Training:
         if on_epoch:
             self.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: on_epoch(self.history))
         self.trainer.run()
-        self.network.load_state_dict(self.handler(KeepBest).network_state)
+        self.network.load_state_dict(self.handler(KeepState).network_state)
 
     def evaluate(self, loader: Loader) -> RankingMetrics:
         """Run the network as it is over a loader; the result holds ids, labels and logits."""

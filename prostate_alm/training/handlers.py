@@ -201,33 +201,63 @@ def validated(evaluator: Engine, trainer: Engine) -> dict[str, float]:
     return {name: float(value) for name, value in evaluator.state.metrics.items()}
 
 
-class KeepBest:
+class KeepState:
+    """Keep the state of the network that is tested; which one that is, `KeepBest` and `KeepMean` say.
+
+    Attributes:
+        epochs: number of epochs of the stage so far.
+        network_state: what is kept.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a stage."""
+        self.epochs = 0
+        self.network_state: dict[str, Any] = {}
+
+    def attach(self, trainer: Engine) -> None:
+        """Act after each epoch of `trainer`."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, trainer: Engine) -> None:
+        """Act at the event."""
+        raise NotImplementedError
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the stage ends before its last epoch."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of epochs and what is kept."""
+        return {"epochs": self.epochs, "network": self.network_state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.epochs, self.network_state = state["epochs"], state["network"]
+
+
+class KeepBest(KeepState):
     """Keep a copy of the network where the validation score was highest, and say when it has stayed below for too long.
 
     Args:
         network: whose state is kept.
         evaluator: of the validation; `val_score` of its metrics, larger is better.
         patience: number of epochs without a better score after which a stage ends, at least 1.
-
-    Attributes:
-        epochs: number of epochs of the stage so far.
     """
 
     def __init__(self, network: nn.Module, evaluator: Engine, *, patience: int) -> None:
-        self._network = network
         self._evaluator = evaluator
         self._patience = patience
-        self.forget()
+        super().__init__(network)
 
     def forget(self) -> None:
         """Begin a stage."""
-        self.score = -math.inf
-        self.epoch = self.epochs = 0
-        self.network_state: dict[str, Any] = {}
-
-    def attach(self, trainer: Engine) -> None:
-        """Act after each epoch of `trainer`."""
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
+        super().forget()
+        self.score, self.epoch = -math.inf, 0
 
     def __call__(self, trainer: Engine) -> None:
         """Act at the event."""
@@ -244,12 +274,45 @@ class KeepBest:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, its epoch, the network's state then, and the number of epochs."""
-        return {"score": self.score, "epoch": self.epoch, "epochs": self.epochs, "network": self.network_state}
+        return {"score": self.score, "epoch": self.epoch, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.score, self.epoch, self.epochs = state["score"], state["epoch"], state["epochs"]
-        self.network_state = state["network"]
+        super().load_state_dict(state)
+        self.score, self.epoch = state["score"], state["epoch"]
+
+
+class KeepMean(KeepState):
+    """Keep the mean of the network's weights after each epoch from one on: no validation chooses what is tested.
+
+    Where few positives are validated, the state with the greatest AUC is one that was lucky with them. Before that
+    epoch, and in a stage that ends before it, the last state is kept.
+
+    Args:
+        network: whose state is kept.
+        from_epoch: the first epoch of a stage that counts, at least 1.
+
+    Raises:
+        ValueError: the epoch is below 1.
+
+    Reference:
+        Izmailov et al., 2018, arXiv:1803.05407: stochastic weight averaging; here at a constant rate.
+    """
+
+    def __init__(self, network: nn.Module, *, from_epoch: int) -> None:
+        if from_epoch < 1:
+            raise ValueError(f"from_epoch must be at least 1, got {from_epoch} in KeepMean. Epochs count from 1.")
+        self._from_epoch = from_epoch
+        super().__init__(network)
+
+    def __call__(self, _: Engine) -> None:
+        """Act at the event."""
+        self.epochs += 1
+        count, own = self.epochs - self._from_epoch + 1, copy.deepcopy(self._network.state_dict())
+        for name, mean in self.network_state.items():
+            if count > 1 and mean.is_floating_point():
+                own[name] = mean.lerp(own[name], 1 / count)
+        self.network_state = own
 
 
 class Checkpoint:

@@ -1,4 +1,4 @@
-"""Two stages within one run of MONAI's trainer: F alone, then, from the best state, F and the constraint."""
+"""Two stages within one run of MONAI's trainer: F alone, then, from the state that is kept, F and the constraint."""
 
 import copy
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from prostate_alm.data.splits import member_seed
 from prostate_alm.method.batch import Constraint
 from prostate_alm.method.lagrangian import ConstrainedLoss
-from prostate_alm.training.handlers import KeepBest
+from prostate_alm.training.handlers import KeepState
 from prostate_alm.training.scores import LABELS, LESIONS, SAMPLE_IDS
 
 
@@ -54,7 +54,7 @@ class StagedLoss(nn.Module):
 
 
 class Stages:
-    """Begin the second stage from the best state of the first; end each after its epochs, or when patience is used up.
+    """Begin the second stage from the state kept of the first; end each after its epochs, or when patience is used up.
 
     The first stage trains with F alone; without epochs there is none. Without a constraint the second runs all the
     same, with F alone: the baseline gets the same number of steps and the same restart.
@@ -62,8 +62,8 @@ class Stages:
     Args:
         loss: told which stage it is.
         optimizer: as it was made: each stage begins with that state.
-        best: of the stage; it says when patience is used up.
-        network: gets the best state at the end of each stage.
+        best: keeps a state of each stage; it says when patience is used up.
+        network: gets that state at the end of each stage.
         epochs: largest number of the first and of the second stage.
         seed: of the experiment.
         member: number of the member.
@@ -77,7 +77,7 @@ class Stages:
         *,
         loss: StagedLoss,
         optimizer: Optimizer,
-        best: KeepBest,
+        best: KeepState,
         network: nn.Module,
         epochs: tuple[int, int],
         seed: int,

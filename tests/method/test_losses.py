@@ -255,5 +255,5 @@ def test_penalised_cross_entropy_is_least_where_scipy_finds_it():
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_a_weight_of_the_penalty_out_of_range(weight):
-    with pytest.raises(ValueError, match="weight must be finite and >= 0, got .* in LogitPenalty"):
+    with pytest.raises(ValueError, match=r"weight must be finite and >= 0, got .* in LogitPenalty"):
         LogitPenalty(make_loss("bce"), weight)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 from monai.inferers import SimpleInferer
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from prostate_alm.data.sampling import StratifiedBatchSampler
@@ -22,6 +23,7 @@ from prostate_alm.training.handlers import (
     Checkpoint,
     ClipGradients,
     KeepBest,
+    KeepMean,
     SchedulePenalty,
     SeedEpochs,
     UpdateMultipliers,
@@ -49,7 +51,13 @@ class Points(Dataset[dict[str, Any]]):
 
 
 def make_training(
-    folder: Path, *, alm: bool = True, pretrain_epochs: int = 3, alm_epochs: int = 3, patience: int = 10
+    folder: Path,
+    *,
+    alm: bool = True,
+    pretrain_epochs: int = 3,
+    alm_epochs: int = 3,
+    patience: int = 10,
+    mean_from: int | None = None,
 ) -> Training:
     torch.manual_seed(0)
     train = Points(30, seed=1, augmented=True)
@@ -65,7 +73,10 @@ def make_training(
     evaluator = SupervisedEvaluator(
         val_data_loader=validation, key_val_metric={"val_score": RankingMetrics()}, inferer=SimpleInferer(), **common
     )
-    best, clip = KeepBest(network, evaluator, patience=patience), ClipGradients(network, 1.0)
+    best: KeepBest | KeepMean = KeepBest(network, evaluator, patience=patience)
+    if mean_from is not None:
+        best = KeepMean(network, from_epoch=mean_from)
+    clip = ClipGradients(network, 1.0)
     epochs = (pretrain_epochs, alm_epochs)
     stages = Stages(loss=loss, optimizer=optimizer, best=best, network=network, epochs=epochs, seed=0, member=0)
     history = History(loss, evaluator, stages)
@@ -147,6 +158,51 @@ def test_the_second_stage_starts_from_the_best_state_of_the_first(tmp_path: Path
     best = max(states[:3], key=lambda pair: pair[0])[1]
     for name, value in best.items():
         assert torch.equal(kept[0][name], value), name
+
+
+def test_the_mean_of_the_weights_is_that_of_torch_begins_anew_with_each_stage_and_survives_a_kill(
+    tmp_path: Path,
+) -> None:
+    whole = make_training(tmp_path, alm_epochs=5, mean_from=2)
+    averaged, begun = [AveragedModel(whole.network) for _ in range(2)], []
+
+    def average(_: Engine) -> None:
+        epoch = whole.trainer.state.epoch
+        stage, own = (0, epoch) if epoch <= 3 else (1, epoch - 3)
+        if own >= 2:
+            averaged[stage].update_parameters(whole.network)
+
+    whole.evaluator.add_event_handler(Events.STARTED, average)
+    whole.trainer.add_event_handler(
+        Events.EPOCH_STARTED(once=4), lambda _: begun.append(copy.deepcopy(whole.network.state_dict()))
+    )
+    whole.run()
+    for found, expected in ((begun[0], averaged[0]), (whole.network.state_dict(), averaged[1])):
+        for name, value in expected.module.state_dict().items():
+            torch.testing.assert_close(found[name], value)
+
+    (tmp_path / "checkpoint.pt").unlink()
+    for epochs in (2, 6, 7):
+        with pytest.raises(Killed):
+            make_training(tmp_path, alm_epochs=5, mean_from=2).run(on_epoch=kill_after(epochs))
+    resumed = make_training(tmp_path, alm_epochs=5, mean_from=2)
+    resumed.run()
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value), name
+
+
+def test_before_its_first_epoch_the_mean_is_the_last_state_and_counters_are_not_averaged() -> None:
+    network = nn.BatchNorm1d(1)
+    mean = KeepMean(network, from_epoch=3)
+    for epoch, value in enumerate([8.0, 4.0, 2.0, 1.0], start=1):
+        nn.init.constant_(network.weight, value)
+        network.num_batches_tracked.fill_(epoch)
+        mean(Engine(lambda *_: None))
+        expected = value if epoch < 4 else 1.5  # (2 + 1) / 2
+        assert mean.network_state["weight"].item() == expected
+        assert mean.network_state["num_batches_tracked"].item() == epoch
+    with pytest.raises(ValueError, match="from_epoch must be at least 1, got 0 in KeepMean"):
+        KeepMean(network, from_epoch=0)
 
 
 def test_a_baseline_gets_as_many_epochs_and_the_same_restart_as_alm(tmp_path: Path) -> None:
