@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigWorkflow
 
 from prostate_alm.data.cifar10 import write_stand_in
+from prostate_alm.training.handlers import KeepBest, KeepMean
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 SIZES = {"ratio": 4, "train_majority": 40, "validation_majority": 20, "batch_size": 16, "alm_epochs": 3}
@@ -40,19 +41,20 @@ def cause(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize(
-    ("overlays", "given", "first_weights", "penalty"),
+    ("overlays", "given", "first_weights", "penalty", "kept"),
     [
-        ((), {}, "whitened", 0.1),
-        ((), {"network": "@network_def", "logit_penalty": 0}, "as drawn", 0),
-        (("federated.json",), {}, "as drawn", 0.1),  # the server's weights are everyone's
-        (("long_tailed.json",), {}, "as drawn", 0),
+        ((), {}, "whitened", 0.1, KeepMean),
+        ((), {"network": "@network_def", "logit_penalty": 0}, "as drawn", 0, KeepMean),
+        (("federated.json",), {}, "as drawn", 0.1, KeepMean),  # the server's weights are everyone's
+        (("long_tailed.json",), {}, "as drawn", 0, KeepBest),
     ],
 )
-def test_cifar10_begins_with_whitened_patches_and_keeps_logits_small_unless_told_otherwise(
+def test_cifar10_begins_with_whitened_patches_keeps_logits_small_and_tests_the_mean_unless_told_otherwise(
     overlays: tuple[str, ...],
     given: dict[str, Any],
     first_weights: str,
     penalty: float,
+    kept: type,
     images: Path,
     tmp_path: Path,
 ) -> None:
@@ -65,6 +67,7 @@ def test_cifar10_begins_with_whitened_patches_and_keeps_logits_small_unless_told
     halves = torch.cat([first[: len(first) // 2], -first[: len(first) // 2]])
     assert torch.equal(first, halves) == (first_weights == "whitened")
     assert workflow.parser.get_parsed_content("loss_function").base.weight == penalty
+    assert isinstance(workflow.parser.get_parsed_content("train#handlers#5"), kept)
 
 
 @pytest.mark.parametrize("bundle", ["cifar10", "prostate", "lesions"])
