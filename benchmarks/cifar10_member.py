@@ -14,6 +14,7 @@ import copy
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} thread(s), {options.epochs} epochs of 450 images, validation on 150 each epoch")
     for _ in range(options.repeats):
         ours_s, ours_mb = timed(train_bundle, options.dataset_dir, options.epochs)
-        former_s, _ = timed(train_former, options.dataset_dir, 2 * options.epochs)
+        former_s, _ = timed(partial(train_bundle, network="@network_def"), options.dataset_dir, 2 * options.epochs)
         stock_s, stock_mb = timed(train_stock, options.dataset_dir, options.epochs)
         print(f"ours {ours_s:6.1f} s ({ours_mb:4.0f} MB)   stock {stock_s:6.1f} s ({stock_mb:4.0f} MB)", end="   ")
         print(
@@ -73,10 +74,6 @@ def train_bundle(dataset_dir: Path, epochs: int, folder: Path, *, network: str |
     if network is not None:
         config["network"] = network
     run_member(config.get_parsed_content("prepared"), config.get_parsed_content("member_training"))
-
-
-def train_former(dataset_dir: Path, epochs: int, folder: Path) -> None:
-    train_bundle(dataset_dir, epochs, folder, network="@network_def")
 
 
 def train_stock(dataset_dir: Path, epochs: int, folder: Path) -> None:

@@ -43,12 +43,12 @@ FORMER: dict[str, Any] = {
     "network_def#initial_scale": 1.0,
     "alm_epochs": 100,
     "logit_penalty": 0.0,
-}
-FORMER["train#handlers#5"] = {
-    "_target_": "prostate_alm.training.handlers.KeepBest",
-    "network": "@network_def",
-    "evaluator": "@validate#evaluator",
-    "patience": 100,
+    "train#handlers#5": {
+        "_target_": "prostate_alm.training.handlers.KeepBest",
+        "network": "@network_def",
+        "evaluator": "@validate#evaluator",
+        "patience": 100,
+    },
 }
 BASELINE: dict[str, Any] = {"alm": False}
 FOCAL: dict[str, Any] = {"loss": "a_fl", "loss_parameters": {"gamma": 2.0}}

@@ -280,7 +280,7 @@ RIVALS: dict[str, Recipe] = {
     "smoothed": Recipe(own(lambda *_: Smoothed(0.05))),
     "rankreg": Recipe(own(lambda *_: RankReg())),
     "recall-95": Recipe(own(lambda _, training: PrecisionAtRecall(training)), optimizer=up_and_down),
-    "aucm": Recipe(auc_margin, optimizer=pesg, network=as_drawn),  # at its rate of 0.1 others do not train,
+    "aucm": Recipe(auc_margin, optimizer=pesg, network=as_drawn),  # at its rate of 0.1 others do not train
     "one-way-pauc": Recipe(one_way, optimizer=sopa),
     "two-way-pauc": Recipe(two_way, optimizer=sota),
     "pauc-budget": Recipe(partial(of_package, name="PAUCAtBudgetLoss", beta=0.3, surrogate="pairwise", queue_size=0)),

@@ -1,11 +1,10 @@
 """The constraint on small tables that come with scikit-learn: a network of one hidden layer, five members, many seeds.
 
-    OMP_NUM_THREADS=1 python benchmarks/small_tables.py [--seeds 8] [--first-seed 0] [--losses bce mbauc] [--penalty 0]
+    OMP_NUM_THREADS=1 python benchmarks/small_tables.py [--seeds 8] [--first-seed 0] [--losses bce mbauc]
 
 Each seed draws the training rows, at most 270 negatives and as many positives as the ratio says; all other rows are the
 test set. Every run takes the same 40 epochs and its last state. Prints, in percent, the mean over seeds of AUC and FPR
 without the constraint, and the change with the defaults of `AugmentedLagrangian`, ± two standard errors over the seeds.
-Both arms have the penalty on their logits that is given.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from torch import nn
 from prostate_alm.data.sampling import StratifiedBatchSampler
 from prostate_alm.data.splits import member_seed
 from prostate_alm.method.lagrangian import AugmentedLagrangian, ConstrainedLoss
-from prostate_alm.method.losses import LogitPenalty, make_loss
+from prostate_alm.method.losses import make_loss
 from prostate_alm.method.metrics import auc, fpr_at_tpr
 
 MEMBERS, EPOCHS, NEGATIVES = range(5), 40, 270
@@ -46,13 +45,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--losses", nargs="+", default=["bce", "mbauc"])
-    parser.add_argument("--penalty", type=float, default=0.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'table':36} {'loss':6} {'AUC':>16} {'FPR@90':>16} {'FPR@95':>16} {'FPR@100':>16}")
     for table in tables():
-        for name in options.losses:
-            loss = LogitPenalty(make_loss(name), options.penalty)
+        for loss in options.losses:
             seeds = range(options.first_seed, options.first_seed + options.seeds)
             pairs = [[ensemble(table, loss, seed, constrained=alm) for alm in (False, True)] for seed in seeds]
             without, with_ = np.array(pairs).transpose(1, 0, 2)  # (seeds, figures) each
@@ -60,10 +57,10 @@ def main() -> None:
             error = 2 * change.std(axis=0, ddof=1) / np.sqrt(options.seeds)
             figures = zip(without.mean(axis=0), change.mean(axis=0), error, strict=True)
             cells = [f"{before:5.1f} {moved:+5.1f}±{spread:3.1f}" for before, moved, spread in figures]
-            print(f"{table[0]:36} {name:6} " + " ".join(f"{cell:>16}" for cell in cells), flush=True)
+            print(f"{table[0]:36} {loss:6} " + " ".join(f"{cell:>16}" for cell in cells), flush=True)
 
 
-def ensemble(table: Table, loss: nn.Module, seed: int, *, constrained: bool) -> list[float]:
+def ensemble(table: Table, loss: str, seed: int, *, constrained: bool) -> list[float]:
     """Return AUC and FPR at 90, 95 and 100 % TPR, in percent, of the mean logits of the members."""
     _, features, labels, ratio = table
     random = np.random.default_rng(seed)
@@ -86,7 +83,7 @@ def member(
     features: torch.Tensor,
     labels: NDArray[np.int64],
     rows: NDArray[np.int64],
-    loss: nn.Module,
+    loss: str,
     *,
     seed: int,
     constrained: bool,
@@ -95,7 +92,7 @@ def member(
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(features.shape[1], 32), nn.ReLU(), nn.Linear(32, 1))
     term = AugmentedLagrangian([str(row) for row in rows]) if constrained else None
-    objective = ConstrainedLoss(loss, term)
+    objective = ConstrainedLoss(make_loss(loss), term)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=1e-4)
     batches = StratifiedBatchSampler(labels[rows].tolist(), batch_size=64, seed=seed)
     target = torch.from_numpy(labels)

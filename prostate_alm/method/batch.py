@@ -96,8 +96,7 @@ def check_batch(logits: Tensor, labels: Tensor, sample_ids: Ids, *, step: int) -
     """
     keys = names_of(sample_ids, where="a batch")
     _check_rows(logits, labels, shapes=((len(keys),), (len(keys), 1)), rows=len(keys))
-    flat = plain(logits).reshape(-1)
-    flat = flat if flat.dtype == torch.float64 else flat.float()
+    flat = plain_float(logits).reshape(-1)
     check_finite(flat, keys, step=step)
     return Batch(flat, class_numbers(labels, classes=2, where="a batch"), keys)
 
@@ -123,7 +122,7 @@ def check_class_batch(logits: Tensor, labels: Tensor, sample_ids: Ids, *, classe
     """
     keys = names_of(sample_ids, where="a batch")
     _check_rows(logits, labels, shapes=((len(keys), classes),), rows=len(keys))
-    wide = plain(logits) if logits.dtype == torch.float64 else plain(logits).float()
+    wide = plain_float(logits)
     check_finite(wide, keys, step=step)
     return Batch(wide, class_numbers(labels, classes=classes, where="a batch"), keys)
 
@@ -217,6 +216,11 @@ def plain(tensor: Tensor) -> Tensor:
     """Return logits without their subclass (MONAI's MetaTensor makes every small operation slow)."""
     require_tensors(logits=tensor)
     return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
+def plain_float(tensor: Tensor) -> Tensor:
+    """Return it plain, in float64 where it is, else in float32."""
+    return plain(tensor) if tensor.dtype == torch.float64 else plain(tensor).float()
 
 
 def is_distributed() -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from prostate_alm.method.batch import plain
+from prostate_alm.method.batch import plain, plain_float
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 Maker = Callable[..., Any]
@@ -46,8 +46,7 @@ class BaseLoss(nn.Module):
         Raises:
             ValueError: the numbers of rows differ, there is no row, or a label is not 0 or 1.
         """
-        flat = plain(logits).reshape(-1)
-        flat = flat if flat.dtype == torch.float64 else flat.float()
+        flat = plain_float(logits).reshape(-1)
         target = plain(labels).reshape(-1).to(flat.dtype)
         if flat.shape != target.shape or not len(flat):
             raise ValueError(
@@ -99,8 +98,7 @@ class LogitPenalty(nn.Module):
             labels: as the base takes them.
         """
         value: Tensor = self.base(logits, labels)
-        flat = plain(logits)
-        return value + self.weight * (flat if flat.dtype == torch.float64 else flat.float()).square().mean()
+        return value + self.weight * plain_float(logits).square().mean()
 
     def extra_repr(self) -> str:
         """Return the weight."""

@@ -23,7 +23,7 @@ Loader = DataLoader[Any] | TensorLoader
 """Batches with `image` (B, C, ...), `label` (B,) and `sample_id` (list of B ids)."""
 
 ORDER = (ClipGradients, UpdateMultipliers, ValidationHandler, SchedulePenalty, KeepState, History, Stages, Checkpoint)
-"""Of Algorithm 1: θ with the old λ, then λ; the validation moves μ and the best state, and all is written down."""
+"""Of Algorithm 1: θ with the old λ, then λ; the validation moves μ, a state is kept, and all is written down."""
 
 H = TypeVar("H")
 

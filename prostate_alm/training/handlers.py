@@ -223,8 +223,8 @@ class KeepState:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, trainer: Engine) -> None:
-        """Act at the event."""
-        raise NotImplementedError
+        """Count the epoch; a subclass then says what is kept."""
+        self.epochs += 1
 
     @property
     def is_exhausted(self) -> bool:
@@ -262,7 +262,7 @@ class KeepBest(KeepState):
     def __call__(self, trainer: Engine) -> None:
         """Act at the event."""
         score = validated(self._evaluator, trainer)["val_score"]
-        self.epochs += 1
+        super().__call__(trainer)
         if score > self.score:
             self.score, self.epoch = score, self.epochs
             self.network_state = copy.deepcopy(self._network.state_dict())
@@ -305,9 +305,9 @@ class KeepMean(KeepState):
         self._from_epoch = from_epoch
         super().__init__(network)
 
-    def __call__(self, _: Engine) -> None:
+    def __call__(self, trainer: Engine) -> None:
         """Act at the event."""
-        self.epochs += 1
+        super().__call__(trainer)
         count, own = self.epochs - self._from_epoch + 1, copy.deepcopy(self._network.state_dict())
         for name, mean in self.network_state.items():
             if count > 1 and mean.is_floating_point():
